@@ -1,0 +1,144 @@
+//! From a location to the store that serves it, with retries and time limits said outright.
+
+use std::{collections::BTreeMap, env, path, sync::Arc, time::Duration};
+
+use object_store::{
+    BackoffConfig, ClientOptions, ObjectStore, RetryConfig, aws::{AmazonS3Builder, AmazonS3ConfigKey}, azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder, http::HttpBuilder, local::LocalFileSystem, path::Path,
+};
+use url::Url;
+
+use crate::{Error, Objects, error::redact};
+
+/// Time limits and retries of remote stores.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Tries after the first; the back-off between them is jittered and doubles.
+    pub retries: usize,
+    /// No new try after this long.
+    pub retry_for: Duration,
+    /// Time limit of one request.
+    pub timeout: Duration,
+    /// Time limit of connecting.
+    pub connect_timeout: Duration,
+    /// Settings that stand before the environment's, by the same names: `AWS_ENDPOINT_URL`, ….
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            retries: 8,
+            retry_for: Duration::from_secs(120),
+            timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(5),
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
+impl Options {
+    fn retry(&self) -> RetryConfig {
+        RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(15),
+                base: 2.0,
+            },
+            max_retries: self.retries,
+            retry_timeout: self.retry_for,
+        }
+    }
+
+    fn setting(&self, name: &str) -> Option<String> {
+        self.settings.get(name).cloned().or_else(|| env::var(name).ok())
+    }
+
+    fn client(&self) -> ClientOptions {
+        ClientOptions::new().with_timeout(self.timeout).with_connect_timeout(self.connect_timeout)
+    }
+}
+
+pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> {
+    let bad = |why: String| Error::BadUrl { url: redact(location), why };
+    if location.trim().is_empty() {
+        return Err(bad("the location is empty: expected a path or a URL such as s3://bucket/prefix".to_owned()));
+    }
+    let Some((scheme, rest)) = location.split_once("://") else {
+        return local(path::Path::new(location), location);
+    };
+    if scheme == "file" {
+        let url = Url::parse(location).map_err(|e| bad(e.to_string()))?;
+        let path = url.to_file_path().map_err(|()| bad("expected file:///absolute/path".to_owned()))?;
+        return local(&path, location);
+    }
+    let (host, folder) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    if host.is_empty() {
+        return Err(bad(format!("expected {scheme}://bucket/prefix")));
+    }
+    let setting = |e: object_store::Error| bad(e.to_string());
+    let (store, read_only): (Arc<dyn ObjectStore>, bool) = match scheme {
+        "s3" | "s3a" => (Arc::new(s3(host, options).build().map_err(setting)?), false),
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host);
+            let builder = builder.with_retry(options.retry()).with_client_options(options.client());
+            (Arc::new(builder.build().map_err(setting)?), false)
+        }
+        "az" | "azure" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(host);
+            let builder = builder.with_retry(options.retry()).with_client_options(options.client());
+            (Arc::new(builder.build().map_err(setting)?), false)
+        }
+        "http" | "https" => {
+            let client = options.client().with_allow_http(scheme == "http");
+            let builder = HttpBuilder::new().with_url(format!("{scheme}://{host}"));
+            (Arc::new(builder.with_retry(options.retry()).with_client_options(client).build().map_err(setting)?), true)
+        }
+        other => {
+            return Err(bad(format!("unknown scheme {other:?}: expected file, s3, gs, az, http or https")));
+        }
+    };
+    let folder = Path::from_url_path(folder).map_err(|e| bad(e.to_string()))?;
+    Ok(Objects { store, root: format!("{scheme}://{host}").into(), folder, read_only })
+}
+
+/// S3 as the AWS tools see it: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`,
+/// `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT`), `AWS_ALLOW_HTTP`, `AWS_SKIP_SIGNATURE`. A custom endpoint is addressed by path.
+fn s3(bucket: &str, options: &Options) -> AmazonS3Builder {
+    let mut client = options.client();
+    let endpoint = options.setting("AWS_ENDPOINT_URL").or_else(|| options.setting("AWS_ENDPOINT"));
+    if endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) {
+        client = client.with_allow_http(true);
+    }
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(options.retry());
+    for (name, value) in &options.settings {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    if options.setting("AWS_REGION").is_none() && options.setting("AWS_DEFAULT_REGION").is_none() {
+        builder = builder.with_region("us-east-1");
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+    }
+    builder.with_client_options(client)
+}
+
+fn local(path: &path::Path, location: &str) -> Result<Objects, Error> {
+    let bad = |why: String| Error::BadUrl { url: location.to_owned(), why };
+    let absolute = path::absolute(path).map_err(|e| bad(e.to_string()))?;
+    // `..` must be gone before the path becomes a prefix: object paths have no such thing.
+    let mut clean = path::PathBuf::new();
+    for part in absolute.components() {
+        match part {
+            path::Component::ParentDir => drop(clean.pop()),
+            path::Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    let folder = Path::from_absolute_path(&clean).map_err(|e| bad(e.to_string()))?;
+    let store = LocalFileSystem::new().with_automatic_cleanup(false);
+    Ok(Objects { store: Arc::new(store), root: "file://".into(), folder, read_only: false })
+}
