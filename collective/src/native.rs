@@ -1,0 +1,46 @@
+//! What tch does not expose of libtorch itself.
+
+use tch::{Kind, Tensor};
+
+use crate::{Error, ffi};
+
+/// The state of the default CPU generator: 5056 bytes.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn rng_state() -> Result<Vec<u8>, Error> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the result is written on success.
+    ffi::check(unsafe { ffi::morph_rng_get(&raw mut out) }, "read the generator's state")?;
+    // SAFETY: the shim made `out` just now.
+    let state = unsafe { ffi::own(out) };
+    Vec::try_from(state.to_kind(Kind::Uint8)).map_err(|e: tch::TchError| Error::Fatal { what: "read the generator's state", why: e.to_string() })
+}
+
+/// Puts the default CPU generator into a state that [`rng_state`] gave.
+///
+/// # Errors
+/// When `state` is none.
+pub fn set_rng_state(state: &[u8]) -> Result<(), Error> {
+    let tensor = Tensor::from_slice(state);
+    // SAFETY: the tensor lives through the call, which copies it.
+    ffi::check(unsafe { ffi::morph_rng_set(tensor.as_ptr().cast_mut().cast()) }, "set the generator's state")
+}
+
+/// Makes every operation deterministic, or fail where libtorch has no deterministic way.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn set_deterministic(on: bool) -> Result<(), Error> {
+    // SAFETY: sets flags of the process.
+    ffi::check(unsafe { ffi::morph_set_deterministic(on.into()) }, "set determinism")
+}
+
+/// Lets this thread's arithmetic treat denormal numbers as zero: training on CPU can otherwise slow down a hundredfold.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn set_flush_denormal(on: bool) -> Result<(), Error> {
+    // SAFETY: sets a flag of the thread.
+    ffi::check(unsafe { ffi::morph_flush_denormal(on.into()) }, "set the treatment of denormal numbers")
+}
