@@ -1,0 +1,89 @@
+//! Replays what was recorded from the paper's own code: forward, losses, gradients, parameters after Adam steps. The layout
+//! of a case and how to compare are those of the golden vectors' README; bounds here are the README's.
+
+mod case;
+mod report;
+mod steps;
+
+use std::path::Path;
+
+use morph_checkpoint::Tensors;
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Integration, Method, nn::Norm};
+
+pub use report::{Report, Section};
+
+use case::Case;
+
+/// Replays the case in the folder `dir`; `inputs.safetensors` and the VGG weights lie beside that folder.
+///
+/// # Errors
+/// [`Error::Golden`] when the case cannot be read or its method is not implemented.
+pub fn run(dir: &Path) -> Result<Report, Error> {
+    run_with(dir, |_| {})
+}
+
+/// [`run`], after `change` had its way with the case's weights: a test that the comparison can fail.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(dir: &Path, change: impl Fn(&mut Tensors)) -> Result<Report, Error> {
+    let mut case = Case::read(dir)?;
+    change(&mut case.weights);
+    let mut report = Report { case: case.name.clone(), sections: Vec::new() };
+    if let Some(recorded) = case.tensors("forward.safetensors")? {
+        forward(&case, &recorded, &mut report)?;
+    }
+    for variant in ["asrun", "train"] {
+        if let Some(recorded) = case.tensors(&format!("steps_{variant}.safetensors"))? {
+            steps::replay(&case, variant, &recorded, &mut report)?;
+        }
+    }
+    if report.sections.is_empty() {
+        return Err(Error::Golden(format!("{}: nothing is recorded there", dir.display())));
+    }
+    Ok(report)
+}
+
+/// README: forward rtol 1e-5, atol 2e-5; 1e-4 for what is sampled with large flows.
+fn forward_bound(name: &str, flow: f64) -> f64 {
+    let sampled = name.ends_with(".y") || name.ends_with("x_reversed") || name.contains("registration");
+    if sampled && flow > 1.0 { 1e-4 } else { 2e-5 }
+}
+
+fn forward(case: &Case, recorded: &Tensors, report: &mut Report) -> Result<(), Error> {
+    let x = case.batch(0, Kind::Float)?;
+    for mode in ["eval", "train"] {
+        let mut section = Section::new(&format!("forward/{mode}"));
+        let model = case.model(Kind::Float)?;
+        let out = match mode {
+            "eval" => tch::no_grad(|| model.forward(&x, Norm::Running, false))?,
+            _ => tch::no_grad(|| model.forward(&x, Norm::Local, false))?,
+        };
+        let flow = out.displacement.abs().max().double_value(&[]);
+        let registration = model.reconstruct_with(&x, Integration::Displacement)?.deformation;
+        let mut results: Vec<(String, Tensor)> = vec![
+            (format!("{mode}.y"), out.y),
+            (format!("{mode}.x_prior"), out.prior),
+            (format!("{mode}.deformation"), out.velocity),
+            (format!("{mode}.x_reversed"), out.reversed),
+        ];
+        if mode == "eval" {
+            results.extend(registration.map(|d| ("eval.registration.deformation".to_owned(), d)));
+        }
+        for (name, tensor) in &results {
+            let Some(want) = recorded.get(name) else { continue };
+            let want = crate::from_data(want, Device::Cpu)?;
+            let got = tensor.narrow(0, 0, want.size()[0]);
+            section.close(name, &got, &want, 1e-5, forward_bound(name, flow));
+        }
+        for (name, tensor) in model.buffers() {
+            let Some(want) = recorded.get(&format!("{mode}.buf.{name}")) else { continue };
+            let want = crate::from_data(want, Device::Cpu)?;
+            section.close(&name, &tensor.to_kind(Kind::Float), &want.to_kind(Kind::Float), 1e-5, 2e-5);
+        }
+        report.sections.extend(section.finish());
+    }
+    Ok(())
+}
