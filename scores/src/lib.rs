@@ -1,0 +1,58 @@
+//! Statistics of detection and of image fidelity: pure functions of `f64`, as scikit-learn and scikit-image compute them.
+//!
+//! A *score* is larger for images that look sicker. Two samples are compared: `healthy` (negative) and `pathology` (positive).
+//! Nothing here knows of images' files, networks or clocks; what is random is seeded.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bootstrap;
+mod detection;
+mod image;
+
+pub use bootstrap::bootstrap_ci;
+pub use detection::{Point, auroc, average_precision, fpr_at_tpr, roc_curve};
+pub use image::{l1, mse, smooth, ssim, top_mean, top_score};
+
+/// Why there is no number.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing to compute from.
+    #[error("{what}: there are no values in the {set}")]
+    Empty {
+        /// What was to be computed.
+        what: &'static str,
+        /// Which set is empty.
+        set: &'static str,
+    },
+    /// A value that is not a number, or infinite.
+    #[error("{what}: value {index} of the {set} is {value}, not a finite number")]
+    NotFinite {
+        /// What was to be computed.
+        what: &'static str,
+        /// Which set it is in.
+        set: &'static str,
+        /// Where.
+        index: usize,
+        /// What it is.
+        value: f64,
+    },
+    /// Sizes that do not fit.
+    #[error("{what}: {why}")]
+    Shape {
+        /// What was to be computed.
+        what: &'static str,
+        /// What does not fit.
+        why: String,
+    },
+}
+
+/// `values`, if there are some and all are finite.
+fn checked<'a>(what: &'static str, set: &'static str, values: &'a [f64]) -> Result<&'a [f64], Error> {
+    if values.is_empty() {
+        return Err(Error::Empty { what, set });
+    }
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(Error::NotFinite { what, set, index, value: values[index] }),
+        None => Ok(values),
+    }
+}
