@@ -1,0 +1,113 @@
+//! RSNA Pneumonia Detection Challenge 2018, stage 2, as Kaggle ships it: `stage_2_train_images/<patientId>.dcm`,
+//! `stage_2_train_labels.csv` (`patientId,x,y,width,height,Target`, one row a box, x and y top-left in pixels of 1024) and
+//! `stage_2_detailed_class_info.csv` (`patientId,class`, one row a box too: a naive join would multiply rows).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use super::{Item, Listing, Skipped};
+use crate::Error;
+
+const IMAGES: &str = "stage_2_train_images";
+const LABELS: &str = "stage_2_train_labels.csv";
+const CLASSES: &str = "stage_2_detailed_class_info.csv";
+const SIDE: f32 = 1024.0;
+
+fn rows(root: &Path, file: &str, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
+    let path = root.join(file);
+    let bad = |why: String| Error::Source { path: path.display().to_string(), why };
+    let mut reader = csv::ReaderBuilder::new()
+        .from_path(&path)
+        .map_err(|e| bad(format!("{e}; source.root must be the folder that holds {IMAGES}, {LABELS} and {CLASSES}")))?;
+    let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
+    let at: Vec<usize> = columns
+        .iter()
+        .map(|name| {
+            let found = header.iter().position(|h| h.trim() == *name);
+            found.ok_or_else(|| bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>())))
+        })
+        .collect::<Result<_, _>>()?;
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| bad(e.to_string()))?;
+        rows.push(at.iter().map(|i| record.get(*i).unwrap_or_default().trim().to_owned()).collect());
+    }
+    Ok(rows)
+}
+
+/// Lists the images under `root`; `patient_map` is a CSV `patientId,person`.
+///
+/// # Errors
+/// [`Error::Source`] when a table is missing or is none.
+pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
+    let classes: BTreeMap<String, String> =
+        rows(root, CLASSES, &["patientId", "class"])?.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect();
+    let mut boxes: BTreeMap<String, Vec<[f32; 4]>> = BTreeMap::new();
+    let mut broken: BTreeMap<String, String> = BTreeMap::new();
+    for row in rows(root, LABELS, &["patientId", "x", "y", "width", "height", "Target"])? {
+        let list = boxes.entry(row[0].clone()).or_default();
+        if row[5] != "1" {
+            continue;
+        }
+        let numbers: Vec<f32> = row[1..5].iter().filter_map(|v| v.parse().ok()).collect();
+        match numbers[..] {
+            [x, y, w, h] if w > 0.0 && h > 0.0 => list.push([x, y, w, h]),
+            _ => drop(broken.insert(row[0].clone(), format!("its box {:?} in {LABELS} is no box", &row[1..5]))),
+        }
+    }
+    let persons: Option<BTreeMap<String, String>> = match patient_map {
+        None => None,
+        Some(path) => {
+            let (folder, name) = (path.parent().unwrap_or(Path::new(".")), path.file_name().unwrap_or_default());
+            let rows = rows(folder, &name.to_string_lossy(), &["patientId", "person"])?;
+            Some(rows.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect())
+        }
+    };
+    let images = root.join(IMAGES);
+    let found: BTreeSet<String> = fs::read_dir(&images)
+        .map_err(|e| Error::Source { path: images.display().to_string(), why: e.to_string() })?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".dcm").map(str::to_owned))
+        .collect();
+    let mut listing = Listing { persons: persons.is_some(), ..Listing::default() };
+    for id in found.iter().chain(classes.keys()).collect::<BTreeSet<_>>() {
+        let source = format!("{IMAGES}/{id}.dcm");
+        let mut skip = |reason: &str| listing.skipped.push(Skipped { source: source.clone(), reason: reason.to_owned() });
+        let Some(label) = classes.get(id) else {
+            skip(&format!("it is not in {CLASSES}"));
+            continue;
+        };
+        if !found.contains(id) {
+            skip("listed, but the file is missing");
+            continue;
+        }
+        if let Some(why) = broken.get(id) {
+            skip(why);
+            continue;
+        }
+        let patient = match &persons {
+            None => id.clone(),
+            Some(map) => match map.get(id) {
+                Some(person) => person.clone(),
+                None => {
+                    skip("the patient map does not know it");
+                    continue;
+                }
+            },
+        };
+        listing.items.push(Item {
+            id: id.clone(),
+            patient,
+            label: label.clone(),
+            path: images.join(format!("{id}.dcm")),
+            source,
+            boxes: boxes.get(id).cloned().unwrap_or_default(),
+            box_side: SIDE,
+            check_id: true,
+        });
+    }
+    Ok(listing)
+}

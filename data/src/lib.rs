@@ -1,0 +1,24 @@
+//! Images in, samples out: raw files become shards once, and are mapped into memory ever after.
+//!
+//! Contract:
+//! 1. A prepared dataset is shards (Arrow IPC files) and one `manifest.json`, written last; every shard's BLAKE3 is in it and
+//!    is checked before a sample is seen.
+//! 2. The order of samples is a pure function of (seed, epoch, batch index): any number of ranks sees the same batches.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod error;
+pub mod inspect;
+pub mod layouts;
+pub mod manifest;
+mod mmap;
+pub mod prepare;
+mod progress;
+pub mod readers;
+pub mod resize;
+pub mod sampler;
+mod samples;
+pub mod shard;
+
+pub use error::Error;
+pub use progress::{Progress, Silent};
+pub use samples::{Meta, Samples};

@@ -1,0 +1,139 @@
+//! DICOM (PS3.3 C.7.6.3): JPEG baseline, RLE and uncompressed grey images of one frame.
+
+use std::io::Cursor;
+
+use dicom_core::Tag;
+use dicom_dictionary_std::tags;
+use dicom_object::{DefaultDicomObject, OpenFileOptions, file::ReadPreamble};
+use dicom_pixeldata::{PixelDecoder, PixelRepresentation};
+
+use super::{Facts, Grey, to_8_bit};
+
+/// Older than anybody got: such ages are typing errors (RSNA has five of 148 to 155).
+const OLDEST: u32 = 120;
+
+/// Decodes the file: stored values, rescaled (Rescale Slope and Intercept), inverted when MONOCHROME1, and brought to 8 bit
+/// by the stored bits. 8-bit images without rescaling come out as they were stored.
+///
+/// # Errors
+/// A text that says what is wrong with the file.
+pub fn read(bytes: &[u8]) -> Result<(Grey, Facts), String> {
+    let object = OpenFileOptions::new()
+        .read_preamble(ReadPreamble::Auto)
+        .from_reader(Cursor::new(bytes))
+        .map_err(|e| format!("no readable DICOM: {}", root(&e)))?;
+    let facts = facts(&object);
+    Ok((grey(&object)?, facts))
+}
+
+fn root(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut e = e;
+    while let Some(source) = e.source() {
+        e = source;
+    }
+    e.to_string()
+}
+
+fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
+    let value = object.element_opt(tag).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
+    (!value.is_empty()).then_some(value)
+}
+
+fn number(object: &DefaultDicomObject, tag: Tag) -> Option<f64> {
+    object.element_opt(tag).ok()??.to_float64().ok()
+}
+
+fn facts(object: &DefaultDicomObject) -> Facts {
+    Facts {
+        id: text(object, tags::PATIENT_ID),
+        view: text(object, tags::VIEW_POSITION),
+        sex: text(object, tags::PATIENT_SEX).filter(|s| s == "M" || s == "F"),
+        age: text(object, tags::PATIENT_AGE).and_then(|a| age(&a)),
+    }
+}
+
+/// `062Y` as the standard has it, or `62` as RSNA's files do.
+fn age(text: &str) -> Option<u32> {
+    let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+        Some((at, _)) => text.split_at(at),
+        None => (text, "Y"),
+    };
+    let n: u32 = digits.parse().ok()?;
+    let years = match unit {
+        "Y" => n,
+        "M" => n / 12,
+        "W" => n / 52,
+        "D" => n / 365,
+        _ => return None,
+    };
+    (years <= OLDEST).then_some(years)
+}
+
+fn grey(object: &DefaultDicomObject) -> Result<Grey, String> {
+    let frames = number(object, tags::NUMBER_OF_FRAMES).unwrap_or(1.0);
+    if frames > 1.0 {
+        return Err(format!("it has {frames} frames; only single images are read"));
+    }
+    let samples = number(object, tags::SAMPLES_PER_PIXEL).unwrap_or(1.0);
+    let photometric = text(object, tags::PHOTOMETRIC_INTERPRETATION).unwrap_or_default();
+    if samples != 1.0 || !matches!(&*photometric, "MONOCHROME1" | "MONOCHROME2") {
+        return Err(format!("it is {photometric} with {samples} samples a pixel; only grey images are read"));
+    }
+    // A file may claim any size; the image must not be larger than what a detector makes.
+    let (rows, columns) = (number(object, tags::ROWS).unwrap_or(0.0), number(object, tags::COLUMNS).unwrap_or(0.0));
+    if rows < 1.0 || columns < 1.0 || rows * columns > 1e8 {
+        return Err(format!("an image of {rows}x{columns} pixels makes no sense"));
+    }
+    let decoded = object.decode_pixel_data().map_err(|e| format!("its pixels cannot be decoded: {}", root(&e)))?;
+    let (width, height) = (decoded.columns() as usize, decoded.rows() as usize);
+    let bits = u32::from(decoded.bits_stored());
+    let allocated = decoded.bits_allocated();
+    let bytes = decoded.data();
+    if bytes.len() < width * height * usize::from(allocated / 8) {
+        return Err(format!("it has {} bytes of pixels, {height} rows of {width} need more", bytes.len()));
+    }
+    let signed = decoded.pixel_representation() == PixelRepresentation::Signed;
+    let stored: Vec<i64> = match allocated {
+        8 => bytes.iter().map(|b| i64::from(*b)).collect(),
+        16 => bytes.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
+        other => return Err(format!("{other} bits a pixel are not read")),
+    };
+    let mask = (1i64 << bits) - 1;
+    let sign = 1i64 << (bits - 1);
+    let value = |v: i64| {
+        let v = v & mask;
+        // Signed values are shifted so that the lowest is 0: contrast is the same.
+        if signed { ((v ^ sign) - sign) + sign } else { v }
+    };
+    let slope = number(object, tags::RESCALE_SLOPE).unwrap_or(1.0);
+    let intercept = number(object, tags::RESCALE_INTERCEPT).unwrap_or(0.0);
+    let shift = if signed { sign as f64 } else { 0.0 };
+    let inverted = photometric == "MONOCHROME1";
+    let level = |v: i64| {
+        let v = value(v);
+        let v = if slope == 1.0 && intercept == 0.0 {
+            v as u32
+        } else {
+            ((v as f64 - shift) * slope + intercept + shift).round().clamp(0.0, mask as f64) as u32
+        };
+        let grey = to_8_bit(v, bits);
+        if inverted { 255 - grey } else { grey }
+    };
+    let pixels = stored[..width * height].iter().map(|v| level(*v)).collect();
+    Ok(Grey { width, height, pixels })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::age;
+
+    #[test]
+    fn ages_as_the_standard_and_as_rsna_writes_them() {
+        assert_eq!(age("62"), Some(62));
+        assert_eq!(age("062Y"), Some(62));
+        assert_eq!(age("018M"), Some(1));
+        assert_eq!(age("151"), None, "nobody is 151");
+        assert_eq!(age(""), None);
+        assert_eq!(age("old"), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! PNG: grey of 8 or 16 bit, and colour brought to grey as Pillow's `convert("L")` does.
+
+use std::io::Cursor;
+
+use super::{Grey, to_8_bit};
+
+/// Decodes the file. 16-bit values are taken by their full range.
+///
+/// # Errors
+/// A text that says what is wrong with the file.
+pub fn read(bytes: &[u8]) -> Result<Grey, String> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::EXPAND);
+    let mut reader = decoder.read_info().map_err(|e| format!("no readable PNG: {e}"))?;
+    let size = reader.output_buffer_size().filter(|n| *n < 1 << 30).ok_or("an image that large makes no sense")?;
+    let mut buffer = vec![0; size];
+    let info = reader.next_frame(&mut buffer).map_err(|e| format!("no readable PNG: {e}"))?;
+    let values: Vec<u8> = match info.bit_depth {
+        png::BitDepth::Eight => buffer[..info.buffer_size()].to_vec(),
+        png::BitDepth::Sixteen => {
+            buffer[..info.buffer_size()].chunks_exact(2).map(|b| to_8_bit(u32::from(u16::from_be_bytes([b[0], b[1]])), 16)).collect()
+        }
+        other => return Err(format!("bit depth {other:?} is not read")),
+    };
+    let luma = |p: &[u8]| {
+        let [r, g, b] = [p[0], p[1], p[2]].map(u32::from);
+        // ITU-R 601-2 in 16-bit fixed point, as Pillow has it.
+        ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
+    };
+    let pixels = match info.color_type {
+        png::ColorType::Grayscale => values,
+        png::ColorType::GrayscaleAlpha => values.chunks_exact(2).map(|p| p[0]).collect(),
+        png::ColorType::Rgb => values.chunks_exact(3).map(luma).collect(),
+        png::ColorType::Rgba => values.chunks_exact(4).map(luma).collect(),
+        png::ColorType::Indexed => return Err("its palette was not expanded".to_owned()),
+    };
+    Ok(Grey { width: info.width as usize, height: info.height as usize, pixels })
+}
+
+/// Writes grey pixels as a PNG.
+///
+/// # Errors
+/// When the pixels do not fill `width` × `height`.
+pub fn write(width: usize, height: usize, pixels: &[u8]) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(|e| e.to_string())?;
+    writer.write_image_data(pixels).map_err(|e| e.to_string())?;
+    writer.finish().map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{read, write};
+
+    #[test]
+    fn grey_comes_back_and_broken_files_are_refused() {
+        let pixels: Vec<u8> = (0..60).map(|i| i * 4).collect();
+        let file = write(10, 6, &pixels).unwrap();
+        let grey = read(&file).unwrap();
+        assert_eq!((grey.width, grey.height, grey.pixels), (10, 6, pixels));
+        assert!(read(&file[..file.len() - 20]).is_err(), "a truncated file is not half an image");
+        assert!(read(b"not a png").is_err());
+    }
+}

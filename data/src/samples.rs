@@ -1,0 +1,120 @@
+//! The samples of a subset, mapped out of the node's cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use morph_objects::{CachedFile, NodeCache, Objects};
+use morph_spec::{Digest, Manifest, experiment::Subset};
+
+use crate::{Error, mmap, shard::Shard};
+
+/// What is known of a sample besides its pixels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meta {
+    /// The image's name in its source.
+    pub id: String,
+    /// The person, or the image where persons are unknown (see the manifest).
+    pub patient: String,
+    /// The label, as the dataset calls it.
+    pub label: String,
+    /// How it was taken: `AP`, `PA`, …
+    pub view: Option<String>,
+    /// `M` or `F`.
+    pub sex: Option<String>,
+    /// Years.
+    pub age: Option<u32>,
+    /// Findings: x, y, width, height in 0..1 of the prepared image.
+    pub boxes: Vec<[f32; 4]>,
+    /// Path of the source file, relative to the source's root.
+    pub source: String,
+    /// BLAKE3 of the source file.
+    pub digest: Digest,
+}
+
+/// The samples of one subset. Pixels stay in the page cache, which all ranks of a node share.
+#[derive(Debug)]
+pub struct Samples {
+    shards: Vec<Shard>,
+    /// Shard and row of each sample.
+    index: Vec<(u32, u32)>,
+    image_size: [u32; 2],
+    _files: Vec<CachedFile>,
+}
+
+impl Samples {
+    /// The samples of `subset` in the dataset whose manifest lies in the folder `dataset`; shards that are not in `cache` are
+    /// fetched, and verified.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] when nothing is left, and what object storage says.
+    pub async fn open(dataset: &Objects, manifest: &Manifest, subset: &Subset, cache: &NodeCache) -> Result<Self, Error> {
+        let wanted: BTreeSet<&str> = subset.labels.iter().map(String::as_str).collect();
+        let wants = |label: &str| wanted.is_empty() || wanted.contains(label);
+        let [height, width] = manifest.image_size;
+        let (mut shards, mut index, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        for entry in manifest.split(&subset.split).filter(|s| s.labels.keys().any(|l| wants(l))) {
+            let bad = |why: String| Error::Shard { url: dataset.url_of(&entry.file), why };
+            let file = cache.fetch(dataset, &entry.file, entry.bytes, entry.blake3).await?;
+            let buffer = mmap::map(file.file()).map_err(|e| bad(format!("it cannot be mapped: {e}")))?;
+            let shard = Shard::open(&buffer, height as usize * width as usize).map_err(bad)?;
+            if shard.len() as u64 != entry.samples {
+                return Err(bad(format!("it holds {} samples, the manifest says {}", shard.len(), entry.samples)));
+            }
+            let number = u32::try_from(shards.len()).map_err(|_| bad("there are too many shards".into()))?;
+            let rows = (0..shard.len()).filter(|row| wants(shard.label(*row)));
+            index.extend(rows.map(|row| (number, row as u32)));
+            shards.push(shard);
+            files.push(file);
+        }
+        if index.is_empty() {
+            return Err(empty(manifest, subset));
+        }
+        Ok(Self { shards, index, image_size: manifest.image_size, _files: files })
+    }
+
+    /// How many there are; at least one.
+    #[allow(clippy::len_without_is_empty, reason = "never empty: opening nothing is an error")]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    fn at(&self, i: usize) -> (&Shard, usize) {
+        let (shard, row) = self.index[i];
+        (&self.shards[shard as usize], row as usize)
+    }
+
+    /// The pixels of sample `i`: height × width, row by row.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn image(&self, i: usize) -> &[u8] {
+        let (shard, row) = self.at(i);
+        shard.image(row)
+    }
+
+    /// What else is known of sample `i`.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn meta(&self, i: usize) -> Meta {
+        let (shard, row) = self.at(i);
+        shard.meta(row)
+    }
+
+    /// Height and width of every image.
+    pub fn image_size(&self) -> [u32; 2] {
+        self.image_size
+    }
+}
+
+fn empty(manifest: &Manifest, subset: &Subset) -> Error {
+    let list = |labels: &BTreeMap<String, u64>| {
+        labels.iter().map(|(label, n)| format!("{n} {label:?}")).collect::<Vec<_>>().join(", ")
+    };
+    let has: Vec<String> =
+        manifest.counts.iter().map(|(split, labels)| format!("{split:?}: {}", list(labels))).collect();
+    Error::Empty {
+        split: subset.split.clone(),
+        wanted: if subset.labels.is_empty() { "at all".into() } else { format!("labelled {:?}", subset.labels) },
+        has: if has.is_empty() { "none at all".into() } else { has.join("; ") },
+    }
+}
