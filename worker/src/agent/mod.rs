@@ -1,0 +1,280 @@
+//! The agent of a node: owns its slots, starts ranks as child processes, and tells the coordinator what they do.
+//!
+//! Contract:
+//! 1. What a rank reported reaches the coordinator, however often the connection breaks in between; training goes on while
+//!    the coordinator is away.
+//! 2. No rank outlives its agent.
+//! 3. All decisions are [`protocol`]'s; this file only moves bytes.
+
+pub mod home;
+pub mod link;
+pub mod outbox;
+pub mod process;
+pub mod protocol;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, anyhow};
+use morph_proto::v1::{Heartbeat, Hello, SessionRequest, session_request, session_response};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::agent::{
+    home::Home,
+    process::{Heard, Processes, Site},
+    protocol::{Action, Agent},
+};
+
+/// How long ranks may take to save and stop when the agent is told to leave.
+const LEAVE: Duration = Duration::from_secs(120);
+/// How long a leaving agent waits for the coordinator to acknowledge its last reports.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Ranks' messages that wait for the agent; then the ranks wait.
+const QUEUE: usize = 1024;
+
+/// How an agent runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `http://host:port`.
+    pub coordinator: String,
+    /// Ranks that may run here at a time.
+    pub slots: u32,
+    /// Home folder.
+    pub home: PathBuf,
+    /// The address at which other nodes' ranks reach this node's.
+    pub host: String,
+    /// End as soon as the parent process does.
+    pub die_with_parent: bool,
+    /// Limit of the node's cache in bytes.
+    pub cache_bytes: u64,
+}
+
+/// Serves until told to leave.
+///
+/// # Errors
+/// When the home cannot be used, or the coordinator refuses this agent for good.
+pub async fn run(options: Options) -> Result<()> {
+    if options.die_with_parent {
+        watch_parent();
+    }
+    let home = Home::open(&options.home, crate::now())?;
+    let link = link::start(&options.coordinator).map_err(|e| anyhow!(e))?;
+    let incarnation = home::fresh_id(crate::now()).to_string();
+    tracing::info!(worker = %home.worker, slots = options.slots, "agent started, coordinator {}", options.coordinator);
+    let (heard, ranks) = mpsc::channel(QUEUE);
+    let terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    let shell = Shell {
+        options,
+        home,
+        incarnation,
+        agent: Agent::default(),
+        processes: Processes::default(),
+        heard,
+        connection: None,
+        heartbeat: Duration::from_secs(5),
+        deadline: None,
+    };
+    shell.serve(link, ranks, terminate, interrupt).await
+}
+
+/// Ends this process when its parent has. Polling, and not PR_SET_PDEATHSIG, since that signal is about the parent's
+/// *thread*, and the parent may have started us from a short-lived one.
+fn watch_parent() {
+    let parent = nix::unistd::getppid();
+    std::thread::spawn(move || {
+        while nix::unistd::getppid() == parent {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        tracing::warn!("the parent process has ended, and with it this agent");
+        // Ranks notice: their stdin closes and the kernel tells them.
+        std::process::exit(1);
+    });
+}
+
+struct Shell {
+    options: Options,
+    home: Home,
+    incarnation: String,
+    agent: Agent,
+    processes: Processes,
+    heard: mpsc::Sender<Heard>,
+    connection: Option<mpsc::Sender<SessionRequest>>,
+    heartbeat: Duration,
+    /// When a leaving agent stops waiting.
+    deadline: Option<Instant>,
+}
+
+impl Shell {
+    async fn serve(
+        mut self,
+        mut link: mpsc::Receiver<link::Event>,
+        mut ranks: mpsc::Receiver<Heard>,
+        mut terminate: Signal,
+        mut interrupt: Signal,
+    ) -> Result<()> {
+        let mut beat = interval(self.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut period = self.heartbeat;
+        loop {
+            if self.agent.done(true) || (self.agent.done(false) && self.connection.is_none()) {
+                break;
+            }
+            if self.agent.done(false) {
+                let farewell = Instant::now() + FAREWELL;
+                self.deadline = Some(self.deadline.map_or(farewell, |d| d.min(farewell)));
+            }
+            if period != self.heartbeat {
+                period = self.heartbeat;
+                beat = interval(period);
+                beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+            let connection = self.connection.clone();
+            let deadline = self.deadline;
+            tokio::select! {
+                event = link.recv() => match event {
+                    Some(event) => self.linked(event)?,
+                    None => return Err(anyhow!("the link to the coordinator ended")),
+                },
+                permit = reserve(connection), if self.agent.has_report() => match permit {
+                    Some(permit) => {
+                        if let Some(report) = self.agent.next_report() {
+                            permit.send(SessionRequest { message: Some(session_request::Message::Report(report)) });
+                        }
+                    }
+                    None => self.connection = None,
+                },
+                Some(heard) = ranks.recv(), if !self.agent.is_full() => self.hear(heard),
+                _ = beat.tick() => self.beat(),
+                _ = terminate.recv() => self.leave("the agent was asked to end (SIGTERM)"),
+                _ = interrupt.recv() => self.leave("the agent was interrupted (SIGINT)"),
+                () = until(deadline) => {
+                    if self.agent.done(false) {
+                        tracing::warn!("left before the coordinator had acknowledged everything");
+                        break;
+                    }
+                    tracing::warn!("ranks did not stop in {} s: killed", LEAVE.as_secs());
+                    let actions = self.agent.kill_all("did not stop in time", crate::now().0);
+                    self.perform(actions);
+                    self.deadline = None;
+                }
+            }
+        }
+        tracing::info!("agent left");
+        Ok(())
+    }
+
+    fn linked(&mut self, event: link::Event) -> Result<()> {
+        match event {
+            link::Event::Up(sender) => {
+                self.agent.disconnected();
+                let hello = session_request::Message::Hello(Hello {
+                    worker: self.home.worker.to_string(),
+                    incarnation: self.incarnation.clone(),
+                    host: self.options.host.clone(),
+                    slots: self.options.slots,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    live: self.agent.live(),
+                    cached: Vec::new(),
+                });
+                // A fresh channel has room for it.
+                drop(sender.try_send(SessionRequest { message: Some(hello) }));
+                self.connection = Some(sender);
+            }
+            link::Event::Down => {
+                self.connection = None;
+                self.agent.disconnected();
+            }
+            link::Event::Refused(why) => return Err(anyhow!("the coordinator refused this agent: {why}")),
+            link::Event::Message(message) => {
+                let Some(message) = message.message else { return Ok(()) };
+                if let session_response::Message::Welcome(welcome) = &message {
+                    tracing::info!(cluster = %welcome.cluster, "connected to the coordinator");
+                    self.heartbeat = Duration::from_millis((welcome.heartbeat_ms / 2).clamp(20, 60_000));
+                }
+                if let session_response::Message::Drain(drain) = &message {
+                    tracing::info!("the coordinator drains: {}", drain.reason);
+                    if drain.leave {
+                        self.deadline.get_or_insert(Instant::now() + LEAVE);
+                    }
+                }
+                let actions = self.agent.hear(message, crate::now().0);
+                self.perform(actions);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let now = crate::now().0;
+        match heard {
+            Heard::Event(key, event) => self.agent.event(&key, event),
+            Heard::Line(key, stream, text) => self.agent.log(&key, stream, text, now),
+            Heard::Exited(key, status) => {
+                tracing::info!(rank = %key, code = ?status.code, signal = ?status.signal, "rank ended");
+                self.processes.forget(&key);
+                self.agent.exited(&key, status, None, now);
+            }
+            Heard::Failed(key, why) => {
+                tracing::error!(rank = %key, "{why}");
+                self.agent.exited(&key, protocol::Status::default(), Some(why), now);
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Start(key, start) => {
+                    tracing::info!(rank = %key, world = start.world_size, "start rank");
+                    let site = Site {
+                        host: &self.options.host,
+                        cache: &self.home.cache,
+                        cache_bytes: self.options.cache_bytes,
+                    };
+                    self.processes.start(&key, &start, &site, &self.heard);
+                }
+                Action::Tell(key, order) => self.processes.tell(&key, order),
+                Action::Kill(key) => self.processes.kill(&key),
+            }
+        }
+    }
+
+    fn beat(&mut self) {
+        if let Some(connection) = &self.connection {
+            let beat = session_request::Message::Heartbeat(Heartbeat { at: crate::now().0 });
+            // A full channel is being emptied: that is a sign of life, too.
+            drop(connection.try_send(SessionRequest { message: Some(beat) }));
+        }
+    }
+
+    /// The first time gently, the second time hard.
+    fn leave(&mut self, reason: &str) {
+        let now = crate::now().0;
+        let actions = if self.agent.is_leaving() {
+            self.agent.kill_all("the agent was asked to end twice", now)
+        } else {
+            tracing::info!("{reason}: stopping ranks with a checkpoint");
+            self.deadline = Some(Instant::now() + LEAVE);
+            self.agent.leave(reason, now)
+        };
+        self.perform(actions);
+    }
+}
+
+async fn reserve(connection: Option<mpsc::Sender<SessionRequest>>) -> Option<mpsc::OwnedPermit<SessionRequest>> {
+    match connection {
+        Some(connection) => connection.reserve_owned().await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,238 @@
+//! A rank as a child process: started in a process group of its own, with a clean environment, listened to until it ends.
+
+use std::{collections::HashMap, env, ffi::OsString, os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
+
+use morph_proto::v1::StartRank;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    sync::mpsc,
+    task::JoinHandle,
+};
+
+use crate::{
+    agent::protocol::{Key, Status},
+    wire::{Event, Order},
+};
+
+/// Longest log line that is kept whole, in bytes.
+const LINE: usize = 8 << 10;
+/// How long pipes are read after the process has ended: something it started may hold them open.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What happens to a rank.
+#[derive(Debug)]
+pub enum Heard {
+    /// It said something.
+    Event(Key, Event),
+    /// It wrote a line on this stream.
+    Line(Key, &'static str, String),
+    /// It has ended, and everything that it said before has been passed on.
+    Exited(Key, Status),
+    /// It could not be started.
+    Failed(Key, String),
+}
+
+/// What every rank of this agent is told.
+#[derive(Debug, Clone)]
+pub struct Site<'a> {
+    /// The address at which other nodes' ranks reach this node's.
+    pub host: &'a str,
+    /// The node's cache.
+    pub cache: &'a Path,
+    /// Its limit in bytes.
+    pub cache_bytes: u64,
+}
+
+/// Running ranks.
+#[derive(Debug, Default)]
+pub struct Processes {
+    running: HashMap<Key, Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    group: Pid,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Processes {
+    /// Starts a rank and listens to it in the background.
+    pub fn start(&mut self, key: &Key, start: &StartRank, site: &Site<'_>, heard: &mpsc::Sender<Heard>) {
+        match spawn(start, site) {
+            Ok(child) => {
+                let (orders, queue) = mpsc::unbounded_channel();
+                // The channel was made here: nobody can have closed it yet.
+                drop(orders.send(Order::start(start)));
+                let pid = child.id().and_then(|id| i32::try_from(id).ok()).expect("invariant: a child just started has a pid");
+                self.running.insert(key.clone(), Running { group: Pid::from_raw(pid), orders });
+                tokio::spawn(listen(key.clone(), child, queue, heard.clone()));
+            }
+            Err(why) => {
+                let (key, heard) = (key.clone(), heard.clone());
+                tokio::spawn(async move { heard.send(Heard::Failed(key, why)).await });
+            }
+        }
+    }
+
+    /// Passes an order on; a rank that has ended does not hear it.
+    pub fn tell(&self, key: &Key, order: Order) {
+        if let Some(rank) = self.running.get(key) {
+            drop(rank.orders.send(order));
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(&self, key: &Key) {
+        if let Some(rank) = self.running.get(key) {
+            if let Err(e) = killpg(rank.group, Signal::SIGKILL) {
+                // It may have ended by itself, which is as good.
+                tracing::debug!(rank = %key, "kill: {e}");
+            }
+        }
+    }
+
+    /// Forgets a rank that has ended.
+    pub fn forget(&mut self, key: &Key) {
+        self.running.remove(key);
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        self.running.keys().for_each(|key| self.kill(key));
+    }
+}
+
+fn spawn(start: &StartRank, site: &Site<'_>) -> Result<Child, String> {
+    let program = env::current_exe().map_err(|e| format!("find the worker's own program: {e}"))?;
+    let threads = serde_json::from_str::<morph_spec::Experiment>(&start.experiment_json)
+        .map_or(1, |experiment| experiment.trainer.threads.max(1));
+    Command::new(&program)
+        .arg("rank")
+        .args(["--agent", &std::process::id().to_string(), "--host", site.host])
+        .args(["--cache-bytes", &site.cache_bytes.to_string()])
+        .arg("--cache")
+        .arg(site.cache)
+        .env_clear()
+        .envs(environment(env::vars_os(), threads))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| format!("start {}: {e}", program.display()))
+}
+
+/// What a rank sees of the agent's environment: how to reach object storage and devices, and nothing that would let two
+/// nodes compute differently. The number of threads is the experiment's.
+fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -> Vec<(OsString, OsString)> {
+    const NAMES: [&str; 10] = [
+        "PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR",
+    ];
+    const PREFIXES: [&str; 14] = [
+        "MORPH_", "AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_", "HTTP_", "HTTPS_", "NO_PROXY", "http_", "https_", "no_proxy",
+        "CUDA_VISIBLE", "NVIDIA_", "NCCL_",
+    ];
+    const THREADS: [&str; 5] =
+        ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"];
+    vars.filter(|(name, _)| {
+        name.to_str().is_some_and(|n| NAMES.contains(&n) || PREFIXES.iter().any(|p| n.starts_with(p)))
+    })
+    .chain(THREADS.iter().map(|name| (OsString::from(name), OsString::from(threads.to_string()))))
+    .collect()
+}
+
+async fn listen(key: Key, mut child: Child, mut queue: mpsc::UnboundedReceiver<Order>, heard: mpsc::Sender<Heard>) {
+    let mut stdin = child.stdin.take().expect("invariant: stdin is piped");
+    let stdout = child.stdout.take().expect("invariant: stdout is piped");
+    let stderr = child.stderr.take().expect("invariant: stderr is piped");
+    let out = tokio::spawn(read(key.clone(), "stdout", stdout, heard.clone()));
+    let err = tokio::spawn(read(key.clone(), "stderr", stderr, heard.clone()));
+    let orders = tokio::spawn(async move {
+        // Ends when the agent forgets the rank or the rank closes its end; then stdin closes, and the rank exits.
+        while let Some(order) = queue.recv().await {
+            let mut line = serde_json::to_vec(&order).expect("invariant: orders are plain data");
+            line.push(b'\n');
+            if stdin.write_all(&line).await.is_err() {
+                break;
+            }
+        }
+    });
+    let status = child.wait().await;
+    orders.abort();
+    finish(out).await;
+    finish(err).await;
+    let status = status.map_or_else(|_| Status::default(), |s| Status { code: s.code(), signal: s.signal() });
+    drop(heard.send(Heard::Exited(key, status)).await);
+}
+
+async fn finish(mut reader: JoinHandle<()>) {
+    if tokio::time::timeout(LINGER, &mut reader).await.is_err() {
+        reader.abort();
+    }
+}
+
+async fn read(key: Key, stream: &'static str, pipe: impl AsyncRead + Unpin, heard: mpsc::Sender<Heard>) {
+    let mut reader = BufReader::with_capacity(64 << 10, pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+            line.pop();
+        }
+        let said = if stream == "stdout" { serde_json::from_slice(&line).ok() } else { None };
+        let message = match said {
+            Some(event) => Heard::Event(key.clone(), event),
+            // A library that prints to stdout is heard too.
+            None => Heard::Line(key.clone(), stream, text(&line)),
+        };
+        if heard.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn text(line: &[u8]) -> String {
+    let cut = &line[..line.len().min(LINE)];
+    let mut text = String::from_utf8_lossy(cut).into_owned();
+    if line.len() > LINE {
+        text.push_str(" […]");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_see_credentials_but_not_the_agents_thread_settings() {
+        let vars = [("AWS_ENDPOINT", "e"), ("OMP_NUM_THREADS", "7"), ("PYTHONPATH", "x"), ("PATH", "p")]
+            .map(|(k, v)| (OsString::from(k), OsString::from(v)));
+        let seen: HashMap<OsString, OsString> = environment(vars.into_iter(), 2).into_iter().collect();
+        assert_eq!(seen[&OsString::from("OMP_NUM_THREADS")], "2");
+        assert_eq!(seen[&OsString::from("AWS_ENDPOINT")], "e");
+        assert!(seen.contains_key(&OsString::from("PATH")) && !seen.contains_key(&OsString::from("PYTHONPATH")));
+    }
+
+    #[tokio::test]
+    async fn lines_events_and_noise_are_told_apart() {
+        let key = Key { run: "r".into(), attempt: 1, rank: 0 };
+        let (sender, mut heard) = mpsc::channel(16);
+        let bytes: &[u8] = b"{\"event\":\"ready\",\"step\":1,\"total_steps\":2}\nnoise\n\xff\n";
+        read(key, "stdout", bytes, sender).await;
+        assert!(matches!(heard.recv().await, Some(Heard::Event(_, Event::Ready { step: 1, total_steps: 2 }))));
+        assert!(matches!(heard.recv().await, Some(Heard::Line(_, "stdout", line)) if line == "noise"));
+        assert!(matches!(heard.recv().await, Some(Heard::Line(..))));
+        assert!(heard.recv().await.is_none());
+    }
+}

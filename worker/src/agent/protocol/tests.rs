@@ -1,0 +1,141 @@
+use super::*;
+
+fn fence(attempt: u32) -> v1::Fence {
+    v1::Fence { run: "run".into(), attempt }
+}
+
+fn key(attempt: u32, rank: u32) -> Key {
+    Key { run: "run".into(), attempt, rank }
+}
+
+fn start(attempt: u32, rank: u32) -> Message {
+    Message::Start(v1::StartRank { fence: Some(fence(attempt)), rank, world_size: 2, ..v1::StartRank::default() })
+}
+
+fn stop(attempt: u32, now: bool) -> Message {
+    let reason = "cancelled".to_owned();
+    Message::Stop(v1::StopAttempt { fence: Some(fence(attempt)), checkpoint: true, now, reason })
+}
+
+fn welcome(acked: u64) -> Message {
+    Message::Welcome(v1::Welcome { cluster: String::new(), heartbeat_ms: 1000, acked })
+}
+
+fn exits(agent: &mut Agent) -> Vec<v1::RankExited> {
+    std::iter::from_fn(|| agent.next_report())
+        .filter_map(|r| match r.report {
+            Some(Report::Exited(e)) => Some(e),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_repeated_start_starts_once_and_never_after_the_end() {
+    let mut agent = Agent::default();
+    assert!(matches!(agent.hear(start(1, 0), 0)[..], [Action::Start(..)]));
+    assert_eq!(agent.hear(start(1, 0), 0), []);
+    assert_eq!(agent.live(), [fence(1)]);
+    agent.exited(&key(1, 0), Status { code: None, signal: Some(9) }, None, 0);
+    assert_eq!(agent.hear(start(1, 0), 0), []);
+    assert!(agent.live().is_empty());
+}
+
+#[test]
+fn a_rank_killed_by_a_signal_is_the_machines_fault() {
+    let mut agent = Agent::default();
+    agent.hear(start(1, 1), 0);
+    agent.exited(&key(1, 1), Status { code: None, signal: Some(9) }, None, 0);
+    assert!(!agent.has_report(), "nothing is sent before the welcome");
+    agent.hear(welcome(0), 0);
+    let exits = exits(&mut agent);
+    assert_eq!(exits.len(), 1);
+    assert_eq!((exits[0].exit(), exits[0].signal, exits[0].rank), (v1::Exit::Infra, Some(9), 1));
+}
+
+#[test]
+fn a_ranks_own_word_counts() {
+    let mut agent = Agent::default();
+    agent.hear(welcome(0), 0);
+    agent.hear(start(1, 0), 0);
+    agent.event(&key(1, 0), Event::Exiting { exit: Exit::User, error: "train/loss is NaN at step 3".into() });
+    agent.exited(&key(1, 0), Status { code: None, signal: Some(11) }, None, 0);
+    let exits = exits(&mut agent);
+    assert_eq!((exits[0].exit(), exits[0].error.as_str()), (v1::Exit::User, "train/loss is NaN at step 3"));
+}
+
+#[test]
+fn a_newer_attempt_ends_the_older_one() {
+    let mut agent = Agent::default();
+    agent.hear(start(1, 0), 0);
+    agent.hear(start(1, 1), 0);
+    let actions = agent.hear(start(2, 0), 0);
+    assert!(matches!(&actions[..], [Action::Kill(a), Action::Kill(b), Action::Start(c, _)]
+        if *a == key(1, 0) && *b == key(1, 1) && *c == key(2, 0)));
+    assert_eq!(agent.hear(start(1, 2), 0), [], "a late order of the older attempt starts nothing");
+}
+
+#[test]
+fn stopping_is_first_gentle_then_hard_and_each_only_once() {
+    let mut agent = Agent::default();
+    agent.hear(start(1, 0), 0);
+    assert!(matches!(agent.hear(stop(1, false), 0)[..], [Action::Tell(_, Order::Stop { .. })]));
+    assert_eq!(agent.hear(stop(1, false), 0), []);
+    assert!(matches!(agent.hear(stop(1, true), 0)[..], [Action::Kill(_)]));
+    assert_eq!(agent.hear(stop(1, true), 0), []);
+    agent.exited(&key(1, 0), Status { code: None, signal: Some(9) }, None, 0);
+    agent.hear(welcome(0), 0);
+    assert_eq!(exits(&mut agent)[0].exit(), v1::Exit::Stopped);
+}
+
+#[test]
+fn a_stop_that_comes_before_its_start_wins() {
+    let mut agent = Agent::default();
+    assert_eq!(agent.hear(stop(3, true), 0), []);
+    assert_eq!(agent.hear(start(3, 0), 0), []);
+}
+
+#[test]
+fn leaving_stops_all_and_is_done_when_all_is_known() {
+    let mut agent = Agent::default();
+    agent.hear(welcome(0), 0);
+    agent.hear(start(1, 0), 0);
+    assert!(matches!(agent.leave("SIGTERM", 0)[..], [Action::Tell(_, Order::Stop { .. })]));
+    assert_eq!(agent.hear(start(2, 0), 0), [], "nothing new is started");
+    assert!(!agent.done(false));
+    agent.event(&key(1, 0), Event::Exiting { exit: Exit::Stopped, error: String::new() });
+    agent.exited(&key(1, 0), Status { code: Some(0), signal: None }, None, 0);
+    assert!(agent.done(false) && !agent.done(true));
+    let last = std::iter::from_fn(|| agent.next_report()).last().unwrap().seq;
+    agent.hear(Message::Ack(v1::Ack { seq: last }), 0);
+    assert!(agent.done(true));
+}
+
+#[test]
+fn orders_reach_the_ranks_of_their_attempt_only() {
+    let mut agent = Agent::default();
+    agent.hear(start(1, 0), 0);
+    agent.hear(start(1, 1), 0);
+    let told = agent.hear(Message::Rendezvous(v1::Rendezvous { fence: Some(fence(1)), address: "h:1".into() }), 0);
+    assert_eq!(told.len(), 2);
+    let other = Message::CheckpointAck(v1::CheckpointAck { fence: Some(fence(2)), step: 4 });
+    assert_eq!(agent.hear(other, 0), []);
+}
+
+#[test]
+fn log_lines_are_numbered_per_rank() {
+    let mut agent = Agent::default();
+    agent.hear(welcome(0), 0);
+    agent.hear(start(1, 0), 0);
+    agent.hear(start(1, 1), 0);
+    agent.log(&key(1, 0), "stderr", "one".into(), 5);
+    agent.log(&key(1, 1), "stderr", "other".into(), 6);
+    let lines: Vec<(u32, u64)> = std::iter::from_fn(|| agent.next_report())
+        .flat_map(|r| match r.report {
+            Some(Report::Logs(l)) => l.lines,
+            _ => Vec::new(),
+        })
+        .map(|l| (l.rank, l.seq))
+        .collect();
+    assert_eq!(lines, [(0, 0), (1, 0), (0, 1), (1, 1)]);
+}

@@ -1,0 +1,229 @@
+//! `morph-worker`: the agent of a node, its ranks, and two tools for people.
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use morph_worker::{agent, device, evaluate, rank};
+use tracing_subscriber::EnvFilter;
+
+/// Runs training where the GPUs (or CPUs) are.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Examples:
+  morph-worker agent --coordinator http://head:7070 --slots 2 --home /var/lib/morph
+  morph-worker devices
+  morph-worker parity golden/morphaeus_small_warmup --json
+  morph-worker evaluate --checkpoint file:///data/runs/01J…/checkpoints/step-00000120-a1/manifest.json --panel panel.png")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves a coordinator: starts ranks and reports what they do, until told to leave.
+    #[command(after_help = "Example:
+  morph-worker agent --coordinator http://head:7070 --slots 2 --home /var/lib/morph --host 10.0.0.7
+
+SIGTERM stops the ranks with a checkpoint and leaves; a second one kills them. While the coordinator is away ranks go on,
+and their reports are kept until it is back.")]
+    Agent(AgentArgs),
+    /// One rank; started by the agent.
+    #[command(hide = true)]
+    Rank(RankArgs),
+    /// Replays one recorded case of the reference implementation and compares.
+    #[command(after_help = "Example:
+  morph-worker parity golden/morphaeus_small_warmup --json
+
+Exit code 0: within tolerance; 1: not; 2: no such case.")]
+    Parity {
+        /// The case's folder; inputs.safetensors and the VGG weights lie beside it.
+        dir: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Scores a checkpoint in this process.
+    #[command(after_help = "Example:
+  morph-worker evaluate --checkpoint runs/01J…/checkpoints/step-00000120-a1/manifest.json -o json --panel panel.png")]
+    Evaluate(EvaluateArgs),
+    /// Lists where ranks can compute on this machine.
+    Devices {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct AgentArgs {
+    /// The coordinator's URL.
+    #[arg(long, env = "MORPH_COORDINATOR", value_name = "URL")]
+    coordinator: String,
+    /// How many ranks may run here at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    slots: u32,
+    /// Home folder: the agent's id, the node's cache.
+    #[arg(long, value_name = "DIR")]
+    home: PathBuf,
+    /// The address at which other nodes' ranks reach this node's.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR")]
+    host: String,
+    /// End when the parent process does.
+    #[arg(long)]
+    die_with_parent: bool,
+    /// Limit of the node's dataset cache, in GiB.
+    #[arg(long, default_value_t = 64, value_name = "GIB")]
+    cache_gib: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct RankArgs {
+    #[arg(long)]
+    agent: u32,
+    #[arg(long)]
+    host: String,
+    #[arg(long)]
+    cache: PathBuf,
+    #[arg(long)]
+    cache_bytes: u64,
+}
+
+#[derive(Debug, clap::Args)]
+struct EvaluateArgs {
+    /// URL or path of the checkpoint's manifest, or of its folder.
+    #[arg(long, value_name = "URL")]
+    checkpoint: String,
+    /// Another dataset than the one it was trained on.
+    #[arg(long, value_name = "URL")]
+    dataset: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Also draw some cases into this PNG file.
+    #[arg(long, value_name = "FILE")]
+    panel: Option<PathBuf>,
+    /// Also write every image's scores into this CSV file.
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
+    /// The node's dataset cache.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(matches!(cli.command, Command::Rank(_)));
+    let done = match cli.command {
+        Command::Agent(args) => serve(args),
+        Command::Rank(RankArgs { agent, host, cache, cache_bytes }) => {
+            rank::main(&rank::Options { agent, host, cache, cache_bytes })
+        }
+        Command::Parity { dir, json } => return parity(&dir, json),
+        Command::Evaluate(args) => score(args),
+        Command::Devices { output } => devices(output),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::debug!("{e:?}");
+            complain(&format!("{e:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to stderr. A rank's have no time of their own: the agent adds one to every line.
+fn log(rank: bool) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if rank {
+        lines.with_ansi(false).without_time().init();
+    } else {
+        lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+}
+
+fn serve(args: AgentArgs) -> Result<()> {
+    let options = agent::Options {
+        coordinator: args.coordinator,
+        slots: args.slots,
+        home: args.home,
+        host: args.host,
+        die_with_parent: args.die_with_parent,
+        cache_bytes: args.cache_gib.saturating_mul(1 << 30),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(agent::run(options))
+}
+
+fn parity(dir: &std::path::Path, json: bool) -> ExitCode {
+    if !dir.is_dir() {
+        complain(&format!("{}: no such folder; name one of the recorded cases", dir.display()));
+        return ExitCode::from(2);
+    }
+    let report = match morph_model::parity::run(dir) {
+        Ok(report) => report,
+        Err(e) => {
+            complain(&format!("{}: {e}", dir.display()));
+            return ExitCode::from(2);
+        }
+    };
+    let text = if json { serde_json::to_string_pretty(&report).unwrap_or_default() } else { report.to_string() };
+    match print(&text) {
+        Ok(()) if report.passed() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn score(args: EvaluateArgs) -> Result<()> {
+    let mut url = args.checkpoint;
+    if !url.ends_with(".json") {
+        url = format!("{}/{}", url.trim_end_matches('/'), morph_checkpoint::MANIFEST);
+    }
+    if !url.contains("://") {
+        let path = std::path::absolute(&url).with_context(|| format!("find {url}"))?;
+        url = format!("file://{}", path.display());
+    }
+    let cache = args.cache.unwrap_or_else(|| std::env::temp_dir().join("morph-cache"));
+    let outcome = evaluate::checkpoint(&url, args.dataset.as_deref(), &cache, 64 << 30)?;
+    if let Some(path) = args.panel {
+        std::fs::write(&path, &outcome.panel).with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = args.scores {
+        std::fs::write(&path, &outcome.csv).with_context(|| format!("write {}", path.display()))?;
+    }
+    match args.output {
+        Output::Json => print(&serde_json::to_string_pretty(&outcome.report)?),
+        Output::Table => print(outcome.report.text().trim_end()),
+    }
+}
+
+fn devices(output: Output) -> Result<()> {
+    let found = device::list();
+    match output {
+        Output::Json => print(&serde_json::to_string_pretty(&found)?),
+        Output::Table => {
+            let lines: Vec<String> = found
+                .iter()
+                .map(|d| if d.threads == 0 { d.name.clone() } else { format!("{} ({} threads)", d.name, d.threads) })
+                .collect();
+            print(&lines.join("\n"))
+        }
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("write to stdout")
+}
+
+fn complain(text: &str) {
+    // Where stderr is closed there is nobody to complain to.
+    drop(writeln!(std::io::stderr().lock(), "morph-worker: {text}"));
+}

@@ -1,0 +1,126 @@
+//! From a trainer's tensors to a snapshot and back: the same bits.
+
+use std::collections::BTreeMap;
+
+use morph_checkpoint::{Dtype, Snapshot, State, TensorData, Tensors};
+use morph_collective::native;
+use morph_model::{Adam, Method};
+use morph_spec::Digest;
+
+use crate::rank::{failure::Failure, progress::Position};
+
+const MODEL: &str = "model/";
+const OPTIMIZER: &str = "optimizer/";
+const RNG: &str = "rng/cpu";
+
+/// A network and the optimizers that train it.
+pub struct Net {
+    /// The method.
+    pub method: Box<dyn Method>,
+    /// One optimizer for each of the method's groups, by name.
+    pub optimizers: Vec<(String, Adam)>,
+}
+
+impl std::fmt::Debug for Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Net").field("optimizers", &self.optimizers.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a checkpoint says besides where training stands.
+#[derive(Debug, Clone)]
+pub struct Provenance {
+    /// The experiment's canonical JSON.
+    pub experiment: serde_json::Value,
+    /// BLAKE3 of the dataset's manifest.
+    pub dataset: Digest,
+    /// Number of ranks.
+    pub world: u32,
+}
+
+/// Everything needed to go on exactly from `at`.
+///
+/// # Errors
+/// When libtorch cannot copy its tensors.
+pub fn take(net: &Net, at: &Position, provenance: &Provenance) -> Result<Snapshot, Failure> {
+    let mut tensors = prefixed(MODEL, morph_model::state_dict(net.method.as_ref())?);
+    let mut optimizer_steps = BTreeMap::new();
+    for (name, adam) in &net.optimizers {
+        let (moments, steps) = adam.state()?;
+        tensors.extend(prefixed(&format!("{OPTIMIZER}{name}/"), moments));
+        optimizer_steps.extend(steps.into_iter().map(|(parameter, n)| (format!("{name}/{parameter}"), n)));
+    }
+    let rng = native::rng_state()?;
+    tensors.insert(RNG.to_owned(), TensorData { dtype: Dtype::U8, shape: vec![rng.len() as u64], bytes: rng });
+    Ok(Snapshot {
+        tensors,
+        state: State {
+            step: at.step,
+            epoch: at.epoch,
+            batch: at.batch,
+            world_size: provenance.world,
+            early_stopping: at.early_stopping,
+            optimizer_steps,
+            sums: at.sums.clone(),
+            best: at.best.clone(),
+            schedulers: serde_json::Value::Null,
+            experiment: provenance.experiment.clone(),
+            dataset: provenance.dataset,
+        },
+    })
+}
+
+/// Puts `net` and the generator into the state that `snapshot` holds; where training stands.
+///
+/// # Errors
+/// When the checkpoint is of another network or dataset.
+pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> Result<Position, Failure> {
+    let state = &snapshot.state;
+    if state.dataset != provenance.dataset {
+        return Err(Failure::User(format!(
+            "the checkpoint was trained on the dataset with manifest {}, this run's is {}",
+            state.dataset, provenance.dataset
+        )));
+    }
+    if state.world_size != provenance.world {
+        tracing::warn!("going on with {} ranks instead of {}: sums will round differently", provenance.world, state.world_size);
+    }
+    load_model(net.method.as_ref(), snapshot)?;
+    for (name, adam) in &mut net.optimizers {
+        let moments = unprefixed(&format!("{OPTIMIZER}{name}/"), &snapshot.tensors);
+        let prefix = format!("{name}/");
+        let steps = state
+            .optimizer_steps
+            .iter()
+            .filter_map(|(k, n)| k.strip_prefix(&prefix).map(|parameter| (parameter.to_owned(), *n)))
+            .collect();
+        adam.load_state(&moments, &steps)?;
+    }
+    if let Some(rng) = snapshot.tensors.get(RNG) {
+        native::set_rng_state(&rng.bytes)?;
+    }
+    Ok(Position {
+        step: state.step,
+        epoch: state.epoch,
+        batch: state.batch,
+        sums: state.sums.clone(),
+        early_stopping: state.early_stopping,
+        best: state.best.clone(),
+    })
+}
+
+/// Loads only the weights and buffers of `snapshot`.
+///
+/// # Errors
+/// When they are another network's.
+pub fn load_model(method: &dyn Method, snapshot: &Snapshot) -> Result<(), Failure> {
+    Ok(morph_model::load_state_dict(method, &unprefixed(MODEL, &snapshot.tensors))?)
+}
+
+fn prefixed(prefix: &str, tensors: Tensors) -> Tensors {
+    tensors.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)).collect()
+}
+
+fn unprefixed(prefix: &str, tensors: &Tensors) -> Tensors {
+    tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
+}

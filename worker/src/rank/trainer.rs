@@ -1,0 +1,343 @@
+//! The training loop of one rank.
+//!
+//! Contract:
+//! 1. All ranks take the same steps with the same batches, and stop at the same step.
+//! 2. Stopping after any step and resuming gives the same bits as never having stopped (CPU, same world size).
+//! 3. What a step or an epoch reports is the mean over all ranks' images, so it does not depend on their number but by
+//!    rounding.
+
+use std::time::{Duration, Instant};
+
+use morph_checkpoint::Best;
+use morph_collective::{Ddp, DdpOptions, backward};
+use morph_data::sampler::{Sampler, share};
+use morph_spec::{Experiment, experiment::Trainer as Settings};
+use tch::Tensor;
+
+use crate::{
+    rank::{
+        events::Events,
+        failure::Failure,
+        group::{Group, Place},
+        images::{Sets, tensor, values},
+        orders::Orders,
+        progress::Position,
+        saver::{Occasion, Saver},
+        snapshot::{self, Net, Provenance},
+    },
+    wire::Event,
+};
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(250);
+/// Steps whose metrics are told, at most, over the whole training; more are thinned out evenly.
+const TOLD_STEPS: u64 = 20_000;
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All epochs are done, or early stopping said so.
+    Finished,
+    /// As ordered; everything is saved.
+    Stopped,
+}
+
+/// What a trainer works with.
+#[derive(Debug)]
+pub struct Bench<'a> {
+    /// The experiment.
+    pub experiment: &'a Experiment,
+    /// The samples.
+    pub sets: &'a Sets,
+    /// The ranks.
+    pub group: &'a Group,
+    /// Where tensors live.
+    pub place: Place,
+    /// Orders.
+    pub orders: &'a Orders,
+    /// Reports.
+    pub events: &'a Events,
+    /// What checkpoints say of their origin.
+    pub provenance: &'a Provenance,
+}
+
+/// One rank's trainer.
+#[derive(Debug)]
+pub struct Trainer<'a> {
+    bench: Bench<'a>,
+    sampler: Sampler,
+    net: Net,
+    at: Position,
+    saver: Option<Saver>,
+    ddp: Option<(bool, Ddp)>,
+    pace: Pace,
+}
+
+#[derive(Debug)]
+struct Pace {
+    since: Instant,
+    images: f64,
+    epoch_since: Instant,
+    epoch_images: f64,
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer that goes on from `at`. Rank 0 has a `saver`.
+    pub fn new(bench: Bench<'a>, net: Net, at: Position, saver: Option<Saver>) -> Self {
+        let settings = &bench.experiment.trainer;
+        let sampler = Sampler {
+            samples: bench.sets.train.len() as u64,
+            batch_size: settings.batch_size,
+            seed: settings.seed,
+            drop_last: settings.drop_last,
+        };
+        let now = Instant::now();
+        let pace = Pace { since: now, images: 0.0, epoch_since: now, epoch_images: 0.0 };
+        Self { bench, sampler, net, at, saver, ddp: None, pace }
+    }
+
+    fn settings(&self) -> &'a Settings {
+        &self.bench.experiment.trainer
+    }
+
+    /// Batches of an epoch. A last batch that leaves a rank without images is left out: there is no gradient of nothing.
+    fn batches(&self) -> u64 {
+        let all = self.sampler.batches();
+        let rest = self.sampler.samples % u64::from(self.sampler.batch_size.max(1));
+        let too_small = !self.sampler.drop_last && rest > 0 && rest < u64::from(self.bench.group.world());
+        if too_small { all - 1 } else { all }
+    }
+
+    /// Steps of the whole training, should it not stop early.
+    pub fn total_steps(&self) -> u64 {
+        self.batches() * u64::from(self.settings().epochs)
+    }
+
+    /// Where training stands.
+    pub fn position(&self) -> &Position {
+        &self.at
+    }
+
+    /// The network, when training is over.
+    pub fn into_parts(self) -> (Net, Position, Option<Saver>) {
+        (self.net, self.at, self.saver)
+    }
+
+    /// Trains to the end, or until ordered to stop.
+    ///
+    /// # Errors
+    /// NaN, I/O, lost peers.
+    pub fn train(&mut self) -> Result<End, Failure> {
+        let batches = self.batches();
+        if batches == 0 {
+            return Err(Failure::User(format!(
+                "the training set holds {} samples, which make no batch of {} for {} ranks; lower trainer.batch_size",
+                self.sampler.samples,
+                self.sampler.batch_size,
+                self.bench.group.world()
+            )));
+        }
+        while self.at.epoch < self.settings().epochs && !self.at.early_stopping.stopped {
+            let mut stop = false;
+            while self.at.batch < batches && !stop {
+                stop = self.step()?;
+                let last = self.at.batch == batches;
+                let due = divides(u64::from(self.settings().checkpoint.every_steps), self.at.step);
+                if !last && (stop || due) {
+                    self.save(Occasion::default())?;
+                }
+            }
+            if self.at.batch < batches {
+                return self.finish_saving().map(|()| End::Stopped);
+            }
+            self.end_epoch(stop)?;
+            if stop && !self.is_over() {
+                return self.finish_saving().map(|()| End::Stopped);
+            }
+        }
+        self.finish_saving()?;
+        Ok(End::Finished)
+    }
+
+    fn is_over(&self) -> bool {
+        self.at.early_stopping.stopped || self.at.epoch >= self.settings().epochs
+    }
+
+    /// One optimizer step; whether all ranks are to stop after it.
+    fn step(&mut self) -> Result<bool, Failure> {
+        let epoch = self.at.epoch;
+        let group = self.bench.group;
+        let batch = self.sampler.batch(epoch, self.at.batch);
+        let mine = &batch[share(batch.len(), group.rank(), group.world())];
+        let x = tensor(&self.bench.sets.train, mine.iter().copied(), self.bench.place);
+        self.arm(epoch)?;
+        if let Some((_, ddp)) = &self.ddp {
+            ddp.before_forward()?;
+        }
+        let losses = self.net.method.losses(&x, epoch, group)?;
+        // The reducer takes the mean over ranks; weighed like this it is the mean over the global batch's images.
+        let weight = mine.len() as f64 * f64::from(group.world()) / batch.len() as f64;
+        let total = &losses.total * weight;
+        if let Some((_, ddp)) = &self.ddp {
+            ddp.before_backward(std::slice::from_ref(&total))?;
+        }
+        backward(&total)?;
+
+        let terms = || losses.terms.iter().filter(|(name, _)| *name != "loss");
+        let names: Vec<&str> = std::iter::once("loss").chain(terms().map(|(name, _)| *name)).collect();
+        let means = std::iter::once(&losses.total).chain(terms().map(|(_, t)| t));
+        let mut sums: Vec<f64> = scalars(means)?.into_iter().map(|v| v * mine.len() as f64).collect();
+        sums.push(f64::from(u8::from(self.bench.orders.stop_requested())));
+        group.sum(&mut sums)?;
+        let stop = sums.pop().is_some_and(|votes| votes > 0.0);
+        let images = batch.len() as f64;
+        let terms: Vec<(&str, f64)> = names.into_iter().zip(sums.iter().map(|s| s / images)).collect();
+        if let Some((name, value)) = terms.iter().find(|(_, v)| !v.is_finite()) {
+            return Err(Failure::User(format!(
+                "train/{name} is {value} at step {} (epoch {epoch}); a lower trainer.optimizer.lr may help",
+                self.at.step + 1
+            )));
+        }
+        for (_, optimizer) in &mut self.net.optimizers {
+            optimizer.step()?;
+            optimizer.zero_grad();
+        }
+        self.at.add(terms.iter().copied(), images);
+        self.tell(&terms, images);
+        if let Some(saver) = &self.saver {
+            self.bench.orders.acknowledged().into_iter().for_each(|step| saver.recorded(step));
+        }
+        Ok(stop)
+    }
+
+    /// Makes the reducer fit the epoch: before the deformation terms count, the deformer gets no gradient.
+    fn arm(&mut self, epoch: u32) -> Result<(), Failure> {
+        let Some(group) = self.bench.group.reducer() else { return Ok(()) };
+        let morph = &self.settings().loss.morph;
+        let find_unused = epoch < morph.start_epoch || morph.weight == 0.0;
+        if self.ddp.as_ref().is_none_or(|(unused, _)| *unused != find_unused) {
+            // The old reducer's hooks must be gone before the new one's come.
+            self.ddp = None;
+            let parameters: Vec<Tensor> = self.net.method.parameters().into_iter().map(|(_, t)| t).collect();
+            self.ddp = Some((find_unused, Ddp::new(group, &parameters, DdpOptions { find_unused, ..DdpOptions::default() })?));
+        }
+        Ok(())
+    }
+
+    /// Reports a step: rank 0 for all.
+    fn tell(&mut self, terms: &[(&str, f64)], images: f64) {
+        self.pace.images += images;
+        self.pace.epoch_images += images;
+        if self.bench.group.rank() != 0 {
+            return;
+        }
+        let total_steps = self.total_steps();
+        if divides(total_steps.div_ceil(TOLD_STEPS), self.at.step) {
+            let values = terms.iter().map(|(name, value)| (format!("train/{name}"), *value));
+            self.bench.events.metrics(self.at.step, values);
+        }
+        let elapsed = self.pace.since.elapsed();
+        if elapsed >= PROGRESS {
+            self.progress(self.pace.images / elapsed.as_secs_f64());
+        }
+    }
+
+    fn progress(&mut self, images_per_second: f64) {
+        let (step, epoch, total_steps) = (self.at.step, self.at.epoch, self.total_steps());
+        self.bench.events.say(&Event::Progress { step, epoch, total_steps, images_per_second });
+        self.pace.since = Instant::now();
+        self.pace.images = 0.0;
+    }
+
+    /// Validates, judges, reports and saves.
+    fn end_epoch(&mut self, stop: bool) -> Result<(), Failure> {
+        let trained = self.pace.epoch_since.elapsed().as_secs_f64();
+        let score = self.validate()?;
+        if !score.is_finite() {
+            return Err(Failure::User(format!("val/score is {score} after epoch {} (step {})", self.at.epoch, self.at.step)));
+        }
+        let best = self.at.judge(score, &self.settings().early_stopping);
+        let means = self.at.end_epoch();
+        if best {
+            // Ranks that do not save need not know where it lies: rank 0 tells them when it matters.
+            let url = self.saver.as_ref().map(|s| s.url(self.at.step)).unwrap_or_default();
+            self.at.best = Some(Best { url, step: self.at.step, score });
+        }
+        if self.bench.group.rank() == 0 {
+            let rate = self.pace.epoch_images / trained.max(f64::MIN_POSITIVE);
+            let values = [("val/score".to_owned(), score), ("perf/images_per_second".to_owned(), rate)];
+            let means = means.into_iter().map(|(name, mean)| (format!("epoch/{name}"), mean));
+            self.bench.events.metrics(self.at.step, values.into_iter().chain(means));
+            self.progress(rate);
+            tracing::info!(
+                epoch = self.at.epoch,
+                step = self.at.step,
+                "val/score {score:.6}{}, {rate:.1} images/s",
+                if best { " (best)" } else { "" }
+            );
+        }
+        let checkpoint = &self.settings().checkpoint;
+        let due = divides(u64::from(checkpoint.every_epochs), u64::from(self.at.epoch))
+            || divides(u64::from(checkpoint.every_steps), self.at.step);
+        if best || due || stop || self.is_over() {
+            self.save(Occasion { score: Some(score), best })?;
+        }
+        self.pace.epoch_since = Instant::now();
+        self.pace.epoch_images = 0.0;
+        Ok(())
+    }
+
+    /// The mean validation score: whole batches are dealt to the ranks, so that every image is computed in the same company
+    /// and the sum has the same order, whatever the number of ranks.
+    fn validate(&self) -> Result<f64, Failure> {
+        let set = &self.bench.sets.validation;
+        let (rank, world) = (self.bench.group.rank() as usize, self.bench.group.world() as usize);
+        let size = self.bench.experiment.evaluation.batch_size.max(1) as usize;
+        let mut scores = vec![0.0; set.len()];
+        for start in (0..set.len()).step_by(size).skip(rank).step_by(world) {
+            let range = start..set.len().min(start + size);
+            let x = tensor(set, range.clone().map(|i| i as u64), self.bench.place);
+            scores[range].copy_from_slice(&values(&self.net.method.validation_score(&x)?)?);
+        }
+        self.bench.group.sum(&mut scores)?;
+        Ok(scores.iter().sum::<f64>() / scores.len() as f64)
+    }
+
+    fn save(&mut self, occasion: Occasion) -> Result<(), Failure> {
+        let Some(saver) = &mut self.saver else { return Ok(()) };
+        saver.save(snapshot::take(&self.net, &self.at, self.bench.provenance)?, occasion)
+    }
+
+    /// Waits until rank 0 has written everything.
+    fn finish_saving(&mut self) -> Result<(), Failure> {
+        let saver = &mut self.saver;
+        self.bench.group.wait_for(|| saver.as_mut().map_or(Ok(true), |s| s.finished(Duration::from_secs(1))))
+    }
+}
+
+/// Whether something that happens every `every` steps (0: never) happens at `step`.
+fn divides(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
+/// The values of one-element tensors, fetched at once.
+fn scalars<'t>(tensors: impl Iterator<Item = &'t Tensor>) -> Result<Vec<f64>, Failure> {
+    let detached: Vec<Tensor> = tensors.map(|t| t.detach().to_kind(tch::Kind::Double).reshape([1])).collect();
+    values(&Tensor::cat(&detached, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_means_never() {
+        assert!(!divides(0, 4) && divides(2, 4) && !divides(3, 4) && divides(1, 1));
+    }
+
+    #[test]
+    fn scalars_come_in_order() {
+        let (a, b) = (Tensor::from(1.5), Tensor::from_slice(&[2.5f32]));
+        assert_eq!(scalars([&a, &b].into_iter()).unwrap(), [1.5, 2.5]);
+    }
+}
