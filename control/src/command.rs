@@ -1,0 +1,163 @@
+//! What someone wants, or says.
+
+use std::collections::BTreeMap;
+
+use morph_spec::{Digest, Experiment, Fence, Manifest, RunId, SweepId, WorkerId};
+
+use crate::{Checkpoint, Exit};
+
+/// A wish or a piece of news; [`crate::decide`] says what it makes happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// The coordinator has just started: nobody is connected.
+    Start,
+    /// Time has passed.
+    Tick,
+    /// A dataset's manifest was read.
+    RegisterDataset {
+        /// The folder.
+        url: String,
+        /// BLAKE3 of the manifest's bytes.
+        digest: Digest,
+        /// The manifest.
+        manifest: Box<Manifest>,
+    },
+    /// Train an experiment.
+    SubmitRun {
+        /// The same key again gives the same run.
+        key: String,
+        /// Name of the run; empty: the experiment's and a number.
+        name: String,
+        /// What to train.
+        experiment: Box<Experiment>,
+        /// The registered dataset.
+        dataset: Digest,
+    },
+    /// Search.
+    SubmitSweep {
+        /// The same key again gives the same sweep.
+        key: String,
+        /// What to search.
+        sweep: Box<morph_spec::Sweep>,
+        /// `dataset.url` of each point → the registered dataset.
+        datasets: BTreeMap<String, Digest>,
+    },
+    /// Stop a run or all of a sweep for good.
+    Cancel(Target),
+    /// Stop all attempts with a checkpoint and start none.
+    Drain {
+        /// One line for people.
+        reason: String,
+    },
+    /// An agent says hello.
+    Hello(Box<Hello>),
+    /// An agent's session has ended.
+    WorkerAway {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: String,
+        /// Whether it closed the session itself and in order.
+        clean: bool,
+    },
+    /// An agent was silent for too long.
+    WorkerLost {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: String,
+    },
+    /// An agent tells of a rank.
+    Report {
+        /// Which agent.
+        worker: WorkerId,
+        /// The attempt that it speaks of.
+        fence: Fence,
+        /// What it says.
+        report: Report,
+    },
+}
+
+/// A run or a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A run.
+    Run(RunId),
+    /// A sweep.
+    Sweep(SweepId),
+}
+
+/// How an agent introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// Identity.
+    pub worker: WorkerId,
+    /// Which start of the agent process.
+    pub incarnation: String,
+    /// Where its ranks can be reached.
+    pub host: String,
+    /// Ranks that fit on it.
+    pub slots: u32,
+    /// Version of its program.
+    pub version: String,
+    /// Attempts whose ranks run there.
+    pub live: Vec<Fence>,
+    /// Datasets in its cache.
+    pub cached: Vec<Digest>,
+}
+
+/// News of an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// Rank 0 serves the process group's store.
+    StoreReady {
+        /// `host:port`.
+        address: String,
+    },
+    /// A rank joined the process group.
+    RankReady {
+        /// Which.
+        rank: u32,
+        /// Where it (re)starts.
+        step: u64,
+        /// Steps of the whole training.
+        total_steps: u64,
+    },
+    /// A checkpoint is complete.
+    Checkpoint(Checkpoint),
+    /// The scores.
+    Evaluated {
+        /// Finite values by name.
+        summary: BTreeMap<String, f64>,
+        /// The whole report as JSON.
+        summary_json: String,
+        /// URLs of what was written.
+        artifacts: Vec<String>,
+    },
+    /// A rank is over.
+    RankExited {
+        /// Which.
+        rank: u32,
+        /// How.
+        exit: Exit,
+        /// One line.
+        error: String,
+    },
+}
+
+/// Why a command was refused: a message for people, classed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The name is taken.
+    #[error("{0}")]
+    Exists(String),
+    /// The request makes no sense, whatever the state.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not now, or not in this state.
+    #[error("{0}")]
+    Precondition(String),
+}

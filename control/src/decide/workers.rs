@@ -1,0 +1,76 @@
+//! Agents come and go.
+
+use std::collections::BTreeSet;
+
+use morph_spec::{Rng, RunId, Timestamp, WorkerId};
+
+use super::attempts::Ends;
+use crate::{Cluster, Exit, Hello, What, WorkerState};
+
+/// An agent is here. Under a new incarnation, ranks that it had and does not know are lost; under the old one their ends
+/// are still to be reported, or they were never started and the orders are repeated.
+pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hello) -> Vec<What> {
+    let known = cluster.workers.get(&hello.worker);
+    let mut events = Vec::new();
+    if known.is_some_and(|w| w.incarnation != hello.incarnation) {
+        events = ends(cluster, now, rng, hello.worker, "its agent was restarted", |fence| !hello.live.contains(&fence));
+    }
+    events.push(What::WorkerJoined {
+        worker: hello.worker,
+        incarnation: hello.incarnation,
+        host: hello.host,
+        slots: hello.slots,
+        version: hello.version,
+        live: hello.live,
+        cached: hello.cached,
+    });
+    events
+}
+
+/// An agent's session has ended.
+pub(super) fn away(cluster: &Cluster, worker: WorkerId, incarnation: &str, clean: bool) -> Vec<What> {
+    let Some(known) = cluster.workers.get(&worker) else { return Vec::new() };
+    if known.incarnation != incarnation || known.state != WorkerState::Ready {
+        return Vec::new();
+    }
+    // An agent that still has ranks did not mean to leave.
+    vec![if clean && cluster.used(worker) == 0 { What::WorkerLeft { worker } } else { What::WorkerAway { worker } }]
+}
+
+/// An agent was silent for too long, though its session seemed to live.
+pub(super) fn silent(cluster: &Cluster, now: Timestamp, rng: &mut Rng, worker: WorkerId, incarnation: &str) -> Vec<What> {
+    let here = |s| matches!(s, WorkerState::Ready | WorkerState::Away { .. });
+    match cluster.workers.get(&worker) {
+        Some(known) if known.incarnation == incarnation && here(known.state) => lose(cluster, now, rng, worker),
+        _ => Vec::new(),
+    }
+}
+
+/// A worker is lost, and with it its ranks.
+pub(super) fn lose(cluster: &Cluster, now: Timestamp, rng: &mut Rng, worker: WorkerId) -> Vec<What> {
+    let mut events = vec![What::WorkerLost { worker }];
+    events.extend(ends(cluster, now, rng, worker, "its worker was lost", |_| true));
+    events
+}
+
+fn ends(
+    cluster: &Cluster,
+    now: Timestamp,
+    rng: &mut Rng,
+    worker: WorkerId,
+    why: &str,
+    which: impl Fn(morph_spec::Fence) -> bool,
+) -> Vec<What> {
+    let here = |id: &RunId| cluster.runs.get(id).and_then(|r| r.attempt()).is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker));
+    let runs: BTreeSet<RunId> = cluster.runs.keys().copied().filter(|id| here(id)).collect();
+    let mut events = Vec::new();
+    for run in runs.iter().filter_map(|id| cluster.runs.get(id)).filter(|r| which(r.fence())) {
+        let mut ends = Ends::new(run, run.fence());
+        let ranks = run.attempt().map(|a| a.ranks.as_slice()).unwrap_or_default();
+        for (rank, _) in ranks.iter().enumerate().filter(|(_, r)| r.worker == worker) {
+            ends.rank(rank as u32, Exit::Lost, why.to_owned());
+        }
+        events.extend(ends.finish(&cluster.policy, now, rng));
+    }
+    events
+}

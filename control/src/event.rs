@@ -1,0 +1,347 @@
+//! What happened. Events are kept for ever: their JSON is `{"v":1,"at":…,"kind":"…","data":{…}}`, kinds are never renamed,
+//! fields only added with a default. `tests/golden/events.jsonl` holds one of each kind.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Checkpoint, Dataset, Exit, Outcome, Stop, SweepEnd};
+
+/// Version of the events' JSON that this build writes.
+pub const VERSION: u32 = 1;
+
+/// Something that happened, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// [`VERSION`] of the writer.
+    pub v: u32,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "data", rename_all = "snake_case")]
+pub enum What {
+    /// The coordinator process began; all workers are away until they say hello.
+    CoordinatorStarted {},
+    /// Nothing is started any more, until the next start.
+    DrainBegan {
+        /// For people.
+        reason: String,
+    },
+    /// A dataset is known.
+    DatasetRegistered {
+        /// All of it.
+        dataset: Arc<Dataset>,
+    },
+    /// A search was accepted; its runs follow.
+    SweepSubmitted {
+        /// Identity.
+        sweep: SweepId,
+        /// Of the submission.
+        key: String,
+        /// Unique.
+        name: String,
+        /// What was asked for.
+        spec: Arc<morph_spec::Sweep>,
+    },
+    /// A run was accepted.
+    RunSubmitted {
+        /// Identity.
+        run: RunId,
+        /// Of the submission; absent for a sweep's runs.
+        key: Option<String>,
+        /// Unique.
+        name: String,
+        /// The sweep that made it.
+        sweep: Option<SweepId>,
+        /// The sweep's choices.
+        params: BTreeMap<String, serde_json::Value>,
+        /// With the choices filled in.
+        experiment: Arc<Experiment>,
+        /// The dataset.
+        dataset: Digest,
+        /// Failures in a row that are forgiven.
+        max_retries: u32,
+    },
+    /// A gang was placed: a new attempt.
+    RunPlaced {
+        /// The attempt.
+        fence: Fence,
+        /// Workers by rank.
+        ranks: Vec<WorkerId>,
+        /// Step of the checkpoint that it starts from.
+        resume: Option<u64>,
+    },
+    /// Rank 0 serves the store.
+    StoreReady {
+        /// The attempt.
+        fence: Fence,
+        /// `host:port`.
+        address: String,
+    },
+    /// A rank joined its group.
+    RankReady {
+        /// The attempt.
+        fence: Fence,
+        /// Which.
+        rank: u32,
+        /// Where it (re)starts.
+        step: u64,
+        /// Steps of the whole training.
+        total_steps: u64,
+    },
+    /// A checkpoint is recorded.
+    CheckpointCommitted {
+        /// The attempt.
+        fence: Fence,
+        /// All of it.
+        checkpoint: Checkpoint,
+    },
+    /// The scores are known.
+    Evaluated {
+        /// The attempt.
+        fence: Fence,
+        /// Scores by name.
+        summary: BTreeMap<String, f64>,
+        /// The whole report.
+        summary_json: String,
+        /// URLs.
+        artifacts: Vec<String>,
+    },
+    /// A rank is over.
+    RankExited {
+        /// The attempt.
+        fence: Fence,
+        /// Which.
+        rank: u32,
+        /// How.
+        exit: Exit,
+        /// One line.
+        error: String,
+    },
+    /// An attempt is to stop.
+    StopRequested {
+        /// The attempt.
+        fence: Fence,
+        /// Why and how.
+        stop: Stop,
+    },
+    /// Ranks that did not stop in time are to be killed.
+    StopEscalated {
+        /// The attempt.
+        fence: Fence,
+    },
+    /// All ranks of an attempt are over.
+    AttemptEnded {
+        /// The attempt.
+        fence: Fence,
+        /// How.
+        outcome: Outcome,
+        /// One line; may be empty.
+        error: String,
+        /// What becomes of the run.
+        next: Next,
+    },
+    /// A run was cancelled while it waited.
+    RunCancelled {
+        /// Which.
+        run: RunId,
+    },
+    /// A sweep was cancelled; so are its runs, each with its own event.
+    SweepCancelled {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// All runs of a sweep are over.
+    SweepEnded {
+        /// Which.
+        sweep: SweepId,
+        /// How.
+        end: SweepEnd,
+        /// The best run.
+        best_run: Option<RunId>,
+        /// Its value.
+        best_value: Option<f64>,
+    },
+    /// An agent is here (again).
+    WorkerJoined {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: String,
+        /// Where its ranks can be reached.
+        host: String,
+        /// Ranks that fit.
+        slots: u32,
+        /// Version of its program.
+        version: String,
+        /// Attempts that run there.
+        live: Vec<Fence>,
+        /// Datasets in its cache.
+        cached: Vec<Digest>,
+    },
+    /// An agent's session ended; its ranks may train on.
+    WorkerAway {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// An agent was away for too long.
+    WorkerLost {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// An agent left on purpose.
+    WorkerLeft {
+        /// Who.
+        worker: WorkerId,
+    },
+}
+
+/// What becomes of a run whose attempt has ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// It is queued again.
+    Queue {
+        /// Not placed before.
+        not_before: Timestamp,
+        /// Failures since the last progress; 0 after a stop on purpose.
+        failures: u32,
+    },
+    /// It is done.
+    Succeed,
+    /// It is given up.
+    Fail {
+        /// One line.
+        error: String,
+    },
+    /// It is cancelled.
+    Cancel,
+}
+
+impl Event {
+    /// `what`, now.
+    pub fn new(at: Timestamp, what: What) -> Self {
+        Self { v: VERSION, at, what }
+    }
+
+    /// The stable name of its kind.
+    pub fn kind(&self) -> &'static str {
+        match &self.what {
+            What::CoordinatorStarted {} => "coordinator_started",
+            What::DrainBegan { .. } => "drain_began",
+            What::DatasetRegistered { .. } => "dataset_registered",
+            What::SweepSubmitted { .. } => "sweep_submitted",
+            What::RunSubmitted { .. } => "run_submitted",
+            What::RunPlaced { .. } => "run_placed",
+            What::StoreReady { .. } => "store_ready",
+            What::RankReady { .. } => "rank_ready",
+            What::CheckpointCommitted { .. } => "checkpoint_committed",
+            What::Evaluated { .. } => "evaluated",
+            What::RankExited { .. } => "rank_exited",
+            What::StopRequested { .. } => "stop_requested",
+            What::StopEscalated { .. } => "stop_escalated",
+            What::AttemptEnded { .. } => "attempt_ended",
+            What::RunCancelled { .. } => "run_cancelled",
+            What::SweepCancelled { .. } => "sweep_cancelled",
+            What::SweepEnded { .. } => "sweep_ended",
+            What::WorkerJoined { .. } => "worker_joined",
+            What::WorkerAway { .. } => "worker_away",
+            What::WorkerLost { .. } => "worker_lost",
+            What::WorkerLeft { .. } => "worker_left",
+        }
+    }
+
+    /// The run that it is about.
+    pub fn run(&self) -> Option<RunId> {
+        match &self.what {
+            What::RunSubmitted { run, .. } | What::RunCancelled { run } => Some(*run),
+            What::RunPlaced { fence, .. }
+            | What::StoreReady { fence, .. }
+            | What::RankReady { fence, .. }
+            | What::CheckpointCommitted { fence, .. }
+            | What::Evaluated { fence, .. }
+            | What::RankExited { fence, .. }
+            | What::StopRequested { fence, .. }
+            | What::StopEscalated { fence }
+            | What::AttemptEnded { fence, .. } => Some(fence.run),
+            _ => None,
+        }
+    }
+
+    /// The sweep that it is about (not: the sweep of its run).
+    pub fn sweep(&self) -> Option<SweepId> {
+        match &self.what {
+            What::SweepSubmitted { sweep, .. } | What::SweepCancelled { sweep } | What::SweepEnded { sweep, .. } => {
+                Some(*sweep)
+            }
+            _ => None,
+        }
+    }
+
+    /// One line for people.
+    pub fn text(&self) -> String {
+        let because = |error: &str| if error.is_empty() { String::new() } else { format!(": {error}") };
+        match &self.what {
+            What::CoordinatorStarted {} => "the coordinator started".into(),
+            What::DrainBegan { reason } => format!("drain: {reason}"),
+            What::DatasetRegistered { dataset } => {
+                format!("dataset {} registered, {} samples, {}", dataset.name, dataset.manifest.samples(), dataset.url)
+            }
+            What::SweepSubmitted { name, .. } => format!("sweep {name} submitted"),
+            What::RunSubmitted { name, .. } => format!("run {name} submitted"),
+            What::RunPlaced { fence, ranks, resume } => {
+                let from = resume.map(|step| format!(", goes on from step {step}")).unwrap_or_default();
+                format!("attempt {}: {} ranks placed{from}", fence.attempt, ranks.len())
+            }
+            What::StoreReady { fence, address } => format!("attempt {}: ranks meet at {address}", fence.attempt),
+            What::RankReady { fence, rank, step, .. } => {
+                format!("attempt {}: rank {rank} ready at step {step}", fence.attempt)
+            }
+            What::CheckpointCommitted { fence, checkpoint: c } => {
+                let best = if c.best { ", the best so far" } else { "" };
+                format!("attempt {}: checkpoint at step {}, epoch {}{best}", fence.attempt, c.step, c.epoch)
+            }
+            What::Evaluated { fence, summary, .. } => format!("attempt {}: evaluated, {} scores", fence.attempt, summary.len()),
+            What::RankExited { fence, rank, exit, error } => {
+                let how = match exit {
+                    Exit::Succeeded => "succeeded",
+                    Exit::Stopped => "stopped",
+                    Exit::PeerLost => "lost a peer",
+                    Exit::Lost => "was lost with its worker",
+                    Exit::Infra => "failed",
+                    Exit::User => "cannot go on",
+                };
+                format!("attempt {}: rank {rank} {how}{}", fence.attempt, because(error))
+            }
+            What::StopRequested { fence, stop } => {
+                let how = if stop.checkpoint { "save and stop" } else { "stop" };
+                format!("attempt {}: {how}: {}", fence.attempt, stop.reason)
+            }
+            What::StopEscalated { fence } => format!("attempt {}: did not stop in time, killed", fence.attempt),
+            What::AttemptEnded { fence, outcome, error, next } => {
+                let then = match next {
+                    Next::Queue { failures: 0, .. } => "; the run is queued again".into(),
+                    Next::Queue { failures, .. } => format!("; the run is queued again after {failures} failures"),
+                    Next::Succeed => "; the run succeeded".into(),
+                    Next::Fail { .. } => "; the run is given up".into(),
+                    Next::Cancel => "; the run is cancelled".into(),
+                };
+                format!("attempt {} {}{}{then}", fence.attempt, outcome.word(), because(error))
+            }
+            What::RunCancelled { .. } => "cancelled while it waited".into(),
+            What::SweepCancelled { .. } => "sweep cancelled".into(),
+            What::SweepEnded { end, .. } => format!("sweep ended: {end:?}").to_lowercase(),
+            What::WorkerJoined { worker, host, slots, .. } => format!("worker {worker} at {host} joined with {slots} slots"),
+            What::WorkerAway { worker } => format!("worker {worker} is away"),
+            What::WorkerLost { worker } => format!("worker {worker} is lost"),
+            What::WorkerLeft { worker } => format!("worker {worker} left"),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Grid and random search. Stateless: the `i`-th point is a function of the sweep alone, and what was chosen is written
+//! into the event of the run that it made.
+
+use std::collections::BTreeMap;
+
+use morph_spec::{
+    Experiment, Rng, Sweep,
+    sweep::{Distribution, Method, Parameter},
+};
+use serde_json::{Number, Value};
+
+/// Dotted field of the experiment → its value.
+pub type Params = BTreeMap<String, Value>;
+
+/// More runs than this are a mistake in the file.
+pub const MOST: u64 = 10_000;
+
+/// A search space that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A parameter is wrong.
+    #[error("parameters.{name}: {why}")]
+    Parameter {
+        /// Its dotted name.
+        name: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+    /// The search would never end, or not in a lifetime.
+    #[error("{0}")]
+    Size(String),
+}
+
+fn bad(name: &str, why: impl Into<String>) -> Error {
+    Error::Parameter { name: name.to_owned(), why: why.into() }
+}
+
+/// How many runs the sweep makes.
+///
+/// # Errors
+/// When that is unknown, none or more than [`MOST`].
+pub fn total(sweep: &Sweep) -> Result<u32, Error> {
+    let points = match sweep.method {
+        Method::Grid => {
+            let mut points = 1u64;
+            for (name, parameter) in &sweep.parameters {
+                points = points.saturating_mul(choices(name, parameter)?.len() as u64);
+            }
+            points.min(sweep.run_cap.map_or(u64::MAX, u64::from))
+        }
+        Method::Random => u64::from(
+            sweep.run_cap.ok_or_else(|| Error::Size("run_cap: random search never ends by itself, say how many runs".into()))?,
+        ),
+    };
+    match points {
+        0 => Err(Error::Size("the search has no point: run_cap must be 1 or more".into())),
+        1..=MOST => Ok(points as u32),
+        _ => Err(Error::Size(format!("the search has {points} points, at most {MOST} are allowed: set run_cap or fewer values"))),
+    }
+}
+
+/// The next `n` points (or fewer, at the end) after the first `already`.
+///
+/// # Errors
+/// When the space makes no sense.
+pub fn ask(sweep: &Sweep, already: u32, n: u32) -> Result<Vec<Params>, Error> {
+    let end = total(sweep)?.min(already.saturating_add(n));
+    (already..end).map(|i| point(sweep, i)).collect()
+}
+
+fn point(sweep: &Sweep, index: u32) -> Result<Params, Error> {
+    let mut params = Params::new();
+    let mut rest = u64::from(index);
+    // The last parameter turns fastest, as nested loops would have it.
+    for (name, parameter) in sweep.parameters.iter().rev() {
+        let value = match sweep.method {
+            Method::Grid => {
+                let choices = choices(name, parameter)?;
+                let len = choices.len() as u64;
+                let value = choices[(rest % len) as usize].clone();
+                rest /= len;
+                value
+            }
+            Method::Random => draw(name, parameter, &mut Rng::keyed(sweep.seed, name, u64::from(index)))?,
+        };
+        params.insert(name.clone(), value);
+    }
+    Ok(params)
+}
+
+/// All values of a parameter that has finitely many.
+fn choices(name: &str, p: &Parameter) -> Result<Vec<Value>, Error> {
+    match (&p.value, &p.values, p.distribution) {
+        (Some(_), Some(_), _) => Err(bad(name, "give value or values, not both")),
+        (Some(value), None, _) => Ok(vec![value.clone()]),
+        (None, Some(values), _) if values.is_empty() => Err(bad(name, "values is empty")),
+        (None, Some(values), _) => Ok(values.clone()),
+        (None, None, None | Some(Distribution::IntUniform)) => {
+            let (min, max) = integers(name, p).map_err(|_| bad(name, "grid search needs value, values or integer min and max"))?;
+            if max.abs_diff(min) >= MOST {
+                return Err(bad(name, format!("{min}..{max} has too many values for a grid")));
+            }
+            Ok((min..=max).map(Value::from).collect())
+        }
+        (None, None, Some(_)) => Err(bad(name, "grid search needs value, values or integer min and max")),
+    }
+}
+
+fn draw(name: &str, p: &Parameter, rng: &mut Rng) -> Result<Value, Error> {
+    if p.value.is_some() || p.values.is_some() {
+        let mut choices = choices(name, p)?;
+        let i = rng.below(choices.len() as u64) as usize;
+        return Ok(choices.swap_remove(i));
+    }
+    let whole = |n: &Option<Number>| n.as_ref().is_some_and(Number::is_i64);
+    let distribution = p.distribution.unwrap_or(if whole(&p.min) && whole(&p.max) {
+        Distribution::IntUniform
+    } else {
+        Distribution::Uniform
+    });
+    let value = match distribution {
+        Distribution::Constant => return Err(bad(name, "constant needs value")),
+        Distribution::Categorical => return Err(bad(name, "categorical needs values")),
+        Distribution::IntUniform => {
+            let (min, max) = integers(name, p)?;
+            // The widest range has 2^64 values, which `below` cannot take.
+            let drawn = max.abs_diff(min).checked_add(1).map_or_else(|| rng.next_u64(), |n| rng.below(n));
+            return Ok(Value::from(min.wrapping_add(drawn as i64)));
+        }
+        Distribution::Uniform => {
+            let (min, max) = reals(name, p)?;
+            min + (max - min) * rng.uniform()
+        }
+        Distribution::LogUniform => {
+            let (min, max) = reals(name, p)?;
+            (min + (max - min) * rng.uniform()).exp()
+        }
+        Distribution::LogUniformValues => {
+            let (min, max) = reals(name, p)?;
+            if min <= 0.0 {
+                return Err(bad(name, "log_uniform_values needs min and max above 0"));
+            }
+            (min.ln() + (max.ln() - min.ln()) * rng.uniform()).exp().clamp(min, max)
+        }
+    };
+    let number = Number::from_f64(value).ok_or_else(|| bad(name, "the range gives numbers that are not finite"))?;
+    Ok(Value::Number(number))
+}
+
+fn integers(name: &str, p: &Parameter) -> Result<(i64, i64), Error> {
+    let (min, max) = (p.min.as_ref().and_then(Number::as_i64), p.max.as_ref().and_then(Number::as_i64));
+    match (min, max) {
+        (Some(min), Some(max)) if min <= max => Ok((min, max)),
+        (Some(_), Some(_)) => Err(bad(name, "min is above max")),
+        _ => Err(bad(name, "int_uniform needs integer min and max")),
+    }
+}
+
+fn reals(name: &str, p: &Parameter) -> Result<(f64, f64), Error> {
+    let (min, max) = (p.min.as_ref().and_then(Number::as_f64), p.max.as_ref().and_then(Number::as_f64));
+    match (min, max) {
+        (Some(min), Some(max)) if min <= max => Ok((min, max)),
+        (Some(_), Some(_)) => Err(bad(name, "min is above max")),
+        _ => Err(bad(name, "needs value, values, or min and max")),
+    }
+}
+
+/// `experiment` with `params` filled in.
+///
+/// # Errors
+/// When a field does not exist or does not take the value.
+pub fn with(experiment: &Experiment, params: &Params) -> Result<Experiment, Error> {
+    let mut tree = serde_json::to_value(experiment).map_err(|e| Error::Size(format!("the experiment is no JSON: {e}")))?;
+    for (name, value) in params {
+        let mut at = &mut tree;
+        for part in name.split('.') {
+            at = at
+                .as_object_mut()
+                .and_then(|fields| fields.get_mut(part))
+                .ok_or_else(|| bad(name, format!("the experiment has no field {part:?} there")))?;
+        }
+        *at = value.clone();
+        // One at a time, so that the error names the parameter to blame.
+        serde_json::from_value::<Experiment>(tree.clone()).map_err(|e| bad(name, format!("does not take {value}: {e}")))?;
+    }
+    serde_json::from_value(tree).map_err(|e| Error::Size(format!("the experiment with its parameters: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::tests::sweep;
+
+    fn grid() -> Sweep {
+        sweep(json!({"trainer.optimizer.lr": {"values": [1e-3, 1e-4]}, "trainer.seed": {"min": 1, "max": 3}}))
+    }
+
+    #[test]
+    fn a_grid_is_every_combination_once_in_order() {
+        let points = ask(&grid(), 0, 100).unwrap();
+        assert_eq!(points.len(), 6);
+        assert_eq!(points[1], BTreeMap::from([("trainer.optimizer.lr".into(), json!(1e-3)), ("trainer.seed".into(), json!(2))]));
+        assert_eq!(points[3]["trainer.optimizer.lr"], json!(1e-4));
+        assert_eq!(ask(&grid(), 4, 1).unwrap()[0], points[4]);
+        assert!(ask(&grid(), 6, 1).unwrap().is_empty());
+        let capped = Sweep { run_cap: Some(4), ..grid() };
+        assert_eq!(total(&capped), Ok(4));
+    }
+
+    #[test]
+    fn random_points_do_not_depend_on_how_they_are_asked_for() {
+        let all = Sweep { method: Method::Random, run_cap: Some(50), ..sweep(json!({
+            "trainer.optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+            "trainer.optimizer.weight_decay": {"min": 0.0, "max": 0.5},
+            "trainer.loss.morph.weight": {"distribution": "log_uniform", "min": -2, "max": 2},
+            "trainer.seed": {"min": 1, "max": 3},
+            "trainer.loss.reconstruction": {"values": ["l1", "l2"]},
+        })) };
+        let points = ask(&all, 0, 50).unwrap();
+        assert_eq!(points[17..19], ask(&all, 17, 2).unwrap());
+        for p in &points {
+            let real = |name: &str| p[name].as_f64().unwrap();
+            assert!((1e-5..=1e-2).contains(&real("trainer.optimizer.lr")));
+            assert!((0.0..0.5).contains(&real("trainer.optimizer.weight_decay")));
+            assert!(((-2f64).exp()..2f64.exp()).contains(&real("trainer.loss.morph.weight")));
+            assert!((1..=3).contains(&p["trainer.seed"].as_i64().unwrap()));
+            with(&all.experiment, p).unwrap();
+        }
+        assert_ne!(points[0], points[1]);
+        let other = Sweep { seed: 1, ..all };
+        assert_ne!(ask(&other, 0, 50).unwrap(), points);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let says = |parameters, what: &str| {
+            let text = total(&sweep(parameters)).unwrap_err().to_string();
+            assert!(text.contains(what), "{text}");
+        };
+        says(json!({"trainer.seed": {"values": []}}), "parameters.trainer.seed: values is empty");
+        says(json!({"trainer.seed": {"min": 3, "max": 1}}), "grid search needs");
+        says(json!({"trainer.seed": {"value": 1, "values": [1]}}), "not both");
+        says(json!({"a": {"min": 1, "max": 9000}, "b": {"min": 1, "max": 9000}}), "81000000 points");
+        let endless = Sweep { method: Method::Random, ..grid() };
+        assert!(total(&endless).unwrap_err().to_string().contains("run_cap"));
+    }
+
+    #[test]
+    fn a_field_that_is_not_there_is_named() {
+        let with = |name: &str, value| with(&grid().experiment, &BTreeMap::from([(name.to_owned(), value)]));
+        assert_eq!(with("trainer.seed", json!(7)).unwrap().trainer.seed, 7);
+        let text = with("trainer.optimiser.lr", json!(1)).unwrap_err().to_string();
+        assert!(text.contains("parameters.trainer.optimiser.lr") && text.contains("optimiser"), "{text}");
+        assert!(with("trainer.seed", json!("x")).unwrap_err().to_string().contains("trainer.seed"));
+    }
+}

@@ -1,0 +1,56 @@
+//! Why a coordinator does not start.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+/// A coordinator that could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another process serves this home.
+    #[error("serve {}: already served by pid {pid}{}; stop it, or use its address with --coordinator",
+        home.display(), address.as_deref().map(|a| format!(" at http://{a}")).unwrap_or_default())]
+    HomeInUse {
+        /// The home folder.
+        home: PathBuf,
+        /// Who serves it.
+        pid: String,
+        /// Where, when it is listening already.
+        address: Option<String>,
+    },
+    /// The port is taken.
+    #[error("listen on {address}: the address is already in use; stop what listens there or choose another with --listen")]
+    PortInUse {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address cannot be listened on.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Everybody on the network could give orders.
+    #[error("listen on {address}: connections are not authenticated, so only loopback is allowed; say --insecure if the network may be trusted")]
+    NotLoopback {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The home folder cannot be used.
+    #[error("{action} {}: {source}", path.display())]
+    Home {
+        /// What was attempted.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// Run outputs cannot go where they should.
+    #[error(transparent)]
+    Objects(#[from] morph_objects::Error),
+}

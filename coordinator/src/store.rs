@@ -1,0 +1,6 @@
+//! The database.
+
+/// A failed operation on the database.
+#[derive(Debug, thiserror::Error)]
+#[error("database")]
+pub struct Error;
