@@ -1,0 +1,163 @@
+//! A coordinator and agents as separate processes, to be killed by tests.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{program, wait_for};
+
+/// A free loopback port, as the kernel sees it now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// A process that is killed when it goes out of scope.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; what it prints is appended to `log`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the kernel cannot say.
+    pub fn alive(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// What it printed so far.
+    pub fn printed(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already gone is what we want.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Where one test's coordinator listens and keeps its state.
+#[derive(Debug)]
+pub struct Cluster {
+    home: PathBuf,
+    address: SocketAddr,
+}
+
+impl Cluster {
+    /// A cluster that will keep everything below `home`.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn new(home: &Path) -> Result<Self> {
+        Ok(Self { home: home.to_owned(), address: free_address()? })
+    }
+
+    /// The coordinator's URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Starts the coordinator and waits until it listens.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn coordinator(&self) -> Result<Process> {
+        let mut process = Process::start(
+            Command::new(program("morph-coordinator")?)
+                .arg("--listen")
+                .arg(self.address.to_string())
+                .arg("--home")
+                .arg(&self.home)
+                .args(["--heartbeat", "300ms"])
+                .env("MORPH_HOME", &self.home),
+            &self.home.join("coordinator.log"),
+        )?;
+        wait_for("the coordinator to listen", Duration::from_secs(20), || {
+            ensure!(process.alive()?, "the coordinator ended:\n{}", process.printed());
+            Ok(std::net::TcpStream::connect(self.address).is_ok())
+        })?;
+        Ok(process)
+    }
+
+    /// Starts the agent `name` with `slots` slots.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn agent(&self, name: &str, slots: u32) -> Result<Process> {
+        let home = self.home.join(name);
+        fs::create_dir_all(&home)?;
+        Process::start(
+            Command::new(program("morph-worker")?)
+                .args(["agent", "--coordinator", &self.url(), "--slots", &slots.to_string(), "--home"])
+                .arg(&home),
+            &self.home.join(format!("{name}.log")),
+        )
+    }
+}
+
+/// Process ids of the ranks that `agent` has started.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn ranks_of(agent: u32) -> Result<Vec<u32>> {
+    let mut ranks = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        // A process may end between listing and reading: then it is no rank.
+        let (Ok(stat), Ok(line)) =
+            (fs::read_to_string(format!("/proc/{pid}/stat")), fs::read_to_string(format!("/proc/{pid}/cmdline")))
+        else {
+            continue;
+        };
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|p| p.parse::<u32>().ok());
+        if parent == Some(agent) && line.split('\0').any(|a| a == "rank") {
+            ranks.push(pid);
+        }
+    }
+    ranks.sort_unstable();
+    Ok(ranks)
+}

@@ -1,0 +1,80 @@
+//! The main job as a user runs it: synth, prepare, sweep --local, then looking at what it left.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use morph_e2e::{Home, cluster::Process, expect, job, program, run, wait_for};
+
+const SWEEP: &str = "kind: sweep\nname: tiny\nexperiment: experiment.yaml\nmethod: grid\n\
+    metric: {name: opacity/auroc, goal: maximize}\nparameters:\n  trainer.optimizer.lr: {values: [1e-3, 2e-3]}\n";
+
+#[test]
+fn a_sweep_trains_scores_and_is_reused() -> Result<()> {
+    let home = Home::new()?;
+    job::dataset(&home, 40, 8)?;
+    job::experiment(&home, 2)?;
+    let sweep = home.write("sweep.yaml", SWEEP)?;
+    let said = expect(home.morphctl()?.args(["sweep", "--local", "--slots", "2"]).arg(&sweep), 0)?;
+    ensure!(said.contains("2 ok"), "{said}");
+    ensure!(said.contains("say nothing about patients"), "phantom numbers carry their warning: {said}");
+
+    let runs = job::runs(&home, &[])?;
+    ensure!(runs.len() == 2, "{runs:#?}");
+    for run in &runs {
+        ensure!(run["state"] == "succeeded", "{run:#}");
+        for name in ["opacity/auroc", "opacity/auroc_view", "opacity/auroc_intensity", "healthy/ssim", "healthy/l1"] {
+            let value = run["summary"][name].as_f64().with_context(|| format!("no {name}: {run:#}"))?;
+            ensure!((0.0..=1.0).contains(&value), "{name} = {value}");
+        }
+        let panel = home.path().join("objects/runs").join(run["id"].as_str().context("id")?).join("artifacts/panel.png");
+        ensure!(fs::read(&panel)?.starts_with(b"\x89PNG"), "{}", panel.display());
+    }
+    let name = runs[0]["name"].as_str().context("name")?;
+    ensure!(expect(home.morphctl()?.args(["describe", "run", name]), 0)?.contains("opacity/auroc"));
+    ensure!(!expect(home.morphctl()?.args(["logs", name]), 0)?.is_empty());
+    expect(home.morphctl()?.args(["get", "runs", "nothing-like-it"]), 3)?;
+
+    let again = expect(home.morphctl()?.args(["sweep", "--local"]).arg(&sweep), 0)?;
+    ensure!(again.contains("reus") || again.contains("already"), "it says what it reuses: {again}");
+    ensure!(job::runs(&home, &[])?.len() == 2, "nothing was trained again");
+    Ok(())
+}
+
+#[test]
+fn ctrl_c_checkpoints_and_the_same_command_goes_on() -> Result<()> {
+    let home = Home::new()?;
+    job::dataset(&home, 60, 8)?;
+    let experiment = job::experiment(&home, 40)?;
+    let log = home.path().join("train.log");
+    let mut first = Process::start(home.morphctl()?.args(["train", "--local", "--slots", "2"]).arg(&experiment), &log)?;
+    let checkpoints = home.path().join("objects/runs");
+    wait_for("a checkpoint", Duration::from_secs(60), || {
+        ensure!(first.alive()?, "it ended too early:\n{}", first.printed());
+        let Ok(runs) = fs::read_dir(&checkpoints) else { return Ok(false) };
+        Ok(runs.flatten().any(|r| {
+            fs::read_dir(r.path().join("checkpoints")).is_ok_and(|mut c| c.any(|_| true))
+        }))
+    })?;
+    ensure!(Command::new("kill").args(["-INT", &first.pid().to_string()]).status()?.success());
+    wait_for("it to stop", Duration::from_secs(30), || Ok(!first.alive()?))?;
+    ensure!(first.printed().contains("same command"), "it says how to go on:\n{}", first.printed());
+    let stopped = job::runs(&home, &[])?;
+    ensure!(stopped[0]["state"] == "queued", "{:#}", stopped[0]);
+
+    expect(home.morphctl()?.args(["train", "--local", "--slots", "2"]).arg(&experiment), 0)?;
+    let runs = job::runs(&home, &[])?;
+    ensure!(runs.len() == 1 && runs[0]["state"] == "succeeded", "{runs:#?}");
+    ensure!(runs[0]["attempt"].as_u64() == Some(2), "it went on as a second attempt: {:#}", runs[0]);
+    Ok(())
+}
+
+#[test]
+fn no_libtorch_is_linked_into_the_control_plane() -> Result<()> {
+    for name in ["morphctl", "morph-coordinator"] {
+        let out = run(Command::new("ldd").arg(program(name)?))?;
+        let libraries = String::from_utf8_lossy(&out.stdout);
+        ensure!(out.status.success() && libraries.contains("libc.so"), "{libraries}");
+        ensure!(!libraries.contains("torch") && !libraries.contains("c10"), "{name} links {libraries}");
+    }
+    Ok(())
+}
