@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 
 use morph_spec::{
     Experiment, Rng, Sweep,
-    sweep::{Distribution, Method, Parameter},
+    sweep::{Distribution, MOST_RUNS, Method, Parameter},
 };
 use serde_json::{Number, Value};
 
 /// Dotted field of the experiment → its value.
 pub type Params = BTreeMap<String, Value>;
-
-/// More runs than this are a mistake in the file.
-pub const MOST: u64 = 10_000;
 
 /// A search space that makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +23,9 @@ pub enum Error {
         /// What is wrong, and what to do.
         why: String,
     },
+    /// A point at which the experiment makes no sense.
+    #[error("parameters.{0}")]
+    Point(String),
     /// The search would never end, or not in a lifetime.
     #[error("{0}")]
     Size(String),
@@ -38,7 +38,7 @@ fn bad(name: &str, why: impl Into<String>) -> Error {
 /// How many runs the sweep makes.
 ///
 /// # Errors
-/// When that is unknown, none or more than [`MOST`].
+/// When that is unknown, none or more than [`MOST_RUNS`].
 pub fn total(sweep: &Sweep) -> Result<u32, Error> {
     let points = match sweep.method {
         Method::Grid => {
@@ -54,8 +54,8 @@ pub fn total(sweep: &Sweep) -> Result<u32, Error> {
     };
     match points {
         0 => Err(Error::Size("the search has no point: run_cap must be 1 or more".into())),
-        1..=MOST => Ok(points as u32),
-        _ => Err(Error::Size(format!("the search has {points} points, at most {MOST} are allowed: set run_cap or fewer values"))),
+        1..=MOST_RUNS => Ok(points as u32),
+        _ => Err(Error::Size(format!("the search has {points} points, at most {MOST_RUNS} are allowed: set run_cap or fewer values"))),
     }
 }
 
@@ -97,7 +97,7 @@ fn choices(name: &str, p: &Parameter) -> Result<Vec<Value>, Error> {
         (None, Some(values), _) => Ok(values.clone()),
         (None, None, None | Some(Distribution::IntUniform)) => {
             let (min, max) = integers(name, p).map_err(|_| bad(name, "grid search needs value, values or integer min and max"))?;
-            if max.abs_diff(min) >= MOST {
+            if max.abs_diff(min) >= MOST_RUNS {
                 return Err(bad(name, format!("{min}..{max} has too many values for a grid")));
             }
             Ok((min..=max).map(Value::from).collect())
@@ -124,7 +124,10 @@ fn draw(name: &str, p: &Parameter, rng: &mut Rng) -> Result<Value, Error> {
         Distribution::IntUniform => {
             let (min, max) = integers(name, p)?;
             // The widest range has 2^64 values, which `below` cannot take.
-            let drawn = max.abs_diff(min).checked_add(1).map_or_else(|| rng.next_u64(), |n| rng.below(n));
+            let drawn = match max.abs_diff(min).checked_add(1) {
+                Some(n) => rng.below(n),
+                None => rng.next_u64(),
+            };
             return Ok(Value::from(min.wrapping_add(drawn as i64)));
         }
         Distribution::Uniform => {
@@ -165,25 +168,12 @@ fn reals(name: &str, p: &Parameter) -> Result<(f64, f64), Error> {
     }
 }
 
-/// `experiment` with `params` filled in.
+/// `experiment` with `params` filled in, and valid.
 ///
 /// # Errors
-/// When a field does not exist or does not take the value.
+/// When a field does not exist, does not take the value, or no longer fits the others.
 pub fn with(experiment: &Experiment, params: &Params) -> Result<Experiment, Error> {
-    let mut tree = serde_json::to_value(experiment).map_err(|e| Error::Size(format!("the experiment is no JSON: {e}")))?;
-    for (name, value) in params {
-        let mut at = &mut tree;
-        for part in name.split('.') {
-            at = at
-                .as_object_mut()
-                .and_then(|fields| fields.get_mut(part))
-                .ok_or_else(|| bad(name, format!("the experiment has no field {part:?} there")))?;
-        }
-        *at = value.clone();
-        // One at a time, so that the error names the parameter to blame.
-        serde_json::from_value::<Experiment>(tree.clone()).map_err(|e| bad(name, format!("does not take {value}: {e}")))?;
-    }
-    serde_json::from_value(tree).map_err(|e| Error::Size(format!("the experiment with its parameters: {e}")))
+    experiment.with(params).map_err(Error::Point)
 }
 
 #[cfg(test)]

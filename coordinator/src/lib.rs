@@ -7,45 +7,157 @@
 //! 3. Nothing here is in the way of training: agents and ranks go on while the coordinator is away.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod core;
 mod error;
+mod home;
 mod options;
+mod orders;
+mod parse;
+mod services;
 pub mod store;
+mod view;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use morph_control::{Cluster, Command, Event, Policy, What};
+use morph_objects::Objects;
+use morph_proto::v1::{agents_server::AgentsServer, coordinator_server::CoordinatorServer};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 
 pub use error::Error;
+pub use home::{Serving, serving};
 pub use options::Options;
+
+use crate::{
+    core::{Core, Message, Setup},
+    home::Lock,
+    store::Store,
+    view::Live,
+};
+
+/// The database of a home.
+const DATABASE: &str = "state.db";
+/// Largest message taken: an experiment or a batch of log lines is far below it.
+const LARGEST: usize = 64 << 20;
+/// How long open streams may take to end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A coordinator that serves.
 #[derive(Debug)]
 pub struct Handle {
     address: SocketAddr,
-}
-
-/// Who serves a home: what `coordinator.json` says while it does.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Serving {
-    /// `host:port`.
-    pub address: String,
-    /// Process id.
-    pub pid: u32,
-    /// Version of the program.
-    pub version: String,
-}
-
-/// The live coordinator of `home`, if there is one. A `coordinator.json` that a killed coordinator left behind does not
-/// count.
-pub fn serving(home: &Path) -> Option<Serving> {
-    serde_json::from_slice(&std::fs::read(home.join("coordinator.json")).ok()?).ok()
+    core: Core,
+    stop: CancellationToken,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    death: oneshot::Receiver<store::Error>,
+    /// Held as long as this serves.
+    _lock: Option<Lock>,
 }
 
 /// Starts a coordinator; it listens when this returns.
 ///
 /// # Errors
 /// See [`Error`]; then nothing is left running or lying about.
-#[allow(clippy::unused_async)]
 pub async fn start(options: Options) -> Result<Handle, Error> {
-    Ok(Handle { address: options.listen })
+    if !options.listen.ip().is_loopback() && !options.insecure {
+        return Err(Error::NotLoopback { address: options.listen });
+    }
+    let listener = listen(options.listen).await?;
+    let address = listener.local_addr().map_err(|source| Error::Listen { address: options.listen, source })?;
+    let lock = if options.read_only { None } else { Some(Lock::take(&options.home)?) };
+    let objects = options.objects.clone().unwrap_or_else(|| options.home.join("objects").display().to_string());
+    let outputs = Objects::open(&objects)?.at("runs").url();
+
+    let setup = set_up(&options, outputs)?;
+    let (core, death) =
+        core::start(setup).map_err(|source| Error::Home { action: "serve", path: options.home.clone(), source })?;
+    let stop = CancellationToken::new();
+    let server = serve(&options, listener, core.clone(), stop.clone()).await;
+    if let Some(lock) = &lock {
+        let (address, pid) = (address.to_string(), std::process::id());
+        lock.announce(&Serving { address, pid, version: env!("CARGO_PKG_VERSION").into() })?;
+    }
+    Ok(Handle { address, core, stop, server, death, _lock: lock })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortInUse { address },
+        _ => Error::Listen { address, source },
+    })
+}
+
+/// The state, folded from the database.
+fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
+    let path = options.home.join(DATABASE);
+    let policy = Policy { grace: options.grace, stop_timeout: options.stop_timeout, ..Policy::default() };
+    let mut cluster = Cluster::new(policy);
+    let store = match (options.read_only, path.exists()) {
+        (false, _) => Some(Store::open(&path)?),
+        (true, true) => Some(Store::read(&path)?),
+        (true, false) => None,
+    };
+    let mut live = BTreeMap::new();
+    if let Some(store) = &store {
+        let recorded = store.events()?;
+        recorded.iter().for_each(|r| morph_control::evolve(&mut cluster, &r.event));
+        if options.read_only {
+            // Not recorded: whoever was connected when the last coordinator went is not now.
+            let at = recorded.last().map(|r| r.event.at).unwrap_or_default();
+            morph_control::evolve(&mut cluster, &Event::new(at, What::CoordinatorStarted {}));
+        }
+        for &run in &cluster.order {
+            let latest = store.latest(run)?;
+            let step = latest.iter().map(|p| p.step).max().unwrap_or(0);
+            let latest = latest.into_iter().map(|p| (p.name, (p.step, p.value))).collect();
+            live.insert(run, Live { step, latest, ..Live::default() });
+        }
+    }
+    let store = store.filter(|_| !options.read_only);
+    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat })
+}
+
+async fn serve(
+    options: &Options,
+    listener: TcpListener,
+    core: Core,
+    stop: CancellationToken,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let agents = services::agents::Agents {
+        core: core.clone(),
+        patience: options.grace.max(options.heartbeat * 3),
+        read_only: options.read_only,
+        stop: stop.clone(),
+    };
+    let people =
+        services::coordinator::Coordinator { core, db: options.home.join(DATABASE), stop: stop.clone() };
+    let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST);
+    let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<AgentsServer<services::agents::Agents>>().await;
+    reporter.set_serving::<CoordinatorServer<services::coordinator::Coordinator>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(morph_proto::FILE_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("invariant: the descriptors were made by the build");
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(agents)
+        .add_service(people);
+    tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()))
 }
 
 /// How a drain ended.
@@ -66,15 +178,45 @@ impl Handle {
         format!("http://{}", self.address)
     }
 
+    /// Waits until the coordinator cannot go on, which it does not do by itself unless its database fails.
+    pub async fn failed(&mut self) -> Error {
+        match (&mut self.death).await {
+            Ok(error) => error.into(),
+            // The loop ends without an error only when nobody can speak to it any more; this handle can.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Stops all attempts with a checkpoint, so that their runs are queued again, waits at most `limit` for that, and tells
     /// all agents to leave.
     pub async fn drain(&self, limit: Duration) -> Drained {
-        tokio::time::sleep(limit).await;
-        Drained { unfinished: 0 }
+        let until = Instant::now() + limit;
+        let reason = "the coordinator is stopping".to_owned();
+        // Each step below is best effort: when the loop is gone there is nothing left to stop.
+        self.core.command(Command::Drain { reason: reason.clone() }).await.ok();
+        let unfinished = self.wait(until, |v| v.cluster.live().count()).await;
+        self.core.send(Message::Dismiss(reason)).await.ok();
+        self.wait(Instant::now() + FAREWELL, |v| v.connected).await;
+        Drained { unfinished }
+    }
+
+    /// Waits until `count` is 0; what it is in the end.
+    async fn wait(&self, until: Instant, count: impl Fn(&view::View<'_>) -> usize + Send + Copy + 'static) -> usize {
+        loop {
+            let left = self.core.ask(count).await.unwrap_or(0);
+            if left == 0 || Instant::now() >= until {
+                return left;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Stops serving. Running ranks go on and their agents wait for the next coordinator.
     pub async fn stop(self) {
-        tokio::task::yield_now().await;
+        self.stop.cancel();
+        let abort = self.server.abort_handle();
+        if tokio::time::timeout(FAREWELL, self.server).await.is_err() {
+            abort.abort();
+        }
     }
 }

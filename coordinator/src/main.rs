@@ -1,2 +1,91 @@
-//! placeholder
-fn main() {}
+//! `morph-coordinator`: the coordinator as a process of its own.
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use morph_coordinator::Options;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Shards data, schedules runs and remembers what happened.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Examples:
+  morph-coordinator --home /var/lib/morph --listen 127.0.0.1:7070
+  morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --insecure --objects s3://bucket/morph
+
+It can be stopped and started again at any time, with any signal: ranks train on, and agents come back by themselves.
+To stop training as well: morphctl cancel.")]
+struct Cli {
+    /// Folder of its database; of run outputs too, unless --objects says otherwise.
+    #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
+    home: PathBuf,
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    listen: SocketAddr,
+    /// Where run outputs go: file:///…, s3://bucket/prefix, …
+    #[arg(long, value_name = "URL")]
+    objects: Option<String>,
+    /// How often agents are asked to say something.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    heartbeat: Duration,
+    /// How long an agent may be silent or away before its ranks count as lost.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
+    grace: Duration,
+    /// How long ranks may take to save and stop before they are killed.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    stop_timeout: Duration,
+    /// Listen on other addresses than loopback although connections are not authenticated.
+    #[arg(long)]
+    insecure: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write it like 300ms, 5s or 2m"))?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than nothing".into()),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(ansi).init();
+    match serve(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(cli: Cli) -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let home = cli.home.clone();
+    let mut handle = morph_coordinator::start(Options {
+        home: cli.home,
+        listen: cli.listen,
+        objects: cli.objects,
+        read_only: false,
+        heartbeat: cli.heartbeat,
+        grace: cli.grace,
+        stop_timeout: cli.stop_timeout,
+        insecure: cli.insecure,
+    })
+    .await?;
+    tracing::info!("listening on {}, home {}", handle.url(), home.display());
+    let failed = tokio::select! {
+        _ = terminated.recv() => None,
+        _ = interrupted.recv() => None,
+        error = handle.failed() => Some(error),
+    };
+    if failed.is_none() {
+        tracing::info!("stopping; running ranks go on and their agents wait for the next coordinator");
+    }
+    handle.stop().await;
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}

@@ -58,3 +58,11 @@ pub enum Error {
         url: String,
     },
 }
+
+/// An I/O error in words; a full disk is named as such.
+pub(crate) fn io_text(e: &std::io::Error) -> String {
+    match e.kind() {
+        std::io::ErrorKind::StorageFull => "no space left on the device".to_owned(),
+        _ => e.to_string(),
+    }
+}

@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod layouts;
 pub mod manifest;
 mod mmap;
+pub mod phantom;
 pub mod prepare;
 mod progress;
 pub mod readers;
@@ -18,6 +19,7 @@ pub mod resize;
 pub mod sampler;
 mod samples;
 pub mod shard;
+pub mod synth;
 
 pub use error::Error;
 pub use progress::{Progress, Silent};

@@ -43,7 +43,6 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
         &["morph-spec", "morph-proto", "morph-objects", "morph-data", "morph-checkpoint", "morph-coordinator"],
         &["tch"],
     ),
-    ("morph-sim", &["morph-spec", "morph-control"], &["tokio", "tch", "tonic"]),
     ("morph-e2e", &[], &["tch"]),
 ];
 

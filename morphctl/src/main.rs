@@ -1,2 +1,84 @@
-//! placeholder
-fn main() {}
+//! `morphctl`: what people and scripts say to morph.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod cli;
+mod connect;
+mod data;
+mod describe;
+mod evaluate;
+mod fail;
+mod get;
+mod json;
+mod local;
+mod logs;
+mod print;
+mod report;
+mod submit;
+mod text;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser};
+use morph_proto::v1;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    print::set_color(&cli.global);
+    log(cli.global.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("morphctl: start: {e}");
+            return ExitCode::from(fail::ERROR);
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            if e.downcast_ref::<morph_spec::load::Problems>().is_some() {
+                eprintln!("{e}");
+            } else {
+                eprintln!("morphctl: {e:#}");
+            }
+            ExitCode::from(fail::code(&e))
+        }
+    }
+}
+
+/// The embedded coordinator's log: warnings, unless more is asked for.
+fn log(verbose: u8) {
+    let level = ["error", "info", "debug"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_env("MORPH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+}
+
+async fn run(cli: Cli) -> Result<u8> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Data(command) => data::run(global, command).await?,
+        Command::Validate { files, set } => data::validate(global, &files, &set)?,
+        Command::Train(args) => return Box::pin(submit::run(global, &args, "train")).await,
+        Command::Sweep(args) => return Box::pin(submit::run(global, &args, "sweep")).await,
+        Command::Evaluate { run, dataset, newest, panel, scores } => {
+            let (dataset, panel, scores) = (dataset.as_deref(), panel.as_deref(), scores.as_deref());
+            return evaluate::evaluate(global, evaluate::Request { run: &run, dataset, newest, panel, scores }).await;
+        }
+        Command::Get { what, id } => get::get(global, what, id.as_deref()).await?,
+        Command::Describe { what, id } => describe::describe(global, what, &id).await?,
+        Command::Logs { run, follow, rank, attempt, tail } => {
+            logs::logs(global, v1::LogsRequest { run, follow, rank, attempt, tail: tail.unwrap_or(0) }).await?;
+        }
+        Command::Cancel { id } => logs::cancel(global, &id).await?,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "morphctl", &mut script);
+            print::line(String::from_utf8_lossy(&script).trim_end())?;
+        }
+    }
+    Ok(fail::OK)
+}

@@ -1,16 +1,22 @@
 //! The words of morph and the typed YAML: what an experiment, a sweep and a dataset are, their defaults, and errors
 //! that point at file, line, column and field.
 //!
-//! Nothing here does I/O: text comes in, values or [`load::Error`] come out.
+//! [`load`] reads files, nothing else here does any I/O: text comes in, values or [`load::Problems`] come out.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod check;
 pub mod dataset;
 pub mod experiment;
 pub mod ids;
+pub mod load;
 pub mod manifest;
+mod nearest;
 pub mod rng;
 pub mod sweep;
 pub mod time;
 
+pub use check::FieldProblem;
+pub use dataset::Dataset;
 pub use experiment::Experiment;
 pub use ids::{Digest, Fence, RunId, SweepId, WorkerId};
 pub use manifest::Manifest;

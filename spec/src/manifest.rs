@@ -32,6 +32,9 @@ pub struct Manifest {
     pub counts: BTreeMap<String, BTreeMap<String, u64>>,
     /// Whether `patient` is known to identify a person, or merely an image (RSNA without a patient map).
     pub patient_ids: PatientIds,
+    /// The images are phantoms: scores on them say nothing about patients.
+    #[serde(default)]
+    pub synthetic: bool,
     /// How many source files were skipped, per reason; the files themselves are listed in `skipped.csv` beside this.
     pub skipped: BTreeMap<String, u64>,
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Experiment;
 
+/// More runs than this in one sweep are a mistake in the file.
+pub const MOST_RUNS: u64 = 10_000;
+
 /// A sweep YAML, with its experiment read into it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

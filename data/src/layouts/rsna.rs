@@ -11,10 +11,10 @@ use std::{
 use super::{Item, Listing, Skipped};
 use crate::Error;
 
-const IMAGES: &str = "stage_2_train_images";
-const LABELS: &str = "stage_2_train_labels.csv";
-const CLASSES: &str = "stage_2_detailed_class_info.csv";
-const SIDE: f32 = 1024.0;
+pub(crate) const IMAGES: &str = "stage_2_train_images";
+pub(crate) const LABELS: &str = "stage_2_train_labels.csv";
+pub(crate) const CLASSES: &str = "stage_2_detailed_class_info.csv";
+pub(crate) const SIDE: f32 = 1024.0;
 
 fn rows(root: &Path, file: &str, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
     let path = root.join(file);

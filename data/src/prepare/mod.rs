@@ -30,7 +30,7 @@ use crate::{
     layouts::{Item, Listing, folders, rsna},
     manifest,
     readers::{self, Facts, Grey},
-    resize, shard,
+    resize, shard, synth,
 };
 
 /// Raised whenever the same source would give other pixels.
@@ -279,6 +279,7 @@ fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bo
         shards,
         counts,
         patient_ids: if persons { PatientIds::Person } else { PatientIds::Image },
+        synthetic: synth::is_synthetic(Path::new(&spec.source.root)),
         skipped: reasons,
     })
 }

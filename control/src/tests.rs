@@ -1,0 +1,618 @@
+//! A small cluster under test: every command goes through [`invariants::check`], and after each the state is folded again
+//! from the JSON of its events.
+
+use std::collections::BTreeMap;
+
+use morph_spec::{
+    Digest, Experiment, Fence, Manifest, Rng, RunId, SweepId, Timestamp, WorkerId,
+    dataset::Preprocess,
+    manifest::{self, PatientIds},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use crate::{
+    Checkpoint, Cluster, Command, Effect, Event, Exit, Hello, Outcome, Policy, Refusal, Report, RunState, SweepEnd, Target,
+    What, WorkerState, apply, invariants, next_deadline, orders, react, schedule,
+};
+
+const URL: &str = "file:///data/tiny";
+
+pub(crate) fn experiment(world_size: u32) -> Experiment {
+    serde_json::from_value(json!({
+        "kind": "experiment", "name": "tiny", "dataset": {"url": URL},
+        "model": {"method": "morphaeus", "image_size": 32, "channels": [4, 8, 8, 8]},
+        "trainer": {"world_size": world_size, "batch_size": 8},
+    }))
+    .unwrap()
+}
+
+pub(crate) fn sweep(parameters: Value) -> morph_spec::Sweep {
+    serde_json::from_value(json!({
+        "kind": "sweep", "name": "grid", "experiment": experiment(2), "method": "grid",
+        "metric": {"name": "opacity/auroc", "goal": "maximize"}, "parameters": parameters,
+    }))
+    .unwrap()
+}
+
+fn manifest() -> Manifest {
+    let labels = |healthy: u64, sick: u64| {
+        [("Normal", healthy), ("Lung Opacity", sick)].into_iter().map(|(l, n)| (l.to_owned(), n)).collect::<BTreeMap<_, _>>()
+    };
+    Manifest {
+        version: manifest::VERSION,
+        name: "tiny".into(),
+        preprocess: Preprocess { size: 32, ..Preprocess::default() },
+        fingerprint: Digest::of(b"tiny"),
+        image_size: [32, 32],
+        shards: Vec::new(),
+        counts: [("train", labels(80, 0)), ("val", labels(10, 0)), ("test", labels(10, 20))]
+            .into_iter()
+            .map(|(s, c)| (s.to_owned(), c))
+            .collect(),
+        patient_ids: PatientIds::Image,
+        synthetic: true,
+        skipped: BTreeMap::new(),
+    }
+}
+
+/// A cluster and its clock.
+#[derive(Debug, Clone)]
+struct World {
+    cluster: Cluster,
+    now: Timestamp,
+    rng: Rng,
+    log: Vec<Event>,
+}
+
+impl World {
+    /// With a registered dataset.
+    fn new() -> Self {
+        let mut world = Self {
+            cluster: Cluster::new(Policy::default()),
+            now: Timestamp(1_000_000),
+            rng: Rng::keyed(1, "test", 0),
+            log: Vec::new(),
+        };
+        world.tell(Command::Start).unwrap();
+        let manifest = Box::new(manifest());
+        world.tell(Command::RegisterDataset { url: URL.into(), digest: dataset(), manifest }).unwrap();
+        world
+    }
+
+    /// Has `command` decided; what there is to do about it.
+    fn tell(&mut self, command: Command) -> Result<Vec<Effect>, Refusal> {
+        let before = self.cluster.clone();
+        let events = apply(&mut self.cluster, self.now, &mut self.rng, command.clone());
+        let events = match events {
+            Ok(events) => events,
+            Err(refusal) => {
+                assert_eq!(before, self.cluster, "a refused command changes nothing");
+                return Err(refusal);
+            }
+        };
+        invariants::check(&before, &command, &events, &self.cluster).unwrap_or_else(|e| panic!("{e}\nafter {command:?}"));
+        let mut effects = Vec::new();
+        events.iter().for_each(|e| react(&self.cluster, e, &mut effects));
+        self.log.extend(events);
+        Ok(effects)
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = Timestamp(self.now.0 + millis * 1000);
+        self.tell(Command::Tick).unwrap();
+    }
+
+    fn worker(&mut self, n: u64, slots: u32) -> (WorkerId, Vec<Effect>) {
+        self.hello(n, slots, "a", Vec::new())
+    }
+
+    fn hello(&mut self, n: u64, slots: u32, incarnation: &str, live: Vec<Fence>) -> (WorkerId, Vec<Effect>) {
+        let worker = worker(n);
+        let hello = Hello {
+            worker,
+            incarnation: incarnation.into(),
+            host: "127.0.0.1".into(),
+            slots,
+            version: "0.1.0".into(),
+            live,
+            cached: Vec::new(),
+        };
+        (worker, self.tell(Command::Hello(Box::new(hello))).unwrap())
+    }
+
+    fn run(&mut self, key: &str, world_size: u32) -> RunId {
+        let experiment = Box::new(experiment(world_size));
+        self.tell(Command::SubmitRun { key: key.into(), name: String::new(), experiment, dataset: dataset() }).unwrap();
+        match self.cluster.keys[key] {
+            crate::Submission::Run(id) => id,
+            crate::Submission::Sweep(_) => panic!("a run was submitted"),
+        }
+    }
+
+    fn sweep(&mut self) -> SweepId {
+        let sweep = Box::new(sweep(json!({"trainer.seed": {"values": [1, 2]}})));
+        let datasets = [(URL.to_owned(), dataset())].into();
+        self.tell(Command::SubmitSweep { key: "s".into(), sweep, datasets }).unwrap();
+        *self.cluster.sweeps.keys().next().unwrap()
+    }
+
+    fn fence(&self, run: RunId) -> Fence {
+        self.cluster.runs[&run].fence()
+    }
+
+    fn state(&self, run: RunId) -> &RunState {
+        &self.cluster.runs[&run].state
+    }
+
+    fn say(&mut self, fence: Fence, rank: usize, report: Report) -> Vec<Effect> {
+        let worker = self.cluster.attempt(fence).map_or(worker(1), |a| a.ranks[rank].worker);
+        self.tell(Command::Report { worker, fence, report }).unwrap()
+    }
+
+    fn train(&mut self, run: RunId) {
+        let fence = self.fence(run);
+        self.say(fence, 0, Report::StoreReady { address: "127.0.0.1:9".into() });
+        for rank in 0..self.cluster.runs[&run].width() {
+            self.say(fence, rank as usize, Report::RankReady { rank, step: 0, total_steps: 100 });
+        }
+        assert!(matches!(self.state(run), RunState::Running { .. }), "{:?}", self.state(run));
+    }
+
+    fn exit(&mut self, fence: Fence, rank: u32, exit: Exit, error: &str) -> Vec<Effect> {
+        self.say(fence, rank as usize, Report::RankExited { rank, exit, error: error.into() })
+    }
+
+    fn save(&mut self, fence: Fence, step: u64, best: bool) -> Vec<Effect> {
+        self.say(fence, 0, Report::Checkpoint(checkpoint(fence, step, best)))
+    }
+
+    fn finish(&mut self, run: RunId, auroc: f64) {
+        let fence = self.fence(run);
+        let summary = [("opacity/auroc".to_owned(), auroc)].into();
+        self.say(fence, 0, Report::Evaluated { summary, summary_json: "{}".into(), artifacts: Vec::new() });
+        for rank in 0..self.cluster.runs[&run].width() {
+            self.exit(fence, rank, Exit::Succeeded, "");
+        }
+    }
+}
+
+fn dataset() -> Digest {
+    Digest::of(b"manifest")
+}
+
+fn worker(n: u64) -> WorkerId {
+    WorkerId::new(Timestamp(0), &mut Rng::keyed(n, "worker", 0))
+}
+
+fn checkpoint(fence: Fence, step: u64, best: bool) -> Checkpoint {
+    Checkpoint {
+        url: format!("file:///out/{}/step-{step}-a{}", fence.run, fence.attempt),
+        digest: Digest::of(&step.to_le_bytes()),
+        step,
+        epoch: 1,
+        attempt: fence.attempt,
+        bytes: 1,
+        score: Some(0.5),
+        best,
+        at: Timestamp(0),
+    }
+}
+
+/// Ranks that are to be started; orders may be repeated.
+fn starts(effects: &[Effect]) -> usize {
+    let starts = effects.iter().filter(|e| matches!(e, Effect::StartRank { .. }));
+    starts.collect::<std::collections::BTreeSet<_>>().len()
+}
+
+#[test]
+fn a_gang_is_placed_when_it_fits_and_not_before() {
+    let mut w = World::new();
+    let run = w.run("k", 2);
+    assert!(schedule::reasons(&w.cluster, w.now)[&run].contains("no worker has joined"));
+    let (_, effects) = w.worker(1, 1);
+    assert_eq!(starts(&effects), 0, "one slot is not enough for two ranks");
+    assert!(schedule::reasons(&w.cluster, w.now)[&run].contains("more than the whole cluster"));
+    let (_, effects) = w.worker(2, 1);
+    assert_eq!(starts(&effects), 2);
+    w.train(run);
+    w.finish(run, 0.9);
+    assert!(matches!(w.state(run), RunState::Succeeded { .. }));
+    assert_eq!(w.cluster.used(worker(1)) + w.cluster.used(worker(2)), 0);
+}
+
+#[test]
+fn the_same_key_is_the_same_submission() {
+    let mut w = World::new();
+    let first = w.run("k", 2);
+    assert_eq!(first, w.run("k", 2));
+    assert_eq!(w.cluster.runs.len(), 1);
+    assert_ne!(first, w.run("other", 2));
+    let names: Vec<&str> = w.cluster.in_order().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, ["tiny-1", "tiny-2"]);
+}
+
+#[test]
+fn what_does_not_fit_the_dataset_is_refused_at_once() {
+    let mut w = World::new();
+    let mut wrong = experiment(2);
+    wrong.model.image_size = 64;
+    wrong.dataset.train.labels = vec!["Healthy".into()];
+    let submit = |e: Experiment| Command::SubmitRun { key: "k".into(), name: String::new(), experiment: Box::new(e), dataset: dataset() };
+    let Err(Refusal::Invalid(why)) = w.tell(submit(wrong)) else { panic!("it was accepted") };
+    assert!(why.contains("image_size") && why.contains("Healthy") && why.contains("Normal (80)"), "{why}");
+}
+
+#[test]
+fn a_failure_goes_on_from_the_checkpoint_and_old_attempts_are_deaf() {
+    let mut w = World::new();
+    w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    let old = w.fence(run);
+    let effects = w.save(old, 10, true);
+    assert!(effects.iter().any(|e| matches!(e, Effect::CheckpointAck { step: 10, .. })));
+    let effects = w.exit(old, 1, Exit::Infra, "killed by signal 9");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Stop { now: true, .. })), "the other rank cannot go on: {effects:?}");
+    w.exit(old, 0, Exit::PeerLost, "connection reset");
+    assert!(matches!(w.state(run), RunState::Queued { .. }));
+    assert_eq!(w.cluster.runs[&run].past[0].outcome, Outcome::Failed);
+    assert!(w.cluster.runs[&run].past[0].error.contains("signal 9"), "the one to blame is named");
+    w.pass(1000);
+    let new = w.fence(run);
+    assert_eq!(new.attempt, 2);
+    let placed = w.log.iter().rev().find_map(|e| match &e.what {
+        What::RunPlaced { resume, .. } => Some(*resume),
+        _ => None,
+    });
+    assert_eq!(placed, Some(Some(10)));
+    let events = w.log.len();
+    w.tell(Command::Report { worker: worker(1), fence: old, report: Report::Checkpoint(checkpoint(old, 99, true)) }).unwrap();
+    assert_eq!(w.log.len(), events, "an old attempt can change nothing");
+    w.train(run);
+    w.finish(run, 0.8);
+    assert!(matches!(w.state(run), RunState::Succeeded { .. }));
+}
+
+#[test]
+fn failures_without_progress_end_a_run_and_the_users_fault_does_at_once() {
+    let mut w = World::new();
+    w.worker(1, 1);
+    let run = w.run("k", 1);
+    for attempt in 1..=4 {
+        assert_eq!(w.fence(run).attempt, attempt);
+        let fence = w.fence(run);
+        w.exit(fence, 0, Exit::Infra, "out of memory");
+        w.pass(60_000);
+    }
+    let RunState::Failed { error, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
+    assert!(error.contains("out of memory") && error.contains("gave up"), "{error}");
+    let run = w.run("user", 1);
+    let fence = w.fence(run);
+    w.exit(fence, 0, Exit::User, "the loss is not a number");
+    assert!(matches!(w.state(run), RunState::Failed { .. }));
+    assert_eq!(w.cluster.runs[&run].attempts, 1);
+}
+
+#[test]
+fn progress_forgives_earlier_failures() {
+    let mut w = World::new();
+    w.worker(1, 1);
+    let run = w.run("k", 1);
+    for n in 1..=10 {
+        let fence = w.fence(run);
+        w.save(fence, n * 5, false);
+        w.exit(fence, 0, Exit::Infra, "preempted");
+        w.pass(60_000);
+    }
+    assert!(!w.cluster.runs[&run].is_over(), "ten failures, but each attempt got further");
+}
+
+#[test]
+fn an_agent_that_comes_back_in_time_keeps_its_ranks() {
+    let mut w = World::new();
+    let (id, _) = w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    let fence = w.fence(run);
+    w.tell(Command::WorkerAway { worker: id, incarnation: "a".into(), clean: false }).unwrap();
+    w.pass(10_000);
+    assert!(matches!(w.state(run), RunState::Running { .. }), "training goes on while its agent is away");
+    let (_, effects) = w.hello(1, 2, "a", vec![fence]);
+    assert_eq!(starts(&effects), 2, "orders that hold are repeated; the agent has them already");
+    w.pass(60_000);
+    assert!(matches!(w.state(run), RunState::Running { .. }));
+}
+
+#[test]
+fn an_agent_that_stays_away_loses_its_ranks() {
+    let mut w = World::new();
+    let (id, _) = w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    w.tell(Command::WorkerAway { worker: id, incarnation: "a".into(), clean: false }).unwrap();
+    let due = next_deadline(&w.cluster, w.now).unwrap();
+    assert_eq!(due, w.now.after(w.cluster.policy.grace));
+    w.pass(15_001);
+    assert!(matches!(w.state(run), RunState::Queued { .. }));
+    assert_eq!(w.cluster.workers[&id].state, WorkerState::Lost);
+    let old = w.fence(run);
+    let (_, effects) = w.hello(1, 2, "a", vec![old]);
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Stop { fence, now: true, .. } if *fence == old)),
+        "ranks of a lost attempt are killed when their agent comes back: {effects:?}"
+    );
+}
+
+#[test]
+fn a_restarted_agent_has_lost_what_it_does_not_know() {
+    let mut w = World::new();
+    w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    let old = w.fence(run);
+    w.hello(1, 2, "b", Vec::new());
+    assert_eq!(w.cluster.runs[&run].past[0].outcome, Outcome::Lost);
+    w.pass(2000);
+    assert_eq!(w.fence(run).attempt, old.attempt + 1);
+}
+
+#[test]
+fn cancel_saves_first_and_is_final() {
+    let mut w = World::new();
+    let waiting = w.run("waits", 2);
+    w.tell(Command::Cancel(Target::Run(waiting))).unwrap();
+    assert!(matches!(w.state(waiting), RunState::Cancelled { .. }));
+    w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    let effects = w.tell(Command::Cancel(Target::Run(run))).unwrap();
+    assert!(effects.iter().any(|e| matches!(e, Effect::Stop { checkpoint: true, now: false, .. })));
+    assert!(w.tell(Command::Cancel(Target::Run(run))).unwrap().is_empty(), "once is enough");
+    let fence = w.fence(run);
+    w.exit(fence, 0, Exit::Stopped, "");
+    w.exit(fence, 1, Exit::Stopped, "");
+    assert!(matches!(w.state(run), RunState::Cancelled { .. }));
+    let gone = RunId::new(Timestamp(9), &mut Rng::keyed(99, "x", 0));
+    assert!(matches!(w.tell(Command::Cancel(Target::Run(gone))), Err(Refusal::NotFound(_))));
+}
+
+#[test]
+fn ranks_that_do_not_stop_are_killed() {
+    let mut w = World::new();
+    w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    w.tell(Command::Cancel(Target::Run(run))).unwrap();
+    w.pass(120_001);
+    let RunState::Stopping { stop, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
+    assert!(stop.killed);
+    assert!(orders(&w.cluster, worker(1)).iter().any(|e| matches!(e, Effect::Stop { now: true, .. })));
+}
+
+#[test]
+fn a_drain_queues_runs_again_and_starts_none_until_the_next_start() {
+    let mut w = World::new();
+    w.worker(1, 2);
+    let run = w.run("k", 2);
+    w.train(run);
+    w.tell(Command::Drain { reason: "going away".into() }).unwrap();
+    let fence = w.fence(run);
+    w.save(fence, 7, false);
+    w.exit(fence, 0, Exit::Stopped, "");
+    w.exit(fence, 1, Exit::Stopped, "");
+    w.pass(60_000);
+    assert!(matches!(w.state(run), RunState::Queued { .. }));
+    assert!(schedule::reasons(&w.cluster, w.now)[&run].contains("stopping"));
+    assert_eq!(w.cluster.runs[&run].failures, 0, "a stop on purpose is no failure");
+    w.tell(Command::Start).unwrap();
+    w.hello(1, 2, "b", Vec::new());
+    assert_eq!(w.fence(run).attempt, 2);
+}
+
+#[test]
+fn a_sweep_ends_with_its_last_run_and_knows_the_best() {
+    let mut w = World::new();
+    w.worker(1, 4);
+    let sweep = w.sweep();
+    let runs = w.cluster.sweeps[&sweep].runs.clone();
+    assert_eq!(runs.len(), 2);
+    for (run, auroc) in runs.iter().zip([0.7, 0.9]) {
+        assert_eq!(w.cluster.sweeps[&sweep].end, None);
+        w.train(*run);
+        w.finish(*run, auroc);
+    }
+    assert_eq!(w.cluster.sweeps[&sweep].end, Some(SweepEnd::Succeeded));
+    assert_eq!(w.cluster.sweeps[&sweep].best(&w.cluster), Some((runs[1], 0.9)));
+    assert_ne!(w.cluster.runs[&runs[0]].experiment, w.cluster.runs[&runs[1]].experiment);
+}
+
+#[test]
+fn one_failed_run_fails_its_sweep_and_the_others_go_on() {
+    let mut w = World::new();
+    w.worker(1, 4);
+    let sweep = w.sweep();
+    let runs = w.cluster.sweeps[&sweep].runs.clone();
+    let fence = w.fence(runs[0]);
+    w.exit(fence, 0, Exit::User, "bad");
+    w.exit(fence, 1, Exit::PeerLost, "");
+    assert_eq!(w.cluster.sweeps[&sweep].end, None);
+    w.train(runs[1]);
+    w.finish(runs[1], 0.9);
+    assert_eq!(w.cluster.sweeps[&sweep].end, Some(SweepEnd::Failed));
+}
+
+#[test]
+fn cancelling_a_sweep_cancels_its_runs() {
+    let mut w = World::new();
+    let sweep = w.sweep();
+    w.tell(Command::Cancel(Target::Sweep(sweep))).unwrap();
+    assert_eq!(w.cluster.sweeps[&sweep].end, Some(SweepEnd::Cancelled));
+}
+
+#[test]
+fn every_recorded_kind_of_event_still_parses() {
+    let golden = include_str!("../tests/golden/events.jsonl");
+    let mut kinds = std::collections::BTreeSet::new();
+    for line in golden.lines() {
+        let event: Event = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert_eq!(serde_json::to_value(&event).unwrap(), serde_json::from_str::<Value>(line).unwrap());
+        assert!(!event.text().is_empty());
+        kinds.insert(event.kind());
+    }
+    assert_eq!(kinds.len(), 21, "one of each kind: {kinds:?}");
+}
+
+/// A step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Pass(u64),
+    Restart,
+    Hello(u64, bool),
+    Away(u64, bool),
+    Run(u32),
+    Sweep,
+    Cancel(usize),
+    Drain,
+    Ready(usize, usize),
+    Store(usize),
+    Save(usize, u64, bool),
+    Evaluated(usize),
+    Exit(usize, usize, u8),
+    Stale(usize, u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0u64..40_000).prop_map(Step::Pass),
+        Just(Step::Restart),
+        (1u64..4, any::<bool>()).prop_map(|(w, fresh)| Step::Hello(w, fresh)),
+        (1u64..4, any::<bool>()).prop_map(|(w, clean)| Step::Away(w, clean)),
+        (1u32..4).prop_map(Step::Run),
+        Just(Step::Sweep),
+        (0usize..6).prop_map(Step::Cancel),
+        Just(Step::Drain),
+        (0usize..6, 0usize..3).prop_map(|(r, rank)| Step::Ready(r, rank)),
+        (0usize..6).prop_map(Step::Store),
+        (0usize..6, 1u64..50, any::<bool>()).prop_map(|(r, s, b)| Step::Save(r, s, b)),
+        (0usize..6).prop_map(Step::Evaluated),
+        (0usize..6, 0usize..3, 0u8..6).prop_map(|(r, rank, e)| Step::Exit(r, rank, e)),
+        (0usize..6, 0u8..6).prop_map(|(r, e)| Step::Stale(r, e)),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+fn exit(n: u8) -> Exit {
+    [Exit::Succeeded, Exit::Stopped, Exit::PeerLost, Exit::Lost, Exit::Infra, Exit::User][usize::from(n % 6)]
+}
+
+impl World {
+    fn take(&mut self, step: &Step, n: usize) {
+        let runs: Vec<RunId> = self.cluster.order.clone();
+        let run = |i: &usize| runs.get(*i).copied();
+        let report = |w: &mut Self, i: &usize, rank: usize, report: Report| {
+            let Some(fence) = run(i).map(|r| w.fence(r)) else { return };
+            let Some(worker) = w.cluster.attempt(fence).and_then(|a| a.ranks.get(rank)).map(|r| r.worker) else { return };
+            w.tell(Command::Report { worker, fence, report }).unwrap();
+        };
+        match step {
+            Step::Pass(ms) => self.pass(*ms),
+            Step::Restart => drop(self.tell(Command::Start).unwrap()),
+            Step::Hello(who, fresh) => {
+                let id = worker(*who);
+                let known = self.cluster.workers.get(&id).map_or_else(|| "a".to_owned(), |w| w.incarnation.clone());
+                let incarnation = if *fresh { format!("{n}") } else { known };
+                let here = |a: &crate::Attempt| a.ranks.iter().any(|r| r.worker == id && r.is_live());
+                let live = if *fresh { Vec::new() } else { self.cluster.live().filter(|(_, a)| here(a)).map(|(f, _)| f).collect() };
+                self.hello(*who, 2, &incarnation, live);
+            }
+            Step::Away(who, clean) => {
+                let id = worker(*who);
+                let incarnation = self.cluster.workers.get(&id).map_or_else(String::new, |w| w.incarnation.clone());
+                self.tell(Command::WorkerAway { worker: id, incarnation, clean: *clean }).unwrap();
+            }
+            Step::Run(width) => drop(self.run(&format!("run-{n}"), *width)),
+            Step::Sweep => drop(self.sweep()),
+            Step::Cancel(i) => {
+                if let Some(run) = run(i) {
+                    self.tell(Command::Cancel(Target::Run(run))).unwrap();
+                }
+            }
+            Step::Drain => drop(self.tell(Command::Drain { reason: "drain".into() }).unwrap()),
+            Step::Ready(i, rank) => {
+                report(self, i, *rank, Report::RankReady { rank: *rank as u32, step: 0, total_steps: 100 });
+            }
+            Step::Store(i) => report(self, i, 0, Report::StoreReady { address: "127.0.0.1:9".into() }),
+            Step::Save(i, s, best) => {
+                if let Some(fence) = run(i).map(|r| self.fence(r)) {
+                    report(self, i, 0, Report::Checkpoint(checkpoint(fence, *s, *best)));
+                }
+            }
+            Step::Evaluated(i) => {
+                let summary = [("opacity/auroc".to_owned(), 0.5)].into();
+                report(self, i, 0, Report::Evaluated { summary, summary_json: String::new(), artifacts: Vec::new() });
+            }
+            Step::Exit(i, rank, how) => {
+                let error = "said so".to_owned();
+                report(self, i, *rank, Report::RankExited { rank: *rank as u32, exit: exit(*how), error });
+            }
+            Step::Stale(i, how) => {
+                let Some(fence) = run(i).map(|r| self.fence(r)).filter(|f| f.attempt > 1) else { return };
+                let old = Fence { attempt: fence.attempt - 1, ..fence };
+                let report = Report::RankExited { rank: 0, exit: exit(*how), error: "late".into() };
+                self.tell(Command::Report { worker: worker(1), fence: old, report }).unwrap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
+
+    /// Whatever happens in whatever order, the invariants hold (asked by `World::tell`), the events' JSON folds to the same
+    /// state, and when the faults stop every run ends and no slot leaks.
+    #[test]
+    fn no_history_breaks_an_invariant_and_every_run_ends(steps in steps()) {
+        let mut w = World::new();
+        for (n, step) in steps.iter().enumerate() {
+            w.take(step, n);
+        }
+        let mut folded = Cluster::new(Policy::default());
+        for event in &w.log {
+            let json = serde_json::to_string(event).unwrap();
+            crate::evolve(&mut folded, &serde_json::from_str(&json).unwrap());
+        }
+        prop_assert_eq!(&folded, &w.cluster);
+
+        w.tell(Command::Start).unwrap();
+        for round in 0..400 {
+            if w.cluster.runs.values().all(crate::Run::is_over) {
+                break;
+            }
+            for who in 1..4 {
+                let id = worker(who);
+                let here = |a: &crate::Attempt| a.ranks.iter().any(|r| r.worker == id && r.is_live());
+                let live = w.cluster.live().filter(|(_, a)| here(a)).map(|(f, _)| f).collect();
+                w.hello(who, 2, "last", live);
+            }
+            let live: Vec<(Fence, bool, usize)> = w
+                .cluster
+                .live()
+                .map(|(f, a)| (f, matches!(w.cluster.runs[&f.run].state, RunState::Stopping { .. }), a.ranks.len()))
+                .collect();
+            for (fence, stopping, ranks) in live {
+                let summary = [("opacity/auroc".to_owned(), 0.5)].into();
+                w.say(fence, 0, Report::Evaluated { summary, summary_json: String::new(), artifacts: Vec::new() });
+                for rank in 0..ranks {
+                    w.exit(fence, rank as u32, if stopping { Exit::Stopped } else { Exit::Succeeded }, "");
+                }
+            }
+            w.pass(61_000);
+            prop_assert!(round < 399, "a run never ends: {:#?}", w.cluster.runs.values().find(|r| !r.is_over()));
+        }
+        for worker in w.cluster.workers.keys() {
+            prop_assert_eq!(w.cluster.used(*worker), 0);
+        }
+        prop_assert!(w.cluster.sweeps.values().all(|s| s.end.is_some()));
+    }
+}

@@ -1,0 +1,438 @@
+//! The one loop that owns the core. It takes what has come in since its last turn, lets the core decide, makes all of it
+//! durable in one transaction, and only then answers and gives orders.
+//!
+//! A database that fails ends the loop: a coordinator that cannot remember must not act. Its ranks train on, and the next
+//! coordinator goes on from what was durable.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use morph_control::{Cluster, Command, Effect, Hello, Refusal, apply, next_deadline, react, schedule};
+use morph_proto::v1::{self, SessionResponse, session_response};
+use morph_spec::{Rng, RunId, Timestamp, WorkerId};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot, watch},
+};
+use tonic::Status;
+
+use crate::{
+    orders,
+    parse::Said,
+    store::{self, Batch, Store},
+    view::{Live, View},
+};
+
+/// How much one turn takes at most.
+const TURN: usize = 512;
+
+/// Where orders to an agent go.
+pub type Orders = mpsc::Sender<Result<SessionResponse, Status>>;
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The agent closed it in order.
+    Clean,
+    /// The connection broke.
+    Broken,
+    /// The agent was silent for too long.
+    Silent,
+}
+
+/// A question about the state, asked when all that came before it is durable.
+pub type Question = Box<dyn FnOnce(&View<'_>) + Send>;
+
+/// What comes in.
+pub enum Message {
+    /// Decide.
+    Command(Box<Command>, oneshot::Sender<Result<(), Refusal>>),
+    /// Answer.
+    Ask(Question),
+    /// An agent is here.
+    Opened {
+        /// Who.
+        hello: Box<Hello>,
+        /// Number of the session.
+        session: u64,
+        /// Its orders go here.
+        orders: Orders,
+    },
+    /// An agent lives.
+    Heard(WorkerId),
+    /// An agent reports.
+    Said {
+        /// Who.
+        worker: WorkerId,
+        /// In which session.
+        session: u64,
+        /// The number of the report.
+        seq: u64,
+        /// What.
+        said: Box<Said>,
+    },
+    /// A session is over.
+    Closed {
+        /// Whose.
+        worker: WorkerId,
+        /// Which.
+        session: u64,
+        /// How.
+        end: End,
+    },
+    /// Tell all agents to leave.
+    Dismiss(String),
+}
+
+/// How others speak to the loop.
+#[derive(Debug, Clone)]
+pub struct Core {
+    messages: mpsc::Sender<Message>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Core {
+    /// Sends `message`.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the loop has ended.
+    pub async fn send(&self, message: Message) -> Result<(), Status> {
+        self.messages.send(message).await.map_err(|_| gone())
+    }
+
+    /// Has `command` decided; when this returns it is durable.
+    ///
+    /// # Errors
+    /// The core's refusal as a gRPC status.
+    pub async fn command(&self, command: Command) -> Result<(), Status> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Message::Command(Box::new(command), reply)).await?;
+        answer.await.map_err(|_| gone())?.map_err(status)
+    }
+
+    /// Asks about the state.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the loop has ended.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&View<'_>) -> T + Send + 'static) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let ask = move |view: &View<'_>| {
+            // Whoever asked may have gone away.
+            drop(reply.send(question(view)));
+        };
+        self.send(Message::Ask(Box::new(ask))).await?;
+        answer.await.map_err(|_| gone())
+    }
+
+    /// Counts up with every change of the state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}
+
+fn gone() -> Status {
+    Status::unavailable("the coordinator is stopping")
+}
+
+/// A refusal as a gRPC status.
+pub fn status(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::NotFound(why) => Status::not_found(why),
+        Refusal::Exists(why) => Status::already_exists(why),
+        Refusal::Invalid(why) => Status::invalid_argument(why),
+        Refusal::Precondition(why) => Status::failed_precondition(why),
+    }
+}
+
+/// What the loop is set up with.
+#[derive(Debug)]
+pub struct Setup {
+    /// The state, folded from the events.
+    pub cluster: Cluster,
+    /// Where new events go; `None`: read only, commands are refused.
+    pub store: Option<Store>,
+    /// What is known of runs beside the events.
+    pub live: BTreeMap<RunId, Live>,
+    /// URL of the folder of run outputs.
+    pub outputs: String,
+    /// How often agents are asked to say something.
+    pub heartbeat: Duration,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    incarnation: String,
+    orders: Orders,
+    acked: u64,
+}
+
+/// What follows when a turn is durable, in order.
+enum Then {
+    Reply(oneshot::Sender<Result<(), Refusal>>, Result<(), Refusal>),
+    Ask(Question),
+    Say(WorkerId, session_response::Message),
+    Order(Effect),
+}
+
+struct Loop {
+    cluster: Cluster,
+    store: Option<Store>,
+    live: BTreeMap<RunId, Live>,
+    last_seen: BTreeMap<WorkerId, Timestamp>,
+    sessions: BTreeMap<WorkerId, Session>,
+    outputs: String,
+    heartbeat: Duration,
+    rng: Rng,
+    now: Timestamp,
+    batch: Batch,
+    then: Vec<Then>,
+    changed: bool,
+}
+
+/// Starts the loop on a thread of its own. The receiver gets the error that ended it, if one did.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn start(setup: Setup) -> std::io::Result<(Core, oneshot::Receiver<store::Error>)> {
+    let (messages, inbox) = mpsc::channel(4096);
+    let (changed, changes) = watch::channel(0);
+    let (died, death) = oneshot::channel();
+    let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("core".into()).spawn(move || {
+        if let Err(error) = runtime.block_on(Loop::new(setup).run(inbox, &changed)) {
+            tracing::error!("{error}; the coordinator stops, running ranks go on");
+            // Nobody may be waiting for it.
+            drop(died.send(error));
+        }
+    })?;
+    Ok((Core { messages, changes }, death))
+}
+
+impl Loop {
+    fn new(setup: Setup) -> Self {
+        use std::hash::{BuildHasher, Hasher, RandomState};
+        let seed = RandomState::new().build_hasher().finish();
+        Self {
+            cluster: setup.cluster,
+            store: setup.store,
+            live: setup.live,
+            last_seen: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            outputs: setup.outputs,
+            heartbeat: setup.heartbeat,
+            rng: Rng::keyed(seed, "coordinator", 0),
+            now: Timestamp(0),
+            batch: Batch::default(),
+            then: Vec::new(),
+            changed: false,
+        }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, changed: &watch::Sender<u64>) -> Result<(), store::Error> {
+        self.tick();
+        if self.store.is_some() {
+            self.decide(Command::Start).ok();
+        }
+        self.finish(changed)?;
+        let mut turn = Vec::with_capacity(TURN);
+        loop {
+            let wait = match next_deadline(&self.cluster, self.now) {
+                Some(at) if self.store.is_some() => at.since(clock(self.now)),
+                _ => Duration::from_secs(3600),
+            };
+            let came = tokio::time::timeout(wait, inbox.recv_many(&mut turn, TURN)).await;
+            self.tick();
+            match came {
+                Ok(0) => return Ok(()),
+                Ok(_) => turn.drain(..).for_each(|message| self.take(message)),
+                Err(_) => {
+                    self.decide(Command::Tick).ok();
+                }
+            }
+            self.finish(changed)?;
+        }
+    }
+
+    fn tick(&mut self) {
+        self.now = clock(self.now);
+    }
+
+    fn decide(&mut self, command: Command) -> Result<(), Refusal> {
+        if self.store.is_none() {
+            let why = "nobody serves this home, it is open for reading only: start a coordinator, or use --local";
+            return Err(Refusal::Precondition(why.into()));
+        }
+        let events = apply(&mut self.cluster, self.now, &mut self.rng, command)?;
+        let mut effects = Vec::new();
+        for event in &events {
+            tracing::debug!(kind = event.kind(), "{}", event.text());
+            react(&self.cluster, event, &mut effects);
+        }
+        self.changed |= !events.is_empty();
+        self.batch.events.extend(events);
+        self.then.extend(effects.into_iter().map(Then::Order));
+        Ok(())
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Command(command, reply) => {
+                let done = self.decide(*command);
+                self.then.push(Then::Reply(reply, done));
+            }
+            Message::Ask(question) => self.then.push(Then::Ask(question)),
+            Message::Opened { hello, session, orders } => self.opened(*hello, session, orders),
+            Message::Heard(worker) => {
+                self.last_seen.insert(worker, self.now);
+            }
+            Message::Said { worker, session, seq, said } => self.said(worker, session, seq, *said),
+            Message::Closed { worker, session, end } => self.closed(worker, session, end),
+            Message::Dismiss(reason) => {
+                let drain = v1::Drain { reason, leave: true };
+                let all: Vec<WorkerId> = self.sessions.keys().copied().collect();
+                let say = |w| Then::Say(w, session_response::Message::Drain(drain.clone()));
+                self.then.extend(all.into_iter().map(say));
+            }
+        }
+    }
+
+    fn opened(&mut self, hello: Hello, session: u64, orders: Orders) {
+        let worker = hello.worker;
+        let acked = self.store.as_ref().map_or(Ok(0), |s| s.acked(worker, &hello.incarnation)).unwrap_or_else(|e| {
+            // Reports that are sent twice do no harm.
+            tracing::warn!("{e}");
+            0
+        });
+        tracing::info!(%worker, host = hello.host, slots = hello.slots, "an agent is here");
+        let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
+        self.sessions.insert(worker, Session { id: session, incarnation: hello.incarnation.clone(), orders, acked });
+        self.last_seen.insert(worker, self.now);
+        self.then.push(Then::Say(worker, session_response::Message::Welcome(welcome)));
+        self.decide(Command::Hello(Box::new(hello))).ok();
+    }
+
+    fn said(&mut self, worker: WorkerId, session: u64, seq: u64, said: Said) {
+        let Some(known) = self.sessions.get_mut(&worker).filter(|s| s.id == session) else { return };
+        self.last_seen.insert(worker, self.now);
+        if seq > known.acked {
+            known.acked = seq;
+            let incarnation = known.incarnation.clone();
+            self.heed(worker, said);
+            self.batch.acks.push((worker, incarnation, seq));
+        }
+        self.then.push(Then::Say(worker, session_response::Message::Ack(v1::Ack { seq })));
+    }
+
+    fn heed(&mut self, worker: WorkerId, said: Said) {
+        match said {
+            Said::Core(fence, report) => {
+                self.decide(Command::Report { worker, fence, report }).ok();
+            }
+            Said::Progress(fence, p) if self.cluster.is_current(fence) => {
+                let live = self.live.entry(fence.run).or_default();
+                (live.step, live.epoch, live.images_per_second) = (p.step, p.epoch, p.images_per_second);
+                self.changed = true;
+            }
+            Said::Metrics(fence, points) if self.cluster.is_current(fence) => {
+                let live = self.live.entry(fence.run).or_default();
+                for p in &points {
+                    let newest = live.latest.entry(p.name.clone()).or_insert((p.step, p.value));
+                    if p.step >= newest.0 {
+                        *newest = (p.step, p.value);
+                    }
+                    live.step = live.step.max(p.step);
+                }
+                self.batch.metrics.extend(points.into_iter().map(|p| (fence.run, p)));
+                self.changed = true;
+            }
+            Said::Lines(lines) => {
+                self.changed = true;
+                let runs = &self.cluster.runs;
+                self.batch.lines.extend(lines.into_iter().filter(|l| runs.contains_key(&l.fence.run)));
+            }
+            // An attempt that is over tells nothing any more.
+            Said::Progress(..) | Said::Metrics(..) | Said::Nothing => {}
+        }
+    }
+
+    fn closed(&mut self, worker: WorkerId, session: u64, end: End) {
+        if self.sessions.get(&worker).is_none_or(|s| s.id != session) {
+            return;
+        }
+        let Some(Session { incarnation, .. }) = self.sessions.remove(&worker) else { return };
+        tracing::info!(%worker, ?end, "an agent's session ended");
+        let command = match end {
+            End::Clean | End::Broken => Command::WorkerAway { worker, incarnation, clean: end == End::Clean },
+            End::Silent => Command::WorkerLost { worker, incarnation },
+        };
+        self.decide(command).ok();
+    }
+
+    /// Makes the turn durable, then answers and orders.
+    fn finish(&mut self, changed: &watch::Sender<u64>) -> Result<(), store::Error> {
+        if let Some(store) = &mut self.store {
+            store.commit(&self.batch)?;
+        }
+        self.batch = Batch::default();
+        let then = std::mem::take(&mut self.then);
+        if then.iter().any(|t| matches!(t, Then::Ask(_))) {
+            let view = View {
+                cluster: &self.cluster,
+                live: &self.live,
+                reasons: schedule::reasons(&self.cluster, self.now),
+                last_seen: &self.last_seen,
+                connected: self.sessions.len(),
+                read_only: self.store.is_none(),
+            };
+            let mut rest = Vec::new();
+            for then in then {
+                match then {
+                    Then::Ask(question) => question(&view),
+                    other => rest.push(other),
+                }
+            }
+            rest.into_iter().for_each(|t| self.carry_out(t));
+        } else {
+            then.into_iter().for_each(|t| self.carry_out(t));
+        }
+        if std::mem::take(&mut self.changed) {
+            changed.send_modify(|n| *n += 1);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, then: Then) {
+        match then {
+            // Whoever asked may have gone away.
+            Then::Reply(to, answer) => drop(to.send(answer)),
+            Then::Ask(_) => {}
+            Then::Say(worker, message) => self.say(worker, message),
+            Then::Order(effect) => {
+                if let Some(message) = orders::message(&self.cluster, &self.outputs, &effect) {
+                    self.say(effect.worker(), message);
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, worker: WorkerId, message: session_response::Message) {
+        let Some(session) = self.sessions.get(&worker) else { return };
+        if session.orders.try_send(Ok(SessionResponse { message: Some(message) })).is_err() {
+            // It does not listen. Without its sender the stream ends, and the agent comes back and is told again.
+            tracing::warn!(%worker, "an agent does not take its orders; its session is closed");
+            if let Some(Session { id, .. }) = self.sessions.get(&worker) {
+                let id = *id;
+                self.closed(worker, id, End::Broken);
+            }
+        }
+    }
+}
+
+/// The time, which never runs backwards.
+fn clock(last: Timestamp) -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)).max(last)
+}

@@ -1,0 +1,150 @@
+//! What agents say, from the wire's words into the core's: parsed at the border, or refused with the field's name.
+
+use morph_control::{Checkpoint, Exit, Hello, Report};
+use morph_proto::v1::{self, report};
+use morph_spec::{Fence, Timestamp};
+
+use crate::store::{Line, Point};
+
+/// A report, sorted by what is done with it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// For the core.
+    Core(Fence, Report),
+    /// How far training is: shown, not kept.
+    Progress(Fence, v1::Progress),
+    /// Kept beside the events.
+    Metrics(Fence, Vec<Point>),
+    /// Kept beside the events.
+    Lines(Vec<Line>),
+    /// A kind of report that this version does not know.
+    Nothing,
+}
+
+fn parsed<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, String>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e: T::Err| format!("{what}: {e}"))
+}
+
+fn fence(fence: Option<&v1::Fence>) -> Result<Fence, String> {
+    let fence = fence.ok_or("fence: missing")?;
+    Ok(Fence { run: parsed("fence.run", &fence.run)?, attempt: fence.attempt })
+}
+
+/// An agent's introduction.
+///
+/// # Errors
+/// Names the field that makes no sense.
+pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
+    if hello.incarnation.is_empty() {
+        return Err("hello.incarnation: missing".into());
+    }
+    Ok(Hello {
+        worker: parsed("hello.worker", &hello.worker)?,
+        incarnation: hello.incarnation.clone(),
+        host: hello.host.clone(),
+        slots: hello.slots,
+        version: hello.version.clone(),
+        live: hello.live.iter().map(|f| fence(Some(f))).collect::<Result<_, _>>()?,
+        cached: hello.cached.iter().map(|d| parsed("hello.cached", d)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A report.
+///
+/// # Errors
+/// Names the field that makes no sense.
+pub fn report(report: report::Report) -> Result<Said, String> {
+    use report::Report as R;
+    Ok(match report {
+        R::Ready(r) => {
+            let report = Report::RankReady { rank: r.rank, step: r.step, total_steps: r.total_steps };
+            Said::Core(fence(r.fence.as_ref())?, report)
+        }
+        R::Store(s) => Said::Core(fence(s.fence.as_ref())?, Report::StoreReady { address: s.address }),
+        R::Checkpoint(c) => {
+            let fence = fence(c.fence.as_ref())?;
+            let c = c.checkpoint.ok_or("checkpoint: missing")?;
+            Said::Core(
+                fence,
+                Report::Checkpoint(Checkpoint {
+                    url: c.url,
+                    digest: parsed("checkpoint.digest", &c.digest)?,
+                    step: c.step,
+                    epoch: c.epoch,
+                    attempt: fence.attempt,
+                    bytes: c.bytes,
+                    score: c.score.filter(|s| s.is_finite()),
+                    best: c.best,
+                    at: Timestamp(c.at),
+                }),
+            )
+        }
+        R::Evaluated(e) => {
+            let summary = e.summary.into_iter().filter(|(_, v)| v.is_finite()).collect();
+            let report = Report::Evaluated { summary, summary_json: e.summary_json, artifacts: e.artifacts };
+            Said::Core(fence(e.fence.as_ref())?, report)
+        }
+        R::Exited(e) => {
+            let exit = match e.exit() {
+                v1::Exit::Succeeded => Exit::Succeeded,
+                v1::Exit::Stopped => Exit::Stopped,
+                v1::Exit::PeerLost => Exit::PeerLost,
+                v1::Exit::User => Exit::User,
+                v1::Exit::Infra | v1::Exit::Unspecified => Exit::Infra,
+            };
+            Said::Core(fence(e.fence.as_ref())?, Report::RankExited { rank: e.rank, exit, error: e.error })
+        }
+        R::Progress(p) => Said::Progress(fence(p.fence.as_ref())?, p),
+        R::Metrics(m) => {
+            let points = m.points.into_iter().filter(|p| p.value.is_finite());
+            let points = points.map(|p| Point { step: p.step, at: p.at, name: p.name, value: p.value }).collect();
+            Said::Metrics(fence(m.fence.as_ref())?, points)
+        }
+        R::Logs(l) => Said::Lines(l.lines.into_iter().map(line).collect::<Result<_, _>>()?),
+    })
+}
+
+fn line(line: v1::LogLine) -> Result<Line, String> {
+    Ok(Line {
+        fence: Fence { run: parsed("line.run", &line.run)?, attempt: line.attempt },
+        rank: line.rank,
+        seq: line.seq,
+        at: line.at,
+        stream: line.stream,
+        text: line.text,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = "01J00000000000000000000000";
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let bad = v1::Hello { worker: "nobody".into(), incarnation: "a".into(), ..v1::Hello::default() };
+        assert!(hello(&bad).unwrap_err().contains("hello.worker"));
+        assert!(report(report::Report::Store(v1::StoreReady::default())).unwrap_err().contains("fence"));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_left_out() {
+        let fence = Some(v1::Fence { run: RUN.into(), attempt: 1 });
+        let point = |value| v1::MetricPoint { step: 1, at: 2, name: "x".into(), value };
+        let metrics = v1::Metrics { fence, points: vec![point(f64::NAN), point(1.0), point(f64::INFINITY)] };
+        let Said::Metrics(_, points) = report(report::Report::Metrics(metrics)).unwrap() else { panic!("metrics") };
+        assert_eq!(points.len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_way_to_end_is_worth_another_try() {
+        let fence = Some(v1::Fence { run: RUN.into(), attempt: 1 });
+        let exited = v1::RankExited { fence, exit: 99, ..v1::RankExited::default() };
+        let said = report(report::Report::Exited(exited)).unwrap();
+        assert!(matches!(said, Said::Core(_, Report::RankExited { exit: Exit::Infra, .. })));
+    }
+}

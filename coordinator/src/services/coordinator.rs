@@ -1,0 +1,381 @@
+//! What people and CI say.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    pin::Pin,
+    time::Duration,
+};
+
+use morph_control::{Command, Refusal, Target, WorkerState, find, find_run, find_sweep, search};
+use morph_objects::Objects;
+use morph_proto::v1::{self, coordinator_server};
+use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    core::{Core, status},
+    store::{Lines, Store},
+    view::{self, View},
+};
+
+/// Shortest time between two snapshots of a watch.
+const PACE: Duration = Duration::from_millis(200);
+
+type Answer<T> = Result<Response<T>, Status>;
+type Feed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Coordinator {
+    /// The loop.
+    pub core: Core,
+    /// The database, to read from.
+    pub db: PathBuf,
+    /// Ends all streams.
+    pub stop: CancellationToken,
+}
+
+impl Coordinator {
+    /// Reads from the database, on a thread that may wait.
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Store) -> Result<T, crate::store::Error> + Send + 'static,
+    ) -> Result<T, Status> {
+        let db = self.db.clone();
+        let done = tokio::task::spawn_blocking(move || job(&Store::read(&db)?)).await;
+        done.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
+    }
+
+    /// Asks for something that may not be there.
+    async fn find<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View<'_>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.core.ask(question).await?.map_err(status)
+    }
+
+    /// Reads the manifest at `url` and has it registered.
+    async fn register(&self, url: &str) -> Result<(Digest, bool), Status> {
+        let objects = Objects::open(url).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let bytes = objects.get(manifest::FILE).await.map_err(|e| match e {
+            morph_objects::Error::NotFound { .. } => Status::not_found(format!(
+                "there is no dataset at {}: prepare it first, morphctl data prepare FILE",
+                objects.url()
+            )),
+            other => Status::failed_precondition(other.to_string()),
+        })?;
+        let bad = |why: String| Status::invalid_argument(format!("{}: {why}", objects.url_of(manifest::FILE)));
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
+        if manifest.version > manifest::VERSION {
+            return Err(bad(format!(
+                "its version is {}, this morph knows {}: use the newer morph",
+                manifest.version,
+                manifest::VERSION
+            )));
+        }
+        let (digest, url) = (Digest::of(&bytes), objects.url());
+        let known = {
+            let url = url.clone();
+            self.core.ask(move |v| v.cluster.urls.get(&url) == Some(&digest)).await?
+        };
+        if !known {
+            self.core.command(Command::RegisterDataset { url, digest, manifest: Box::new(manifest) }).await?;
+        }
+        Ok((digest, known))
+    }
+
+    /// What `key` has made.
+    async fn existing(&self, key: &str) -> Result<bool, Status> {
+        if key.is_empty() {
+            return Err(Status::invalid_argument("key: missing; choose one that is new for what is new"));
+        }
+        let key = key.to_owned();
+        self.core.ask(move |v| v.cluster.keys.contains_key(&key)).await
+    }
+}
+
+fn document<T: serde::de::DeserializeOwned>(field: &str, json: &str) -> Result<T, Status> {
+    serde_json::from_str(json).map_err(|e| Status::invalid_argument(format!("{field}: {e}")))
+}
+
+fn not_found(what: &str) -> Refusal {
+    Refusal::NotFound(format!("there is no such {what}"))
+}
+
+fn target(view: &View<'_>, id: &str) -> Result<Target, Refusal> {
+    find(view.cluster, id)
+}
+
+/// All of a run or sweep that a watcher is shown, and whether it is over.
+fn snapshot(view: &View<'_>, target: Target) -> Result<(v1::WatchResponse, bool), Refusal> {
+    let cluster = view.cluster;
+    let (sweep, runs) = match target {
+        Target::Run(id) => (None, vec![id]),
+        Target::Sweep(id) => {
+            let sweep = cluster.sweeps.get(&id).ok_or_else(|| not_found("sweep"))?;
+            (Some(sweep), sweep.runs.clone())
+        }
+    };
+    let runs: Vec<_> = runs.iter().filter_map(|id| cluster.runs.get(id)).collect();
+    let over = sweep.map_or_else(|| runs.iter().all(|r| r.is_over()), |s| s.end.is_some());
+    let ready = || cluster.workers.values().filter(|w| w.state == WorkerState::Ready);
+    let total: u32 = ready().map(|w| w.slots).sum();
+    let used: u32 = ready().map(|w| cluster.used(w.id)).sum();
+    let response = v1::WatchResponse {
+        sweep: sweep.map(|s| view.sweep(s)),
+        runs: runs.into_iter().map(|r| view.run(r, false)).collect(),
+        workers_ready: ready().count() as u32,
+        slots_free: total.saturating_sub(used),
+        slots_total: total,
+    };
+    Ok((response, over))
+}
+
+#[tonic::async_trait]
+impl coordinator_server::Coordinator for Coordinator {
+    async fn register_dataset(&self, request: Request<v1::RegisterDatasetRequest>) -> Answer<v1::RegisterDatasetResponse> {
+        let (digest, existed) = self.register(&request.into_inner().url).await?;
+        let dataset = self.core.ask(move |v| v.cluster.datasets.get(&digest).map(|d| view::dataset(d, true))).await?;
+        Ok(Response::new(v1::RegisterDatasetResponse { dataset, existed }))
+    }
+
+    async fn list_datasets(&self, _: Request<v1::ListDatasetsRequest>) -> Answer<v1::ListDatasetsResponse> {
+        let newest = |v: &View<'_>| {
+            let found = v.cluster.urls.values().filter_map(|digest| v.cluster.datasets.get(digest));
+            found.map(|d| view::dataset(d, false)).collect()
+        };
+        Ok(Response::new(v1::ListDatasetsResponse { datasets: self.core.ask(newest).await? }))
+    }
+
+    async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Answer<v1::SubmitRunResponse> {
+        let v1::SubmitRunRequest { key, experiment_json, name } = request.into_inner();
+        let existed = self.existing(&key).await?;
+        if !existed {
+            let experiment: Experiment = document("experiment", &experiment_json)?;
+            let (dataset, _) = self.register(&experiment.dataset.url).await?;
+            let (key, experiment) = (key.clone(), Box::new(experiment));
+            self.core.command(Command::SubmitRun { key, name, experiment, dataset }).await?;
+        }
+        let run = self
+            .find(move |v| match v.cluster.keys.get(&key) {
+                Some(morph_control::Submission::Run(id)) => {
+                    v.cluster.runs.get(id).map(|r| v.run(r, true)).ok_or_else(|| not_found("run"))
+                }
+                _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a sweep"))),
+            })
+            .await?;
+        Ok(Response::new(v1::SubmitRunResponse { run: Some(run), existed }))
+    }
+
+    async fn submit_sweep(&self, request: Request<v1::SubmitSweepRequest>) -> Answer<v1::SubmitSweepResponse> {
+        let v1::SubmitSweepRequest { key, sweep_json } = request.into_inner();
+        let existed = self.existing(&key).await?;
+        if !existed {
+            let sweep: Sweep = document("sweep", &sweep_json)?;
+            let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
+            let mut datasets = BTreeMap::new();
+            for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
+                let url = search::with(&sweep.experiment, &point).map_err(invalid)?.dataset.url;
+                if !datasets.contains_key(&url) {
+                    let (digest, _) = self.register(&url).await?;
+                    datasets.insert(url, digest);
+                }
+            }
+            let (key, sweep) = (key.clone(), Box::new(sweep));
+            self.core.command(Command::SubmitSweep { key, sweep, datasets }).await?;
+        }
+        let sweep = self
+            .find(move |v| match v.cluster.keys.get(&key) {
+                Some(morph_control::Submission::Sweep(id)) => {
+                    v.cluster.sweeps.get(id).map(|s| v.sweep(s)).ok_or_else(|| not_found("sweep"))
+                }
+                _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a run"))),
+            })
+            .await?;
+        Ok(Response::new(v1::SubmitSweepResponse { sweep: Some(sweep), existed }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
+        let sweep = request.into_inner().sweep;
+        let runs = self
+            .find(move |v| {
+                let of = if sweep.is_empty() { None } else { Some(find_sweep(v.cluster, &sweep)?) };
+                let wanted = v.cluster.in_order().filter(|r| of.is_none() || r.sweep == of);
+                Ok(wanted.map(|r| v.run(r, false)).collect())
+            })
+            .await?;
+        Ok(Response::new(v1::ListRunsResponse { runs }))
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
+        let text = request.into_inner().run;
+        let run = self
+            .find(move |v| {
+                let id = find_run(v.cluster, &text)?;
+                v.cluster.runs.get(&id).map(|r| v.run(r, true)).ok_or_else(|| not_found("run"))
+            })
+            .await?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(run) }))
+    }
+
+    async fn list_sweeps(&self, _: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
+        let sweeps = self.core.ask(|v| v.cluster.sweeps.values().map(|s| v.sweep(s)).collect()).await?;
+        Ok(Response::new(v1::ListSweepsResponse { sweeps }))
+    }
+
+    async fn get_sweep(&self, request: Request<v1::GetSweepRequest>) -> Answer<v1::GetSweepResponse> {
+        let text = request.into_inner().sweep;
+        let (sweep, runs) = self
+            .find(move |v| {
+                let id = find_sweep(v.cluster, &text)?;
+                let sweep = v.cluster.sweeps.get(&id).ok_or_else(|| not_found("sweep"))?;
+                let runs = sweep.runs.iter().filter_map(|id| v.cluster.runs.get(id)).map(|r| v.run(r, false)).collect();
+                Ok((v.sweep(sweep), runs))
+            })
+            .await?;
+        Ok(Response::new(v1::GetSweepResponse { sweep: Some(sweep), runs }))
+    }
+
+    async fn list_workers(&self, _: Request<v1::ListWorkersRequest>) -> Answer<v1::ListWorkersResponse> {
+        let workers = self.core.ask(|v| v.cluster.workers.values().map(|w| v.worker(w)).collect()).await?;
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelRequest>) -> Answer<v1::CancelResponse> {
+        let text = request.into_inner().id;
+        let (target, runs) = self
+            .find(move |v| {
+                let target = target(v, &text)?;
+                let runs = match target {
+                    Target::Run(id) => vec![id],
+                    Target::Sweep(id) => v.cluster.sweeps.get(&id).map(|s| s.runs.clone()).unwrap_or_default(),
+                };
+                let open = |id: &morph_spec::RunId| v.cluster.runs.get(id).is_some_and(|r| !r.is_over());
+                Ok((target, runs.into_iter().filter(open).map(|id| id.to_string()).collect()))
+            })
+            .await?;
+        self.core.command(Command::Cancel(target)).await?;
+        Ok(Response::new(v1::CancelResponse { runs }))
+    }
+
+    type WatchStream = Feed<v1::WatchResponse>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let text = request.into_inner().id;
+        let target = self.find(move |v| target(v, &text)).await?;
+        let (sender, stream) = mpsc::channel(4);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let mut changes = this.core.changes();
+            loop {
+                changes.mark_unchanged();
+                let (message, over) = match this.find(move |v| snapshot(v, target)).await {
+                    Ok((response, over)) => (Ok(response), over),
+                    Err(status) => (Err(status), true),
+                };
+                if sender.send(message).await.is_err() || over {
+                    return;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    // Why a run waits may change by time alone.
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = sender.closed() => return,
+                    () = this.stop.cancelled() => {
+                        sender.send(Err(Status::unavailable("the coordinator is stopping"))).await.ok();
+                        return;
+                    }
+                }
+                tokio::time::sleep(PACE).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    type LogsStream = Feed<v1::LogsResponse>;
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+        let v1::LogsRequest { run: text, follow, rank, attempt, tail } = request.into_inner();
+        let run = self.find(move |v| find_run(v.cluster, &text)).await?;
+        let (sender, stream) = mpsc::channel(4);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let mut changes = this.core.changes();
+            let mut wanted = Lines { rank, attempt, tail, after: 0 };
+            loop {
+                changes.mark_unchanged();
+                // Asked before the lines are read, so that none that came before the end is missed.
+                let over = this.core.ask(move |v| v.cluster.runs.get(&run).is_none_or(|r| r.is_over())).await;
+                let (lines, upto) = match this.read(move |s| s.lines(run, wanted)).await {
+                    Ok(read) => read,
+                    Err(status) => {
+                        sender.send(Err(status)).await.ok();
+                        return;
+                    }
+                };
+                wanted = Lines { after: upto, tail: 0, ..wanted };
+                for some in lines.chunks(1000) {
+                    let lines = some.iter().map(line).collect();
+                    if sender.send(Ok(v1::LogsResponse { lines })).await.is_err() {
+                        return;
+                    }
+                }
+                if !follow || over.unwrap_or(true) {
+                    return;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = sender.closed() => return,
+                    () = this.stop.cancelled() => return,
+                }
+                tokio::time::sleep(PACE).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<v1::MetricsResponse> {
+        let v1::MetricsRequest { run, names } = request.into_inner();
+        let run = self.find(move |v| find_run(v.cluster, &run)).await?;
+        let points = self.read(move |s| s.metrics(run, &names)).await?;
+        let point = |p: crate::store::Point| v1::MetricPoint { step: p.step, at: p.at, name: p.name, value: p.value };
+        Ok(Response::new(v1::MetricsResponse { points: points.into_iter().map(point).collect() }))
+    }
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
+        let text = request.into_inner().id;
+        let target =
+            self.find(move |v| if text.is_empty() { Ok(None) } else { target(v, &text).map(Some) }).await?;
+        let recorded = self
+            .read(move |s| match target {
+                None => s.events(),
+                Some(Target::Run(id)) => s.events_of_run(id),
+                Some(Target::Sweep(id)) => s.events_of_sweep(id),
+            })
+            .await?;
+        let event = |r: crate::store::Recorded| v1::Event {
+            seq: r.seq,
+            at: r.event.at.0,
+            kind: r.event.kind().into(),
+            text: r.event.text(),
+            json: serde_json::to_string(&r.event).expect("invariant: documents are JSON"),
+        };
+        Ok(Response::new(v1::EventsResponse { events: recorded.into_iter().map(event).collect() }))
+    }
+}
+
+fn line(line: &crate::store::Line) -> v1::LogLine {
+    v1::LogLine {
+        run: line.fence.run.to_string(),
+        attempt: line.fence.attempt,
+        rank: line.rank,
+        seq: line.seq,
+        at: line.at,
+        stream: line.stream.clone(),
+        text: line.text.clone(),
+    }
+}

@@ -1,0 +1,235 @@
+//! The core's state in the words of the wire.
+
+use std::collections::BTreeMap;
+
+use morph_control::{Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState};
+use morph_proto::v1;
+use morph_spec::{RunId, Timestamp, sweep::Goal};
+
+/// What is known of a run that is not history: gone with the process, and no harm done.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Live {
+    /// Last step reported.
+    pub step: u64,
+    /// Epochs finished.
+    pub epoch: u32,
+    /// Over all ranks.
+    pub images_per_second: f64,
+    /// Newest value of each metric and its step.
+    pub latest: BTreeMap<String, (u64, f64)>,
+}
+
+/// Everything that a message may need.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// The state.
+    pub cluster: &'a Cluster,
+    /// By run.
+    pub live: &'a BTreeMap<RunId, Live>,
+    /// Why queued runs wait.
+    pub reasons: BTreeMap<RunId, String>,
+    /// When each worker was heard last.
+    pub last_seen: &'a BTreeMap<morph_spec::WorkerId, Timestamp>,
+    /// Agents with an open session.
+    pub connected: usize,
+    /// Nobody serves: runs that are not over stand still.
+    pub read_only: bool,
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("invariant: documents are JSON")
+}
+
+impl View<'_> {
+    /// A run; `whole`: with what lists leave out.
+    pub fn run(&self, run: &Run, whole: bool) -> v1::Run {
+        let live = self.live.get(&run.id).cloned().unwrap_or_default();
+        let newest = run.newest_checkpoint();
+        let mut attempts = Vec::new();
+        let mut checkpoints = Vec::new();
+        if whole {
+            attempts.extend(run.past.iter().map(past));
+            attempts.extend(run.attempt().map(attempt));
+            checkpoints.extend(run.checkpoints.iter().map(checkpoint));
+        }
+        v1::Run {
+            id: run.id.to_string(),
+            name: run.name.clone(),
+            sweep: run.sweep.map(|s| s.to_string()).unwrap_or_default(),
+            state: state(run).into(),
+            reason: self.reason(run),
+            experiment_json: if whole { json(&*run.experiment) } else { String::new() },
+            params_json: json(&run.params),
+            attempt: run.attempts,
+            step: live.step.max(newest.map_or(0, |c| c.step)),
+            total_steps: run.total_steps,
+            epoch: live.epoch.max(newest.map_or(0, |c| c.epoch)),
+            images_per_second: if matches!(run.state, RunState::Running { .. }) { live.images_per_second } else { 0.0 },
+            created_at: run.created_at.0,
+            started_at: run.started_at.map_or(0, |t| t.0),
+            ended_at: run.ended_at().map_or(0, |t| t.0),
+            error: match &run.state {
+                RunState::Failed { error, .. } => error.clone(),
+                _ => run.last_error.clone().unwrap_or_default(),
+            },
+            summary: run.summary.clone().into_iter().collect(),
+            latest: live.latest.into_iter().map(|(name, (_, value))| (name, value)).collect(),
+            summary_json: if whole { run.summary_json.clone() } else { String::new() },
+            attempts,
+            checkpoints,
+            artifacts: run.artifacts.clone(),
+            world_size: run.width(),
+        }
+    }
+
+    fn reason(&self, run: &Run) -> String {
+        if self.read_only && !run.is_over() {
+            return "nobody serves this home: it goes on with the same command, or when a coordinator starts".into();
+        }
+        match &run.state {
+            RunState::Queued { .. } => self.reasons.get(&run.id).cloned().unwrap_or_default(),
+            RunState::Starting { attempt } => {
+                let ready = attempt.ranks.iter().filter(|r| matches!(r.state, morph_control::RankState::Ready)).count();
+                format!("{ready} of {} ranks are ready", attempt.ranks.len())
+            }
+            RunState::Running { .. } | RunState::Succeeded { .. } => String::new(),
+            RunState::Stopping { stop, .. } => match stop.cause {
+                Cause::Failure => format!("stopping its other ranks: {}", stop.reason),
+                Cause::Cancel | Cause::Drain => stop.reason.clone(),
+            },
+            RunState::Failed { error, .. } => error.clone(),
+            RunState::Cancelled { .. } => "cancelled".into(),
+        }
+    }
+
+    /// A sweep.
+    pub fn sweep(&self, sweep: &Sweep) -> v1::Sweep {
+        let runs = sweep.runs.iter().filter_map(|id| self.cluster.runs.get(id));
+        let count = |which: fn(&RunState) -> bool| runs.clone().filter(|r| which(&r.state)).count() as u32;
+        let best = sweep.best(self.cluster);
+        let failed = count(|s| matches!(s, RunState::Failed { .. }));
+        v1::Sweep {
+            id: sweep.id.to_string(),
+            name: sweep.name.clone(),
+            state: match sweep.end {
+                None => v1::SweepState::Running,
+                Some(SweepEnd::Succeeded) => v1::SweepState::Succeeded,
+                Some(SweepEnd::Failed) => v1::SweepState::Failed,
+                Some(SweepEnd::Cancelled) => v1::SweepState::Cancelled,
+            }
+            .into(),
+            sweep_json: json(&*sweep.spec),
+            metric: sweep.spec.metric.name.clone(),
+            goal: match sweep.spec.metric.goal {
+                Goal::Maximize => "maximize".into(),
+                Goal::Minimize => "minimize".into(),
+            },
+            total: sweep.runs.len() as u32,
+            queued: count(|s| matches!(s, RunState::Queued { .. })),
+            running: count(|s| {
+                matches!(s, RunState::Starting { .. } | RunState::Running { .. } | RunState::Stopping { .. })
+            }),
+            succeeded: count(|s| matches!(s, RunState::Succeeded { .. })),
+            failed,
+            cancelled: count(|s| matches!(s, RunState::Cancelled { .. })),
+            best_run: best.map(|(run, _)| run.to_string()).unwrap_or_default(),
+            best_value: best.map(|(_, value)| value),
+            created_at: sweep.created_at.0,
+            ended_at: sweep.ended_at.map_or(0, |t| t.0),
+            reason: match (sweep.end, failed) {
+                (Some(SweepEnd::Failed), n) => format!("{n} of {} runs failed", sweep.runs.len()),
+                (Some(SweepEnd::Cancelled), _) => "cancelled".into(),
+                _ => String::new(),
+            },
+        }
+    }
+
+    /// A worker.
+    pub fn worker(&self, worker: &Worker) -> v1::Worker {
+        let has = |run: &&Run| run.attempt().is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker.id && r.is_live()));
+        v1::Worker {
+            id: worker.id.to_string(),
+            host: worker.host.clone(),
+            slots: worker.slots,
+            used: self.cluster.used(worker.id),
+            state: match worker.state {
+                WorkerState::Ready => "ready",
+                WorkerState::Away { .. } => "away",
+                WorkerState::Lost => "lost",
+                WorkerState::Left => "left",
+            }
+            .into(),
+            last_seen: self.last_seen.get(&worker.id).map_or(0, |t| t.0),
+            version: worker.version.clone(),
+            runs: self.cluster.in_order().filter(has).map(|r| r.id.to_string()).collect(),
+            joined_at: worker.joined_at.0,
+        }
+    }
+}
+
+/// The state of a run.
+fn state(run: &Run) -> v1::RunState {
+    match run.state {
+        RunState::Queued { .. } => v1::RunState::Queued,
+        RunState::Starting { .. } => v1::RunState::Starting,
+        RunState::Running { .. } => v1::RunState::Running,
+        RunState::Stopping { .. } => v1::RunState::Stopping,
+        RunState::Succeeded { .. } => v1::RunState::Succeeded,
+        RunState::Failed { .. } => v1::RunState::Failed,
+        RunState::Cancelled { .. } => v1::RunState::Cancelled,
+    }
+}
+
+/// A dataset; `whole`: with its manifest.
+pub fn dataset(dataset: &Dataset, whole: bool) -> v1::Dataset {
+    v1::Dataset {
+        name: dataset.name.clone(),
+        url: dataset.url.clone(),
+        digest: dataset.digest.to_string(),
+        manifest_json: if whole { json(&dataset.manifest) } else { String::new() },
+        samples: dataset.manifest.samples(),
+        bytes: dataset.manifest.bytes(),
+        registered_at: dataset.at.0,
+    }
+}
+
+/// A checkpoint.
+pub fn checkpoint(c: &Checkpoint) -> v1::Checkpoint {
+    v1::Checkpoint {
+        url: c.url.clone(),
+        digest: c.digest.to_string(),
+        step: c.step,
+        epoch: c.epoch,
+        attempt: c.attempt,
+        bytes: c.bytes,
+        score: c.score,
+        best: c.best,
+        at: c.at.0,
+    }
+}
+
+fn placement(workers: impl Iterator<Item = morph_spec::WorkerId>) -> Vec<v1::Placement> {
+    workers.enumerate().map(|(rank, worker)| v1::Placement { rank: rank as u32, worker: worker.to_string() }).collect()
+}
+
+fn past(past: &Past) -> v1::Attempt {
+    v1::Attempt {
+        attempt: past.number,
+        ranks: placement(past.ranks.iter().copied()),
+        placed_at: past.placed_at.0,
+        ended_at: past.ended_at.0,
+        outcome: past.outcome.word().into(),
+        error: past.error.clone(),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> v1::Attempt {
+    v1::Attempt {
+        attempt: attempt.number,
+        ranks: placement(attempt.ranks.iter().map(|r| r.worker)),
+        placed_at: attempt.placed_at.0,
+        ended_at: 0,
+        outcome: String::new(),
+        error: String::new(),
+    }
+}

@@ -1,0 +1,320 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Trains MorphAEus and its rivals at scale: data, runs, sweeps, scores.
+#[derive(Debug, Parser)]
+#[command(name = "morphctl", version, propagate_version = true, after_help = "Examples:
+  morphctl data synth raw/rsna-phantom --healthy 900 --opacity 150
+  morphctl data prepare configs/datasets/rsna-phantom.yaml
+  morphctl sweep configs/sweeps/demo.yaml --local
+  morphctl get runs
+  morphctl describe run demo-1
+
+Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 bad usage or file, 3 not found, 4 refused,
+6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md).")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Home folder: state, datasets, results [default: ./morph-home, or ./morph-demo if only that exists].
+    #[arg(long, global = true, env = "MORPH_HOME", value_name = "DIR", help_heading = "Global options")]
+    pub home: Option<PathBuf>,
+    /// A coordinator that runs elsewhere, like http://head:7070.
+    #[arg(long, global = true, env = "MORPH_COORDINATOR", value_name = "URL", help_heading = "Global options")]
+    pub coordinator: Option<String>,
+    /// How to print.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Global options")]
+    pub output: Format,
+    /// Say only what was asked for, and errors.
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Say more; twice: much more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+    /// When to colour; NO_COLOR is respected.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = "Global options")]
+    pub color: Color,
+}
+
+/// Formats of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For people with much time.
+    Yaml,
+    /// Only names, as `run/NAME`.
+    Name,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes, prepares and looks at datasets.
+    #[command(subcommand)]
+    Data(Data),
+    /// Checks YAML files and shows all that is wrong with them.
+    #[command(after_help = "Examples:
+  morphctl validate configs/sweeps/*.yaml configs/cxr/*.yaml
+  morphctl validate experiment.yaml --set trainer.optimizer.lr=1e-4 -o yaml     # with every default")]
+    Validate {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Fields to change.
+        #[command(flatten)]
+        set: Set,
+    },
+    /// Trains and scores one experiment, and follows it.
+    #[command(after_help = "Examples:
+  morphctl train configs/phantom/morphaeus.yaml --local
+  morphctl train configs/phantom/morphaeus.yaml --local --set trainer.epochs=3
+  morphctl --coordinator http://head:7070 train configs/cxr/morphaeus.yaml --detach
+
+The same command again goes on where it stopped, or shows what is done.")]
+    Train(Submit),
+    /// Searches over hyper-parameters, and follows it.
+    #[command(after_help = "Examples:
+  morphctl sweep configs/sweeps/demo.yaml --local
+  morphctl sweep configs/sweeps/demo.yaml --local --set trainer.epochs=3
+  morphctl --coordinator http://head:7070 sweep configs/sweeps/demo.yaml --detach
+
+The same command again goes on where it stopped, or shows what is done.")]
+    Sweep(Submit),
+    /// Scores a run's best checkpoint again, here, perhaps on another dataset.
+    #[command(after_help = "Examples:
+  morphctl evaluate demo-1
+  morphctl evaluate demo-1 --dataset s3://bucket/padchest --panel panel.png --scores scores.csv")]
+    Evaluate {
+        /// Name or id of the run.
+        run: String,
+        /// Another dataset than the one it was trained on.
+        #[arg(long, value_name = "URL")]
+        dataset: Option<String>,
+        /// The newest checkpoint instead of the best.
+        #[arg(long)]
+        newest: bool,
+        /// Also draw some cases into this PNG file.
+        #[arg(long, value_name = "FILE")]
+        panel: Option<PathBuf>,
+        /// Also write every image's scores into this CSV file.
+        #[arg(long, value_name = "FILE")]
+        scores: Option<PathBuf>,
+    },
+    /// Lists runs, sweeps, workers or datasets.
+    #[command(after_help = "Examples:
+  morphctl get runs
+  morphctl get runs demo -o json          # the runs of sweep demo
+  morphctl get sweeps -o name")]
+    Get {
+        /// What to list.
+        #[arg(value_enum)]
+        what: Things,
+        /// Only this one; for runs also: of this sweep.
+        id: Option<String>,
+    },
+    /// Shows all of one thing: state, reasons, attempts, checkpoints, scores, history.
+    #[command(after_help = "Examples:
+  morphctl describe run demo-1
+  morphctl describe sweep demo -o yaml")]
+    Describe {
+        /// What it is.
+        #[arg(value_enum)]
+        what: Thing,
+        /// Name, id or the beginning of an id.
+        id: String,
+    },
+    /// Prints what a run's ranks logged.
+    #[command(after_help = "Examples:
+  morphctl logs demo-1
+  morphctl logs demo-1 -f --rank 0 --tail 20")]
+    Logs {
+        /// Name or id of the run.
+        run: String,
+        /// Go on until the run has ended.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only this rank.
+        #[arg(long)]
+        rank: Option<u32>,
+        /// Only this attempt.
+        #[arg(long)]
+        attempt: Option<u32>,
+        /// Only the last lines.
+        #[arg(long, value_name = "N")]
+        tail: Option<u32>,
+    },
+    /// Stops a run or all of a sweep for good; running ones save a checkpoint first.
+    #[command(after_help = "Example:
+  morphctl cancel demo")]
+    Cancel {
+        /// Name, id or the beginning of an id.
+        id: String,
+    },
+    /// Prints a shell's completion script.
+    #[command(after_help = "Example:
+  source <(morphctl completion bash)")]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// Verbs for datasets.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Writes phantom chest X-rays in RSNA's layout: JPEG-compressed DICOM files and both tables.
+    #[command(after_help = "Example:
+  morphctl data synth morph-demo/raw/rsna-phantom --healthy 900 --opacity 150 --other 40
+
+The same arguments give the same bytes. Phantom numbers say nothing about patients.")]
+    Synth {
+        /// The folder to write to.
+        root: PathBuf,
+        /// How many show nothing.
+        #[arg(long, default_value_t = 900)]
+        healthy: u32,
+        /// How many show lung opacity.
+        #[arg(long, default_value_t = 150)]
+        opacity: u32,
+        /// How many show something else: effusion, a large heart, a nodule.
+        #[arg(long, default_value_t = 40)]
+        other: u32,
+        /// Everything follows from it.
+        #[arg(long, default_value_t = 2109)]
+        seed: u64,
+        /// Side in pixels.
+        #[arg(long, default_value_t = 1024)]
+        size: u32,
+    },
+    /// Reads raw images, preprocesses and splits them, and writes shards and a manifest.
+    #[command(after_help = "Examples:
+  morphctl data prepare configs/datasets/rsna-phantom.yaml
+  morphctl data prepare configs/datasets/rsna.yaml --set source.root=/data/rsna --set preprocess.size=256
+
+Files that cannot be read are listed in skipped.csv beside the manifest. Run again, it says what it reuses.")]
+    Prepare {
+        /// The dataset's YAML.
+        file: PathBuf,
+        /// Fields to change.
+        #[command(flatten)]
+        set: Set,
+        /// Replace another dataset at the same place.
+        #[arg(long)]
+        overwrite: bool,
+        /// Images decoded at a time; 0: one per core.
+        #[arg(long, default_value_t = 0)]
+        jobs: usize,
+    },
+    /// Shows what is in a prepared dataset.
+    #[command(after_help = "Examples:
+  morphctl data inspect morph-demo/datasets/rsna-phantom
+  morphctl data inspect s3://bucket/rsna --verify
+  morphctl data inspect morph-demo/datasets/rsna-phantom --sheet cases.png --split test")]
+    Inspect {
+        /// The dataset's folder, or its YAML.
+        dataset: String,
+        /// Compare every shard with its checksum.
+        #[arg(long)]
+        verify: bool,
+        /// Also draw the first images of a split into this PNG file.
+        #[arg(long, value_name = "FILE")]
+        sheet: Option<PathBuf>,
+        /// The split to draw.
+        #[arg(long, default_value = "train")]
+        split: String,
+        /// How many images to draw.
+        #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        number: u32,
+    },
+}
+
+/// `--set`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Set {
+    /// Change a field, like trainer.optimizer.lr=1e-4; may be said again.
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// What `train` and `sweep` take.
+#[derive(Debug, Clone, Args)]
+pub struct Submit {
+    /// The YAML file.
+    pub file: PathBuf,
+    /// Fields to change.
+    #[command(flatten)]
+    pub set: Set,
+    /// Run everything here: a coordinator in this process, and an agent with its ranks beside it.
+    #[arg(long, conflicts_with = "coordinator")]
+    pub local: bool,
+    /// With --local: how many ranks at a time [default: one per core, and enough for one run].
+    #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: Option<u32>,
+    /// Do not wait for the end.
+    #[arg(short, long, conflicts_with = "local")]
+    pub detach: bool,
+    /// Another name than the file's.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// What can be listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Things {
+    /// Trainings.
+    #[value(alias = "run")]
+    Runs,
+    /// Searches.
+    #[value(alias = "sweep")]
+    Sweeps,
+    /// Agents.
+    #[value(aliases = ["worker", "agents", "agent"])]
+    Workers,
+    /// Prepared datasets.
+    #[value(alias = "dataset")]
+    Datasets,
+}
+
+/// What can be described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Thing {
+    /// A training.
+    #[value(alias = "runs")]
+    Run,
+    /// A search.
+    #[value(alias = "sweeps")]
+    Sweep,
+    /// An agent.
+    #[value(aliases = ["workers", "agent"])]
+    Worker,
+    /// A prepared dataset.
+    #[value(alias = "datasets")]
+    Dataset,
+}

@@ -1,0 +1,109 @@
+//! What goes to stdout.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use crate::cli::{Color, Format, Global};
+
+/// Writes `text` and a line's end to stdout. A reader that has gone away (`| head`) is no error.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn line(text: &str) -> Result<()> {
+    match writeln!(anstream::stdout().lock(), "{text}") {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("write to stdout"),
+    }
+}
+
+/// Follows `--color`; otherwise NO_COLOR, TERM and the kind of stdout decide.
+pub fn set_color(global: &Global) {
+    match global.color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+}
+
+/// A list of things, in all formats.
+#[derive(Debug)]
+pub struct Listing {
+    /// `run`, `sweep`, …
+    pub kind: &'static str,
+    /// Heads of columns.
+    pub columns: Vec<&'static str>,
+    /// Cells.
+    pub rows: Vec<Vec<String>>,
+    /// For programs.
+    pub json: Vec<Value>,
+    /// Of each thing.
+    pub names: Vec<String>,
+}
+
+/// Prints `list`. An empty one is said on stderr and is no error.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn list(global: &Global, list: Listing) -> Result<()> {
+    match global.output {
+        Format::Json | Format::Yaml => value(global, &Value::Array(list.json)),
+        Format::Name => {
+            for name in &list.names {
+                line(&format!("{}/{name}", list.kind))?;
+            }
+            Ok(())
+        }
+        Format::Table if list.rows.is_empty() => {
+            if !global.quiet {
+                eprintln!("no {}s", list.kind);
+            }
+            Ok(())
+        }
+        Format::Table => line(&table(&list.columns, list.rows)),
+    }
+}
+
+/// Prints one document.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn value(global: &Global, value: &Value) -> Result<()> {
+    match global.output {
+        Format::Yaml => line(serde_saphyr::to_string(value).context("write YAML")?.trim_end()),
+        _ => line(&serde_json::to_string_pretty(value)?),
+    }
+}
+
+/// A table without lines, as kubectl's. Columns of numbers are set to the right.
+pub fn table(columns: &[&str], rows: Vec<Vec<String>>) -> String {
+    let numeric: Vec<bool> = (0..columns.len())
+        .map(|c| rows.iter().all(|r| r.get(c).is_none_or(|v| v.is_empty() || v == "-" || v.parse::<f64>().is_ok())))
+        .collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(columns.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if numeric.get(index).copied().unwrap_or(false) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain_and_numbers_stand_right() {
+        let rows = vec![vec!["a".into(), "1.5".into()], vec!["long".into(), "10.25".into()]];
+        assert_eq!(table(&["NAME", "SCORE"], rows), "NAME  SCORE\na       1.5\nlong  10.25");
+    }
+}

@@ -1,0 +1,399 @@
+//! `train` and `sweep`: submit, follow, report.
+
+use std::{future::Future, pin::Pin, thread::available_parallelism};
+
+use anyhow::{Context, Result};
+use morph_objects::Objects;
+use morph_proto::v1::{self, RunState, SweepState};
+use morph_spec::{
+    Digest, Experiment,
+    load::{self, Document},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tonic::Code;
+
+use crate::{
+    cli::{Format, Global, Submit},
+    connect::{self, Client, Connection},
+    data,
+    fail::{CANCELLED, FAILED, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
+    json,
+    local::Local,
+    print,
+    report,
+    watch::{self, Screen},
+};
+
+/// What is submitted.
+enum Job {
+    Run { experiment: Box<Experiment>, name: String },
+    Sweep(Box<morph_spec::Sweep>),
+}
+
+/// What it became.
+struct Submitted {
+    id: String,
+    name: String,
+    existed: bool,
+    over: bool,
+}
+
+/// Reads the file as the verb wants it.
+fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
+    let document = load::file(&args.file, &data::options(global, &args.set)?)?;
+    match (document, verb) {
+        (Document::Experiment(mut experiment), "train") => {
+            absolute(&mut experiment)?;
+            Ok(Job::Run { experiment, name: args.name.clone().unwrap_or_default() })
+        }
+        (Document::Sweep(mut sweep), "sweep") => {
+            absolute(&mut sweep.experiment)?;
+            if let Some(name) = &args.name {
+                sweep.name.clone_from(name);
+            }
+            Ok(Job::Sweep(sweep))
+        }
+        (other, _) => {
+            let fix = match other.kind() {
+                "experiment" => "morphctl train",
+                "sweep" => "morphctl sweep",
+                _ => "morphctl data prepare",
+            };
+            let file = args.file.display();
+            Err(coded(USAGE, format!("{file} is of kind: {}; for that it is {fix} {file}", other.kind())))
+        }
+    }
+}
+
+/// Paths mean files of this machine and working folder: whoever reads them may have others.
+fn absolute(experiment: &mut Experiment) -> Result<()> {
+    experiment.dataset.url = Objects::open(&experiment.dataset.url)?.url();
+    if let Some(weights) = &mut experiment.trainer.loss.perceptual.weights
+        && weights != "random"
+        && !weights.contains("://")
+    {
+        let path = std::path::absolute(&*weights).with_context(|| format!("find {weights}"))?;
+        *weights = format!("file://{}", path.display());
+    }
+    Ok(())
+}
+
+impl Job {
+    /// The same job has the same key, so that the same command goes on instead of beginning again.
+    fn key(&self) -> Result<String> {
+        let (kind, text) = match self {
+            Self::Run { experiment, name } => ("run", format!("{name}\n{}", serde_json::to_string(experiment)?)),
+            Self::Sweep(sweep) => ("sweep", serde_json::to_string(sweep)?),
+        };
+        Ok(format!("{kind}-{}", &Digest::of(text.as_bytes()).to_string()[..32]))
+    }
+
+    fn world_size(&self) -> u32 {
+        match self {
+            Self::Run { experiment, .. } => experiment.trainer.world_size,
+            Self::Sweep(sweep) => sweep.experiment.trainer.world_size,
+        }
+    }
+
+    async fn submit(&self, client: &mut Client) -> Result<Submitted> {
+        let key = self.key()?;
+        for n in 1u32.. {
+            let key = if n == 1 { key.clone() } else { format!("{key}-{n}") };
+            let done = self.submit_as(client, key).await?;
+            // One that failed or was cancelled has ended for good; asking for it again means to try again.
+            match done {
+                (submitted, true) => return Ok(submitted),
+                (submitted, false) => eprintln!("{} has ended without success; trying again", submitted.name),
+            }
+        }
+        unreachable!("invariant: numbers do not end before tries do")
+    }
+
+    /// True when it is worth following.
+    async fn submit_as(&self, client: &mut Client, key: String) -> Result<(Submitted, bool)> {
+        match self {
+            Self::Run { experiment, name } => {
+                let experiment_json = serde_json::to_string(experiment)?;
+                let request = v1::SubmitRunRequest { key, experiment_json, name: name.clone() };
+                let done = client.submit_run(request).await.map_err(|s| status(&s))?.into_inner();
+                let run = done.run.unwrap_or_default();
+                let state = run.state();
+                let over = matches!(state, RunState::Succeeded | RunState::Failed | RunState::Cancelled);
+                let good = !matches!(state, RunState::Failed | RunState::Cancelled);
+                Ok((Submitted { id: run.id, name: run.name, existed: done.existed, over }, good))
+            }
+            Self::Sweep(sweep) => {
+                let request = v1::SubmitSweepRequest { key, sweep_json: serde_json::to_string(sweep)? };
+                let done = client.submit_sweep(request).await.map_err(|s| status(&s))?.into_inner();
+                let sweep = done.sweep.unwrap_or_default();
+                let state = sweep.state();
+                let good = !matches!(state, SweepState::Failed | SweepState::Cancelled);
+                let over = state != SweepState::Running;
+                Ok((Submitted { id: sweep.id, name: sweep.name, existed: done.existed, over }, good))
+            }
+        }
+    }
+}
+
+/// Runs `train` or `sweep`; the exit code.
+///
+/// # Errors
+/// What went wrong.
+pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u8> {
+    let job = read(global, args, verb)?;
+    if args.local {
+        return here(global, args, verb, &job).await;
+    }
+    let Some(mut client) = Connection::live(global).await? else {
+        let home = connect::home(global)?;
+        let file = args.file.display();
+        return Err(coded(
+            UNREACHABLE,
+            format!("nobody serves {}: run it here with morphctl {verb} {file} --local, or name a coordinator with --coordinator URL", home.display()),
+        ));
+    };
+    let submitted = job.submit(&mut client).await?;
+    announce(global, verb, &submitted);
+    if args.detach {
+        return detached(global, verb, &submitted).map(|()| OK);
+    }
+    let mut screen = Screen::new(global);
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        end = follow(&mut client, &submitted, &mut screen) => {
+            screen.finish();
+            conclude(global, &mut client, &end?).await
+        }
+        code = signals.next() => {
+            screen.finish();
+            eprintln!("{verb} {} goes on without you", submitted.name);
+            eprintln!("  come back:  morphctl {verb} {}", args.file.display());
+            eprintln!("  stop it:    morphctl cancel {}", submitted.name);
+            Ok(code)
+        }
+    }
+}
+
+/// `--local`.
+async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> Result<u8> {
+    let home = connect::home(global)?;
+    let cores = available_parallelism().map_or(1, |n| n.get() as u32);
+    let slots = args.slots.unwrap_or_else(|| cores.max(job.world_size()));
+    let mut signals = Signals::new()?;
+    let mut local = Local::start(&home, slots).await?;
+    let mut client = local.client.clone();
+    let submitted = match job.submit(&mut client).await {
+        Ok(submitted) => submitted,
+        Err(e) => {
+            local.stop().await;
+            return Err(e);
+        }
+    };
+    announce(global, verb, &submitted);
+    let mut screen = Screen::new(global);
+    let ended = tokio::select! {
+        end = follow(&mut client, &submitted, &mut screen) => Ended::Work(end),
+        code = signals.next() => Ended::Signal(code),
+        error = local.failed() => Ended::Broken(error),
+    };
+    screen.finish();
+    match ended {
+        Ended::Work(end) => {
+            let code = match end {
+                Ok(end) => conclude(global, &mut client, &end).await,
+                Err(e) => Err(e),
+            };
+            drop(client);
+            local.stop().await;
+            code
+        }
+        Ended::Broken(error) => {
+            drop(client);
+            local.kill().await;
+            Err(error)
+        }
+        Ended::Signal(code) => {
+            drop(client);
+            eprintln!("stopping: running ranks save a checkpoint first (Ctrl-C again kills them)");
+            let again = tokio::select! {
+                saved = local.drain() => Some(saved),
+                _ = signals.next() => None,
+            };
+            match again {
+                Some(true) => local.stop().await,
+                _ => local.kill().await,
+            }
+            let saved = if again == Some(true) { "stopped at a checkpoint" } else { "killed; what was saved is kept" };
+            eprintln!("{saved}. The same command goes on from there: morphctl {verb} {} --local", args.file.display());
+            Ok(code)
+        }
+    }
+}
+
+enum Ended {
+    Work(Result<v1::WatchResponse>),
+    Signal(u8),
+    Broken(anyhow::Error),
+}
+
+fn announce(global: &Global, verb: &str, submitted: &Submitted) {
+    if global.quiet {
+        return;
+    }
+    let Submitted { id, name, existed, over } = submitted;
+    let kind = if verb == "train" { "run" } else { "sweep" };
+    match (existed, over) {
+        (true, true) => eprintln!("{kind} {name} ({id}) is done already: its results are reused"),
+        (true, false) => eprintln!("{kind} {name} ({id}) exists already and goes on"),
+        _ => eprintln!("{kind} {name} ({id}) submitted"),
+    }
+}
+
+fn detached(global: &Global, verb: &str, submitted: &Submitted) -> Result<()> {
+    let kind = if verb == "train" { "run" } else { "sweep" };
+    match global.output {
+        Format::Json | Format::Yaml => {
+            print::value(global, &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }))
+        }
+        Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
+    }
+}
+
+/// Shows snapshots until the end; the last one. A coordinator that goes away is waited for.
+fn follow<'a>(
+    client: &'a mut Client,
+    submitted: &'a Submitted,
+    screen: &'a mut Screen,
+) -> Pin<Box<dyn Future<Output = Result<v1::WatchResponse>> + 'a>> {
+    Box::pin(async move {
+        let mut waiting = false;
+        loop {
+            let mut last = None;
+            let gone = match client.watch(v1::WatchRequest { id: submitted.id.clone() }).await {
+                Ok(stream) => {
+                    let mut stream = stream.into_inner();
+                    waiting = false;
+                    loop {
+                        match stream.message().await {
+                            Ok(Some(snapshot)) => {
+                                screen.show(&snapshot);
+                                last = Some(snapshot);
+                            }
+                            Ok(None) => break None,
+                            Err(status) => break Some(status),
+                        }
+                    }
+                }
+                Err(status) => Some(status),
+            };
+            match (gone, last) {
+                (None, Some(last)) => return Ok(last),
+                (Some(s), _) if !matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
+                    return Err(status(&s));
+                }
+                _ => {}
+            }
+            if !waiting {
+                screen.say("the coordinator is away; waiting for it (running ranks go on)");
+                waiting = true;
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    })
+}
+
+/// Says how it ended, and all scores.
+async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchResponse) -> Result<u8> {
+    let (metric, goal) = match &end.sweep {
+        Some(sweep) => (sweep.metric.clone(), sweep.goal.clone()),
+        None => (default_metric(&end.runs), "maximize".to_owned()),
+    };
+    match global.output {
+        Format::Json | Format::Yaml => {
+            let runs: Vec<_> = report::ranked(&end.runs, &metric, &goal).into_iter().map(json::run).collect();
+            let value = match &end.sweep {
+                Some(sweep) => {
+                    let mut value = json::sweep(sweep);
+                    value["runs"] = runs.into();
+                    value
+                }
+                None => runs.into_iter().next().unwrap_or_default(),
+            };
+            print::value(global, &value)?;
+        }
+        Format::Name => {
+            for run in report::ranked(&end.runs, &metric, &goal) {
+                print::line(&format!("run/{}", run.name))?;
+            }
+        }
+        Format::Table => {
+            let tables = report::tables(&end.runs, &metric, &goal);
+            if !tables.is_empty() {
+                print::line(tables.trim_end())?;
+            }
+            if is_synthetic(client, &end.runs).await {
+                print::line("These are phantoms: their numbers say nothing about patients.")?;
+            }
+            let best = report::ranked(&end.runs, &metric, &goal).into_iter().find(|r| r.state() == RunState::Succeeded);
+            if let Some(best) = best {
+                print::line(&format!("\nbest run: {}", best.name))?;
+                for artifact in &best.artifacts {
+                    print::line(&format!("  {}", artifact.strip_prefix("file://").unwrap_or(artifact)))?;
+                }
+            }
+            if let Some(sweep) = &end.sweep {
+                print::line(&format!("sweep {}: {}", sweep.name, watch::counts(sweep)))?;
+            }
+            for run in end.runs.iter().filter(|r| r.state() == RunState::Failed) {
+                print::line(&format!("run {} failed: {}", run.name, run.error))?;
+                print::line(&format!("  its log: morphctl logs {}", run.name))?;
+            }
+        }
+    }
+    let state = |wanted: RunState| end.runs.iter().any(|r| r.state() == wanted);
+    Ok(if state(RunState::Failed) {
+        FAILED
+    } else if state(RunState::Cancelled) {
+        CANCELLED
+    } else {
+        OK
+    })
+}
+
+/// What a single run is listed by.
+fn default_metric(runs: &[v1::Run]) -> String {
+    let names = runs.iter().flat_map(|r| r.summary.keys()).filter(|n| n.ends_with("/auroc"));
+    names.min().cloned().unwrap_or_else(|| "val/score".into())
+}
+
+/// Whether the runs were made on phantoms.
+async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
+    let Some(first) = runs.first() else { return false };
+    let Ok(run) = client.get_run(v1::GetRunRequest { run: first.id.clone() }).await else { return false };
+    let json = run.into_inner().run.unwrap_or_default().experiment_json;
+    let Ok(experiment) = serde_json::from_str::<Experiment>(&json) else { return false };
+    let request = v1::RegisterDatasetRequest { url: experiment.dataset.url };
+    let Ok(found) = client.register_dataset(request).await else { return false };
+    let json = found.into_inner().dataset.unwrap_or_default().manifest_json;
+    serde_json::from_str::<morph_spec::Manifest>(&json).is_ok_and(|m| m.synthetic)
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The exit code of the next signal.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => TERMINATED,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Checks of an experiment, and experiments with other values filled in.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Checks, FieldProblem};
+use crate::{
+    Experiment,
+    experiment::{Model, NormMode, Trainer},
+    load,
+    nearest::nearest,
+};
+
+/// The names under which losses and timings are recorded, which no pathology may have.
+const RESERVED: [&str; 4] = ["healthy", "perf", "train", "val"];
+
+impl Experiment {
+    /// Looks at bounds, and at fields that must agree with each other.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn validate(&self) -> Result<(), Vec<FieldProblem>> {
+        let mut c = Checks::default();
+        c.name(&self.name, "name");
+        c.not_empty(&self.dataset.url, "dataset.url", "the folder that `morphctl data prepare` has written");
+        c.split(&self.dataset.train.split, "dataset.train.split");
+        c.split(&self.dataset.validation.split, "dataset.validation.split");
+        model(&mut c, &self.model);
+        trainer(&mut c, &self.trainer);
+        loss(&mut c, self);
+        norm(&mut c, self);
+        evaluation(&mut c, self);
+        c.done()
+    }
+
+    /// This experiment with other values: dotted field → value. The result is validated.
+    ///
+    /// # Errors
+    /// The field that does not exist, does not take its value, or no longer fits the others.
+    pub fn with(&self, params: &BTreeMap<String, Value>) -> Result<Self, String> {
+        let changed = self.filled(params).map_err(|p| p.to_string())?;
+        let all = |problems: Vec<FieldProblem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        changed.validate().map_err(all)?;
+        Ok(changed)
+    }
+
+    /// [`Experiment::with`] without looking at the whole.
+    pub(crate) fn filled(&self, params: &BTreeMap<String, Value>) -> Result<Self, FieldProblem> {
+        let wrong = |field: &str, message: String, help: Option<String>| FieldProblem {
+            field: field.to_owned(),
+            message,
+            help,
+        };
+        let mut tree = as_json(self);
+        for (name, value) in params {
+            let unknown = || {
+                let known = fields(self);
+                let help = nearest(name, known.iter().map(String::as_str)).map(|k| format!("did you mean `{k}`?"));
+                wrong(name, "the experiment has no such field".to_owned(), help)
+            };
+            if name == "kind" {
+                return Err(wrong(name, "it cannot be varied".to_owned(), None));
+            }
+            let mut at = &mut tree;
+            for part in name.split('.') {
+                at = match at {
+                    Value::Object(entries) => entries.get_mut(part),
+                    Value::Array(items) => part.parse::<usize>().ok().and_then(|i| items.get_mut(i)),
+                    _ => None,
+                }
+                .ok_or_else(unknown)?;
+            }
+            *at = value.clone();
+        }
+        load::from_json(&tree)
+    }
+}
+
+fn as_json(experiment: &Experiment) -> Value {
+    serde_json::to_value(experiment).expect("invariant: an experiment has text keys only and is JSON")
+}
+
+/// All dotted fields of an experiment, branches and leaves.
+pub(crate) fn fields(experiment: &Experiment) -> Vec<String> {
+    fn collect(value: &Value, prefix: &str, out: &mut Vec<String>) {
+        let Value::Object(entries) = value else { return };
+        for (key, value) in entries {
+            let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            collect(value, &name, out);
+            out.push(name);
+        }
+    }
+    let mut out = Vec::new();
+    collect(&as_json(experiment), "", &mut out);
+    out.retain(|f| f != "kind");
+    out
+}
+
+/// The experiment that says nothing: for the names of its fields.
+pub(crate) fn blank() -> Experiment {
+    serde_json::from_value(
+        json!({"kind": "experiment", "name": "x", "dataset": {"url": "x"}, "model": {"method": "morphaeus"}}),
+    )
+    .expect("invariant: everything else has a default")
+}
+
+fn model(c: &mut Checks, m: &Model) {
+    let levels = m.channels.len();
+    c.that((2..=12).contains(&levels), "model.channels", format!("{levels} levels: there must be 2 to 12"), "");
+    for (i, channels) in m.channels.iter().enumerate() {
+        let field = format!("model.channels.{i}");
+        c.at_least(1, (*channels).into(), &field);
+        c.at_most(8192, (*channels).into(), &field);
+    }
+    c.at_least(8, m.image_size.into(), "model.image_size");
+    c.at_most(4096, m.image_size.into(), "model.image_size");
+    if (1..=12).contains(&levels) {
+        let unit = 1u32 << levels;
+        let down = m.image_size / unit * unit;
+        let near = if down == 0 { unit.to_string() } else { format!("{down} or {}", down + unit) };
+        c.that(
+            m.image_size.is_multiple_of(unit),
+            "model.image_size",
+            format!("{} cannot be halved {levels} times, once for each of model.channels", m.image_size),
+            &format!("{levels} levels need a multiple of {unit}: {near}; or take fewer channels"),
+        );
+    }
+    let odd = |c: &mut Checks, value: u32, field: &str| {
+        c.that(value % 2 == 1, field, format!("{value} is even: a window needs a middle"), "take an odd number");
+    };
+    odd(c, m.kernel_size, "model.kernel_size");
+    c.at_most(31, m.kernel_size.into(), "model.kernel_size");
+    c.at_least(1, m.refine_levels.into(), "model.refine_levels");
+    c.that(
+        (m.refine_levels as usize) < levels.max(1),
+        "model.refine_levels",
+        format!("{} levels to refine, but model.channels has {levels}", m.refine_levels),
+        "refine fewer levels than there are: the coarsest has nothing to be joined with",
+    );
+    c.at_least(1, m.refine_channels.into(), "model.refine_channels");
+    c.at_most(8192, m.refine_channels.into(), "model.refine_channels");
+    c.at_most(20, m.integration_steps.into(), "model.integration_steps");
+}
+
+fn trainer(c: &mut Checks, t: &Trainer) {
+    c.at_least(1, t.epochs.into(), "trainer.epochs");
+    c.at_least(1, t.batch_size.into(), "trainer.batch_size");
+    c.at_most(65_536, t.batch_size.into(), "trainer.batch_size");
+    c.at_least(1, t.world_size.into(), "trainer.world_size");
+    c.at_least(1, t.threads.into(), "trainer.threads");
+    c.at_most(1024, t.threads.into(), "trainer.threads");
+    c.at_least(1, t.collective_timeout_s.into(), "trainer.collective_timeout_s");
+    if t.batch_size > 0 {
+        c.that(
+            t.batch_size >= t.world_size,
+            "trainer.world_size",
+            format!("{} ranks share a batch of {}: some would have no image", t.world_size, t.batch_size),
+            "trainer.batch_size counts the images of all ranks together; it must be at least trainer.world_size",
+        );
+    }
+    let o = &t.optimizer;
+    c.positive(o.lr, "trainer.optimizer.lr");
+    for (i, beta) in o.betas.iter().enumerate() {
+        let ok = (0.0..1.0).contains(beta);
+        c.that(ok, &format!("trainer.optimizer.betas.{i}"), format!("{beta} must be 0 or more and below 1"), "");
+    }
+    c.not_negative(o.eps, "trainer.optimizer.eps");
+    c.not_negative(o.weight_decay, "trainer.optimizer.weight_decay");
+    c.not_negative(t.early_stopping.min_delta, "trainer.early_stopping.min_delta");
+    c.that(
+        t.checkpoint.keep_last >= 1,
+        "trainer.checkpoint.keep_last",
+        "0 keeps nothing to go on from",
+        "keep 1 or more; the best is kept besides",
+    );
+}
+
+fn loss(c: &mut Checks, e: &Experiment) {
+    let loss = &e.trainer.loss;
+    c.not_negative(loss.perceptual.weight, "trainer.loss.perceptual.weight");
+    let weights = loss.perceptual.weights.as_deref().map(str::trim).filter(|w| !w.is_empty());
+    c.that(
+        loss.perceptual.weight <= 0.0 || weights.is_some(),
+        "trainer.loss.perceptual.weight",
+        format!("a weight of {} needs VGG-19's weights", loss.perceptual.weight),
+        "set trainer.loss.perceptual.weights to torchvision's state dict (.pth or .safetensors, path or URL), or to \
+         `random`, which is not the paper's loss; or set the weight to 0",
+    );
+    let m = &loss.morph;
+    c.not_negative(m.weight, "trainer.loss.morph.weight");
+    c.not_negative(m.beta, "trainer.loss.morph.beta");
+    c.at_least(1, m.beta_epochs.into(), "trainer.loss.morph.beta_epochs");
+    c.that(
+        m.ncc_window % 2 == 1,
+        "trainer.loss.morph.ncc_window",
+        format!("{} is even: a window needs a middle", m.ncc_window),
+        "take an odd number",
+    );
+    c.that(
+        m.ncc_window <= e.model.image_size,
+        "trainer.loss.morph.ncc_window",
+        format!("a window of {} is wider than the image of {} (model.image_size)", m.ncc_window, e.model.image_size),
+        "the paper's is 9",
+    );
+}
+
+/// BatchNorm needs two values per channel, and a bottleneck of one pixel gives one per image.
+fn norm(c: &mut Checks, e: &Experiment) {
+    let (m, t) = (&e.model, &e.trainer);
+    let pixel = m.channels.len() <= 12 && m.image_size == 1 << m.channels.len();
+    if m.norm_mode != NormMode::Batch || !pixel || t.world_size == 0 {
+        return;
+    }
+    let alone = if m.sync { t.batch_size } else { t.batch_size / t.world_size };
+    c.that(
+        alone != 1,
+        "trainer.batch_size",
+        "BatchNorm would see a single value: the bottleneck has one pixel, and one image comes at a time".to_owned(),
+        if m.sync { "take 2 or more" } else { "take 2 or more images per rank, or set model.sync: true" },
+    );
+}
+
+fn evaluation(c: &mut Checks, e: &Experiment) {
+    let v = &e.evaluation;
+    c.split(&v.healthy.split, "evaluation.healthy.split");
+    c.that(
+        v.healthy.split != e.dataset.train.split || v.healthy.split != "train",
+        "evaluation.healthy.split",
+        "the network is trained on these images: a score on them says nothing",
+        "evaluate on `test`",
+    );
+    for (name, subset) in &v.pathology {
+        let field = format!("evaluation.pathology.{name}");
+        c.split(&subset.split, &format!("{field}.split"));
+        c.name(name, &field);
+        c.that(
+            !RESERVED.contains(&name.as_str()),
+            &field,
+            format!("{name:?} is taken: metrics of another kind begin with it"),
+            "call the pathology something else",
+        );
+        c.that(
+            *subset != v.healthy,
+            &field,
+            "these are the very samples of evaluation.healthy",
+            "name the pathology's labels",
+        );
+    }
+    c.at_least(1, v.batch_size.into(), "evaluation.batch_size");
+    c.at_most(65_536, v.batch_size.into(), "evaluation.batch_size");
+    c.at_most(64, v.panel_cases.into(), "evaluation.panel_cases");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(params: Value) -> Result<Experiment, String> {
+        blank().with(&serde_json::from_value(params).unwrap())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(blank().validate(), Ok(()));
+        assert_eq!(with(json!({})).unwrap(), blank());
+    }
+
+    #[test]
+    fn fields_are_replaced() {
+        let e =
+            with(json!({"trainer.optimizer.lr": 1, "model.channels": [8, 8, 16], "model.refine_levels": 2})).unwrap();
+        assert_eq!((e.trainer.optimizer.lr, e.model.channels), (1.0, vec![8, 8, 16]));
+        assert_eq!(with(json!({"trainer.optimizer.betas.0": 0.5})).unwrap().trainer.optimizer.betas, [0.5, 0.999]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        for (params, wanted) in [
+            (json!({"trainer.optimiser.lr": 1}), "did you mean `trainer.optimizer.lr`"),
+            (json!({"trainer.seed": "x"}), "trainer.seed: "),
+            (json!({"trainer.epochs": 1.5}), "whole number"),
+            (json!({"kind": "sweep"}), "kind"),
+            (json!({"model.image_size": 100}), "multiple of 128"),
+            (json!({"model.kernel_size": 4}), "odd"),
+            (json!({"model.refine_levels": 7}), "model.refine_levels"),
+            (json!({"trainer.world_size": 65}), "trainer.world_size"),
+            (json!({"trainer.optimizer.lr": 0}), "above 0"),
+            (json!({"trainer.optimizer.betas": [0.9, 1.0]}), "trainer.optimizer.betas.1"),
+            (json!({"trainer.loss.perceptual.weight": 0.05}), "trainer.loss.perceptual.weights"),
+            (json!({"trainer.checkpoint.keep_last": 0}), "keep_last"),
+            (json!({"trainer.batch_size": 1}), "single value"),
+            (json!({"trainer.batch_size": 2, "trainer.world_size": 2, "model.sync": false}), "model.sync"),
+            (json!({"evaluation.healthy.split": "tset"}), "did you mean `test`"),
+            (json!({"evaluation.healthy.split": "train"}), "trained on"),
+            (json!({"evaluation.pathology": {"val": {"split": "test"}}}), "taken"),
+            (json!({"name": "a/b"}), "no name"),
+        ] {
+            let text = with(params.clone()).unwrap_err();
+            assert!(text.contains(wanted), "{params}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_frozen_network_takes_single_images() {
+        with(json!({"trainer.batch_size": 1, "model.norm_mode": "frozen"})).unwrap();
+    }
+}
