@@ -1,5 +1,8 @@
 // A C face on libtorch's c10d: TCPStore, ProcessGroup over Gloo, the DDP Reducer, and a differentiable all-reduce.
 // Handles are leaked intrusive_ptrs: made by *_new, given back by *_free, borrowed by everything else.
+#include <dlfcn.h>
+#include <unistd.h>
+
 #include "guard.h"
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -79,6 +82,12 @@ struct Ddp {
 } // namespace
 
 extern "C" {
+// The CUDA half of libtorch, where it is installed: its kernels register themselves when it is loaded.
+int morph_load_cuda(void) { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+
+// Ends the process without atexit handlers: other threads may be deep in libtorch, whose statics they would pull away.
+[[noreturn]] void morph_exit(int code) { _exit(code); }
+
 const char* morph_last_error(void) { return morph::last_error().c_str(); }
 
 int morph_store_new(const char* host, uint16_t port, int server, int64_t world, int64_t timeout_ms, void** out, uint16_t* bound) {
@@ -111,7 +120,6 @@ int morph_group_gloo(void* store, const char* name, int rank, int world, int64_t
   });
 }
 void morph_group_free(void* group) { guard([&] { drop<ProcessGroup>(group); }); }
-int morph_group_abort(void* group) { return guard([&] { borrow<ProcessGroup>(group)->abort(); }); }
 
 int morph_all_reduce_sum(void* group, void** t, size_t n) {
   return guard([&] {

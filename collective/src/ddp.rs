@@ -35,10 +35,6 @@ pub struct Ddp {
     _group: ProcessGroup,
 }
 
-// SAFETY: the reducer is used by one thread at a time (`&self` methods are only called between steps); its hooks run on
-// autograd's threads under its own lock.
-unsafe impl Send for Ddp {}
-
 impl Ddp {
     /// Watches `params` (leaves that require a gradient; in the order of the forward pass, the same on all ranks).
     ///

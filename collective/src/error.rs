@@ -50,6 +50,8 @@ const ABORTED: &[&str] = &["aborted", "abort"];
 
 impl Error {
     pub(crate) fn of(what: &'static str, text: &str) -> Self {
+        // The rest is a stack of C++ frames, whose names would be taken for words.
+        let text = text.split("Exception raised from").next().unwrap_or_default();
         let low = text.to_lowercase();
         let why = text.lines().next().unwrap_or_default().to_owned();
         let has = |words: &[&str]| words.iter().any(|w| low.contains(w));

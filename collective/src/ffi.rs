@@ -10,6 +10,8 @@ pub(crate) type Ptr = *mut c_void;
 
 unsafe extern "C" {
     fn morph_last_error() -> *const c_char;
+    pub(crate) safe fn morph_load_cuda() -> c_int;
+    pub(crate) safe fn morph_exit(code: c_int) -> !;
     pub(crate) fn morph_store_new(
         host: *const c_char, port: u16, server: c_int, world: i64, timeout_ms: i64, out: *mut Ptr, bound: *mut u16,
     ) -> c_int;
@@ -18,7 +20,6 @@ unsafe extern "C" {
         store: Ptr, name: *const c_char, rank: c_int, world: c_int, timeout_ms: i64, host: *const c_char, out: *mut Ptr,
     ) -> c_int;
     pub(crate) fn morph_group_free(group: Ptr);
-    pub(crate) fn morph_group_abort(group: Ptr) -> c_int;
     pub(crate) fn morph_all_reduce_sum(group: Ptr, tensors: *const Ptr, n: usize) -> c_int;
     pub(crate) fn morph_all_reduce_sum_autograd(group: Ptr, tensor: Ptr, out: *mut Ptr) -> c_int;
     pub(crate) fn morph_broadcast(group: Ptr, tensors: *const Ptr, n: usize, root: c_int) -> c_int;

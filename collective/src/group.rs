@@ -1,15 +1,16 @@
 //! The group of ranks and its collectives.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use tch::Tensor;
 
 use crate::{Error, TcpStore, ffi, store};
 
 /// A process group over Gloo: CPU tensors. Cheap to clone; the last clone leaves the group.
+/// It stays on its thread: all ranks must make their calls in the same order, which two threads could not promise.
 #[derive(Debug, Clone)]
 pub struct ProcessGroup {
-    raw: Arc<Raw>,
+    raw: Rc<Raw>,
     rank: u32,
     world: u32,
 }
@@ -17,11 +18,6 @@ pub struct ProcessGroup {
 #[derive(Debug)]
 struct Raw(ffi::Ptr);
 
-// SAFETY: ProcessGroup's methods may be called from any thread; the handle is a counted pointer. The order of calls is the
-// caller's duty (contract 1), not a matter of memory.
-unsafe impl Send for Raw {}
-// SAFETY: as above.
-unsafe impl Sync for Raw {}
 
 impl Drop for Raw {
     fn drop(&mut self) {
@@ -54,7 +50,7 @@ impl ProcessGroup {
             ffi::morph_group_gloo(store.raw(), name.as_ptr(), c_rank, c_world, timeout, host.as_ptr(), &raw mut raw)
         };
         ffi::check(code, WHAT)?;
-        Ok(Self { raw: Arc::new(Raw(raw)), rank, world })
+        Ok(Self { raw: Rc::new(Raw(raw)), rank, world })
     }
 
     /// This process's rank, from 0.
@@ -118,14 +114,5 @@ impl ProcessGroup {
     pub fn barrier(&self) -> Result<(), Error> {
         // SAFETY: the group is alive.
         ffi::check(unsafe { ffi::morph_barrier(self.raw()) }, "barrier")
-    }
-
-    /// Gives the group up: pending and later calls fail, here and at the peers.
-    ///
-    /// # Errors
-    /// When the backend cannot.
-    pub fn abort(&self) -> Result<(), Error> {
-        // SAFETY: the group is alive.
-        ffi::check(unsafe { ffi::morph_group_abort(self.raw()) }, "abort")
     }
 }

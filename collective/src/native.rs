@@ -44,3 +44,15 @@ pub fn set_flush_denormal(on: bool) -> Result<(), Error> {
     // SAFETY: sets a flag of the thread.
     ffi::check(unsafe { ffi::morph_flush_denormal(on.into()) }, "set the treatment of denormal numbers")
 }
+
+/// Loads libtorch's CUDA half into this process, and says whether it is installed. To be called before anything asks for a
+/// CUDA device: one binary serves both kinds of machines, so it is not linked against it.
+pub fn load_cuda() -> bool {
+    ffi::morph_load_cuda() != 0
+}
+
+/// Ends the process at once, without destructors and atexit handlers: they would take libtorch's statics away from threads
+/// that still use them, and wait for peers that are gone. Buffers of this process are not flushed.
+pub fn exit(code: u8) -> ! {
+    ffi::morph_exit(code.into())
+}

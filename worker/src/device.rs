@@ -12,8 +12,7 @@ use crate::rank::failure::Failure;
 /// When CUDA is asked for and there is none.
 pub fn pick(wanted: experiment::Device, local_rank: u32) -> Result<Device, Failure> {
     let cuda = || {
-        let devices = if Cuda::is_available() { Cuda::device_count() } else { 0 };
-        usize::try_from(devices).ok().filter(|n| *n > 0).map(|n| Device::Cuda(local_rank as usize % n))
+        usize::try_from(gpus()).ok().filter(|n| *n > 0).map(|n| Device::Cuda(local_rank as usize % n))
     };
     match wanted {
         experiment::Device::Cpu => Ok(Device::Cpu),
@@ -22,6 +21,11 @@ pub fn pick(wanted: experiment::Device, local_rank: u32) -> Result<Device, Failu
             Failure::User("trainer.device is cuda, but this machine or this build of libtorch has none; use auto or cpu".into())
         }),
     }
+}
+
+/// Number of CUDA devices. Loads libtorch's CUDA half if it is there.
+fn gpus() -> i64 {
+    if morph_collective::native::load_cuda() && Cuda::is_available() { Cuda::device_count() } else { 0 }
 }
 
 /// What `morph-worker devices` says of one device.
@@ -36,7 +40,7 @@ pub struct Found {
 /// All devices that ranks could use.
 pub fn list() -> Vec<Found> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let gpus = if Cuda::is_available() { Cuda::device_count() } else { 0 };
+    let gpus = gpus();
     std::iter::once(Found { name: "cpu".into(), threads })
         .chain((0..gpus).map(|i| Found { name: format!("cuda:{i}"), threads: 0 }))
         .collect()

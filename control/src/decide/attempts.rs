@@ -144,9 +144,10 @@ impl<'a> Ends<'a> {
             _ if done => (Outcome::Succeeded, Next::Succeed),
             (Some(Cause::Cancel), _) => (Outcome::Stopped, Next::Cancel),
             (_, Exit::User) => (Outcome::Failed, Next::Fail { error: error.clone() }),
-            (Some(Cause::Drain), _) => (Outcome::Stopped, Next::Queue { not_before: now, failures: 0 }),
             // An agent that leaves needs a moment to be gone, or the run would be placed on it again.
-            (None, Exit::Stopped) => (Outcome::Stopped, Next::Queue { not_before: now.after(policy.backoff), failures: 0 }),
+            (Some(Cause::Drain), _) | (None, Exit::Stopped) => {
+                (Outcome::Stopped, Next::Queue { not_before: now.after(policy.backoff), failures: 0 })
+            }
             (_, worst) => {
                 let outcome = if worst == Exit::Lost { Outcome::Lost } else { Outcome::Failed };
                 (outcome, self.again(&error, policy, now, rng))

@@ -171,7 +171,7 @@ impl Agent {
         }
         // Only the newest attempt of a run is heard: what is left of older ones only costs time.
         let mut actions = Vec::new();
-        for (old, rank) in self.ranks.iter_mut().filter(|(k, _)| k.run == key.run) {
+        for (old, rank) in self.ranks.iter_mut().filter(|(k, _)| k.run == key.run && k.attempt < key.attempt) {
             rank.killed = true;
             actions.push(Action::Kill(old.clone()));
         }

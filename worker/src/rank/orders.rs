@@ -124,7 +124,7 @@ pub fn leave(events: &Events, exit: Exit, error: String) -> ! {
         _ => 1,
     };
     events.say(&Event::Exiting { exit, error });
-    std::process::exit(code)
+    morph_collective::native::exit(code)
 }
 
 #[cfg(test)]

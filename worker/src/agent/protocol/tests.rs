@@ -42,6 +42,16 @@ fn a_repeated_start_starts_once_and_never_after_the_end() {
 }
 
 #[test]
+fn ranks_of_one_attempt_live_side_by_side_and_older_attempts_die() {
+    let mut agent = Agent::default();
+    agent.hear(start(1, 0), 0);
+    assert!(matches!(agent.hear(start(1, 1), 0)[..], [Action::Start(..)]));
+    let actions = agent.hear(start(2, 0), 0);
+    assert_eq!(actions.iter().filter(|a| matches!(a, Action::Kill(k) if k.attempt == 1)).count(), 2, "{actions:?}");
+    assert!(matches!(agent.hear(start(2, 1), 0).last(), Some(Action::Start(..))));
+}
+
+#[test]
 fn a_rank_killed_by_a_signal_is_the_machines_fault() {
     let mut agent = Agent::default();
     agent.hear(start(1, 1), 0);
