@@ -10,7 +10,9 @@ pub enum Error {
     #[error(transparent)]
     Objects(#[from] morph_objects::Error),
     /// A file of the checkpoint is not what its manifest says.
-    #[error("{url}: corrupt: expected {expected} ({bytes} bytes), found {found} ({found_bytes} bytes); go on from an older checkpoint")]
+    #[error(
+        "{url}: corrupt: expected {expected} ({bytes} bytes), found {found} ({found_bytes} bytes); go on from an older checkpoint"
+    )]
     Corrupt {
         /// The file.
         url: String,

@@ -26,7 +26,10 @@ enum Value {
     Dict(usize),
     List,
     Global(Rc<str>),
-    Storage { dtype: Dtype, key: Rc<str> },
+    Storage {
+        dtype: Dtype,
+        key: Rc<str>,
+    },
     Tensor(Rc<View>),
     /// A float, a bool, bytes: nothing a state dict's reader asks for.
     Other,
@@ -42,7 +45,8 @@ struct View {
 }
 
 pub(crate) fn read_zip(bytes: &[u8]) -> Result<Tensors> {
-    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|e| format!("not a readable zip file: {e}"))?;
+    let mut zip =
+        zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|e| format!("not a readable zip file: {e}"))?;
     let pickle_name = zip
         .file_names()
         .flatten()
@@ -82,7 +86,13 @@ pub(crate) fn read_zip(bytes: &[u8]) -> Result<Tensors> {
     Ok(tensors)
 }
 
-fn collect(dicts: &[Vec<(Value, Value)>], value: &Value, path: &str, depth: usize, out: &mut Vec<(String, Rc<View>)>) -> Result<()> {
+fn collect(
+    dicts: &[Vec<(Value, Value)>],
+    value: &Value,
+    path: &str,
+    depth: usize,
+    out: &mut Vec<(String, Rc<View>)>,
+) -> Result<()> {
     if depth > DEPTH || out.len() > 1 << 20 {
         return Err("nested too deep, or too many tensors, for a state dict".to_owned());
     }
@@ -178,7 +188,8 @@ impl Machine<'_> {
     }
 
     fn text(&mut self, len: usize) -> Result<()> {
-        let text: Rc<str> = std::str::from_utf8(self.take(len)?).map_err(|_| "a text in the pickle is no UTF-8")?.into();
+        let text: Rc<str> =
+            std::str::from_utf8(self.take(len)?).map_err(|_| "a text in the pickle is no UTF-8")?.into();
         self.stack.push(Value::Text(text));
         Ok(())
     }
@@ -343,7 +354,8 @@ impl Machine<'_> {
         match &*name {
             "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => self.new_dict(),
             "torch._utils._rebuild_tensor_v2" => {
-                let [Value::Storage { dtype, key }, Value::Int(offset), Value::Tuple(shape), Value::Tuple(stride), ..] = &args[..]
+                let [Value::Storage { dtype, key }, Value::Int(offset), Value::Tuple(shape), Value::Tuple(stride), ..] =
+                    &args[..]
                 else {
                     return Err("a tensor is described in an unknown way".to_owned());
                 };

@@ -56,15 +56,12 @@ pub async fn save(checkpoints: &Objects, name: &str, snapshot: &Snapshot) -> Res
     let tensors = Bytes::from(weights::to_safetensors(&snapshot.tensors)?);
     let entry = FileEntry { file: TENSORS.to_owned(), bytes: tensors.len() as u64, blake3: Digest::of(&tensors) };
     let manifest = Manifest { version: VERSION, state: snapshot.state.clone(), files: vec![entry] };
-    let text = Bytes::from(serde_json::to_vec_pretty(&manifest).map_err(|e| Error::Manifest {
-        url: folder.url_of(MANIFEST),
-        why: e.to_string(),
-    })?);
-    let saved = Saved {
-        url: folder.url_of(MANIFEST),
-        digest: Digest::of(&text),
-        bytes: (tensors.len() + text.len()) as u64,
-    };
+    let text = Bytes::from(
+        serde_json::to_vec_pretty(&manifest)
+            .map_err(|e| Error::Manifest { url: folder.url_of(MANIFEST), why: e.to_string() })?,
+    );
+    let saved =
+        Saved { url: folder.url_of(MANIFEST), digest: Digest::of(&text), bytes: (tensors.len() + text.len()) as u64 };
     if let Err(e) = folder.put(TENSORS, tensors).await {
         // A half-written folder without manifest is no checkpoint; tidy up if the store lets us.
         drop(folder.delete(TENSORS).await);

@@ -26,7 +26,8 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Tensors, Error> {
         .map_err(|e| bad(format!("neither safetensors ({e}) nor a torch.save zip file")))?;
     let mut tensors = Tensors::new();
     for (key, view) in file.tensors() {
-        let dtype = Dtype::of(view.dtype()).ok_or_else(|| bad(format!("{key}: dtype {:?} is not known", view.dtype())))?;
+        let dtype =
+            Dtype::of(view.dtype()).ok_or_else(|| bad(format!("{key}: dtype {:?} is not known", view.dtype())))?;
         let shape = view.shape().iter().map(|d| *d as u64).collect();
         let tensor = TensorData::new(dtype, shape, view.data().to_vec())
             .ok_or_else(|| bad(format!("{key}: its bytes do not fit its shape")))?;

@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use morph_checkpoint::{Dtype, EarlyStopping, Error, Snapshot, State, TensorData, Tensors, load, remove, save, weights};
+use morph_checkpoint::{
+    Dtype, EarlyStopping, Error, Snapshot, State, TensorData, Tensors, load, remove, save, weights,
+};
 use morph_objects::Objects;
 use morph_spec::Digest;
 use proptest::prelude::*;
@@ -62,7 +64,7 @@ fn golden(name: &str) -> Option<PathBuf> {
     let root = root.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden")));
     let path = root.join(name);
     if !path.exists() {
-        println!("skipped: the recorded vectors are not here ({name}); set MORPH_GOLDEN");
+        eprintln!("skipped: the recorded vectors are not here ({name}); set MORPH_GOLDEN");
         return None;
     }
     Some(path)

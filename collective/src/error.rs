@@ -42,8 +42,18 @@ pub enum Error {
 
 /// Parts of c10d's and Gloo's messages (libtorch 2.11), which are all that tells their errors apart.
 const LOST: &[&str] = &[
-    "connection closed", "connection reset", "broken pipe", "connection refused", "socket closed", "connection was likely closed",
-    "failed to recv", "failed to send", "sendbytes failed", "recvvalue failed", "connection aborted", "remote peer",
+    "connection closed",
+    "connection reset",
+    "broken pipe",
+    "connection refused",
+    "socket closed",
+    "connection was likely closed",
+    "failed to recv",
+    "failed to send",
+    "sendbytes failed",
+    "recvvalue failed",
+    "connection aborted",
+    "remote peer",
 ];
 const LATE: &[&str] = &["timed out", "timeout", "timedout"];
 const ABORTED: &[&str] = &["aborted", "abort"];
@@ -91,10 +101,19 @@ mod tests {
     #[test]
     fn messages_seen_in_the_wild_are_sorted() {
         let of = |text| Error::of("x", text);
-        assert!(matches!(of("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), Error::PeerLost { .. }));
+        assert!(matches!(
+            of("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"),
+            Error::PeerLost { .. }
+        ));
         assert!(matches!(of("Read error [127.0.0.1]:31389: Connection reset by peer"), Error::PeerLost { .. }));
-        assert!(matches!(of("[unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation"), Error::TimedOut { .. }));
-        assert!(matches!(of("The client socket has timed out after 1000ms while trying to connect"), Error::TimedOut { .. }));
+        assert!(matches!(
+            of("[unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation"),
+            Error::TimedOut { .. }
+        ));
+        assert!(matches!(
+            of("The client socket has timed out after 1000ms while trying to connect"),
+            Error::TimedOut { .. }
+        ));
         assert!(matches!(of("The size of tensor a (3) must match"), Error::Fatal { .. }));
     }
 }

@@ -13,11 +13,23 @@ unsafe extern "C" {
     pub(crate) safe fn morph_load_cuda() -> c_int;
     pub(crate) safe fn morph_exit(code: c_int) -> !;
     pub(crate) fn morph_store_new(
-        host: *const c_char, port: u16, server: c_int, world: i64, timeout_ms: i64, out: *mut Ptr, bound: *mut u16,
+        host: *const c_char,
+        port: u16,
+        server: c_int,
+        world: i64,
+        timeout_ms: i64,
+        out: *mut Ptr,
+        bound: *mut u16,
     ) -> c_int;
     pub(crate) fn morph_store_free(store: Ptr);
     pub(crate) fn morph_group_gloo(
-        store: Ptr, name: *const c_char, rank: c_int, world: c_int, timeout_ms: i64, host: *const c_char, out: *mut Ptr,
+        store: Ptr,
+        name: *const c_char,
+        rank: c_int,
+        world: c_int,
+        timeout_ms: i64,
+        host: *const c_char,
+        out: *mut Ptr,
     ) -> c_int;
     pub(crate) fn morph_group_free(group: Ptr);
     pub(crate) fn morph_all_reduce_sum(group: Ptr, tensors: *const Ptr, n: usize) -> c_int;
@@ -25,7 +37,13 @@ unsafe extern "C" {
     pub(crate) fn morph_broadcast(group: Ptr, tensors: *const Ptr, n: usize, root: c_int) -> c_int;
     pub(crate) fn morph_barrier(group: Ptr) -> c_int;
     pub(crate) fn morph_reducer_new(
-        group: Ptr, params: *const Ptr, n: usize, first_bytes: i64, bytes: i64, find_unused: c_int, out: *mut Ptr,
+        group: Ptr,
+        params: *const Ptr,
+        n: usize,
+        first_bytes: i64,
+        bytes: i64,
+        find_unused: c_int,
+        out: *mut Ptr,
     ) -> c_int;
     pub(crate) fn morph_reducer_free(reducer: Ptr);
     pub(crate) fn morph_reducer_before_forward(reducer: Ptr) -> c_int;
@@ -65,6 +83,8 @@ pub(crate) unsafe fn own(tensor: Ptr) -> Tensor {
 pub(crate) fn dense(tensors: &[Tensor], what: &'static str) -> Result<(), Error> {
     match tensors.iter().position(|t| !t.is_contiguous()) {
         None => Ok(()),
-        Some(i) => Err(Error::Fatal { what, why: format!("tensor {i} of shape {:?} is not contiguous", tensors[i].size()) }),
+        Some(i) => {
+            Err(Error::Fatal { what, why: format!("tensor {i} of shape {:?} is not contiguous", tensors[i].size()) })
+        }
     }
 }

@@ -18,7 +18,6 @@ pub struct ProcessGroup {
 #[derive(Debug)]
 struct Raw(ffi::Ptr);
 
-
 impl Drop for Raw {
     fn drop(&mut self) {
         // SAFETY: made by `morph_group_gloo` and given back once.
@@ -32,7 +31,14 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// [`Error::TimedOut`] when not all ranks come within `timeout`, which is also the limit of every collective.
-    pub fn gloo(store: &TcpStore, name: &str, rank: u32, world: u32, timeout: Duration, host: Option<&str>) -> Result<Self, Error> {
+    pub fn gloo(
+        store: &TcpStore,
+        name: &str,
+        rank: u32,
+        world: u32,
+        timeout: Duration,
+        host: Option<&str>,
+    ) -> Result<Self, Error> {
         const WHAT: &str = "join the process group";
         let fatal = |why: String| Error::Fatal { what: WHAT, why };
         let (Ok(c_rank), Ok(c_world)) = (rank.try_into(), world.try_into()) else {
@@ -88,7 +94,8 @@ impl ProcessGroup {
     pub fn all_reduce_sum_autograd(&self, tensor: &Tensor) -> Result<Tensor, Error> {
         let mut out = std::ptr::null_mut();
         // SAFETY: the tensor lives through the call.
-        let code = unsafe { ffi::morph_all_reduce_sum_autograd(self.raw(), tensor.as_ptr().cast_mut().cast(), &raw mut out) };
+        let code =
+            unsafe { ffi::morph_all_reduce_sum_autograd(self.raw(), tensor.as_ptr().cast_mut().cast(), &raw mut out) };
         ffi::check(code, "differentiable all-reduce")?;
         // SAFETY: the shim made `out` just now.
         Ok(unsafe { ffi::own(out) })

@@ -14,7 +14,8 @@ pub fn rng_state() -> Result<Vec<u8>, Error> {
     ffi::check(unsafe { ffi::morph_rng_get(&raw mut out) }, "read the generator's state")?;
     // SAFETY: the shim made `out` just now.
     let state = unsafe { ffi::own(out) };
-    Vec::try_from(state.to_kind(Kind::Uint8)).map_err(|e: tch::TchError| Error::Fatal { what: "read the generator's state", why: e.to_string() })
+    Vec::try_from(state.to_kind(Kind::Uint8))
+        .map_err(|e: tch::TchError| Error::Fatal { what: "read the generator's state", why: e.to_string() })
 }
 
 /// Puts the default CPU generator into a state that [`rng_state`] gave.

@@ -41,7 +41,15 @@ impl TcpStore {
         let timeout_ms = millis(timeout);
         // SAFETY: `host` is NUL-terminated and outlives the call; the two results are written on success.
         let code = unsafe {
-            ffi::morph_store_new(host.as_ptr(), port, server.into(), world.into(), timeout_ms, &raw mut raw, &raw mut bound)
+            ffi::morph_store_new(
+                host.as_ptr(),
+                port,
+                server.into(),
+                world.into(),
+                timeout_ms,
+                &raw mut raw,
+                &raw mut bound,
+            )
         };
         ffi::check(code, what)?;
         Ok(Self { raw, port: bound })

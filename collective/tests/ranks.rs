@@ -1,10 +1,10 @@
 //! Several ranks as processes over loopback: each test starts this same test binary once per rank.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
 
 use std::{
     env,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -72,7 +72,10 @@ impl Ranks {
             let out = child.wait_with_output().unwrap();
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             assert!(out.status.success(), "{}: {text}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
-            text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(said, _)| said.to_owned()).unwrap_or_default()
+            text.split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'))
+                .map(|(said, _)| said.to_owned())
+                .unwrap_or_default()
         };
         self.children.into_iter().map(said).collect()
     }
@@ -133,7 +136,9 @@ struct Net {
 impl Net {
     fn new() -> Self {
         tch::manual_seed(7);
-        let make = |shape: &[i64], scale: f64| (Tensor::randn(shape, (Kind::Double, Device::Cpu)) * scale).set_requires_grad(true);
+        let make = |shape: &[i64], scale: f64| {
+            (Tensor::randn(shape, (Kind::Double, Device::Cpu)) * scale).set_requires_grad(true)
+        };
         Self { params: vec![make(&[4, 1, 3, 3], 0.4), make(&[4], 0.1), make(&[4], 0.1), make(&[2, 4], 0.5)] }
     }
 
@@ -183,7 +188,12 @@ fn two_ranks_train_like_one_process_with_the_full_batch() {
     };
     let (ddp_group, sync_group) = (me.group("ddp"), me.group("sync"));
     let (mine, alone) = (Net::new(), Net::new());
-    let ddp = Ddp::new(&ddp_group, &mine.params, DdpOptions { first_bucket_bytes: 64, bucket_bytes: 128, find_unused: false }).unwrap();
+    let ddp = Ddp::new(
+        &ddp_group,
+        &mine.params,
+        DdpOptions { first_bucket_bytes: 64, bucket_bytes: 128, find_unused: false },
+    )
+    .unwrap();
     let share = 12 / i64::from(me.world);
     for step in 0..40 {
         let (x, y) = batch(step);

@@ -76,16 +76,20 @@ impl Effect {
 /// What to do about `event`, now that `cluster` has evolved with it.
 pub fn react(cluster: &Cluster, event: &Event, out: &mut Vec<Effect>) {
     match &event.what {
-        What::RunPlaced { fence, .. } | What::StoreReady { fence, .. } | What::StopRequested { fence, .. }
+        What::RunPlaced { fence, .. }
+        | What::StoreReady { fence, .. }
+        | What::StopRequested { fence, .. }
         | What::StopEscalated { fence } => {
             let Some(attempt) = cluster.attempt(*fence) else { return };
             let Some(run) = cluster.runs.get(&fence.run) else { return };
             let all = of_run(run, attempt);
-            let wanted = |e: &Effect| match (&event.what, e) {
-                (What::RunPlaced { .. }, Effect::StartRank { .. }) => true,
-                (What::StoreReady { .. }, Effect::Rendezvous { .. }) => true,
-                (What::StopRequested { .. } | What::StopEscalated { .. }, Effect::Stop { .. }) => true,
-                _ => false,
+            let wanted = |e: &Effect| {
+                matches!(
+                    (&event.what, e),
+                    (What::RunPlaced { .. }, Effect::StartRank { .. })
+                        | (What::StoreReady { .. }, Effect::Rendezvous { .. })
+                        | (What::StopRequested { .. } | What::StopEscalated { .. }, Effect::Stop { .. })
+                )
             };
             out.extend(all.into_iter().filter(wanted));
         }

@@ -308,7 +308,9 @@ impl Event {
                 let best = if c.best { ", the best so far" } else { "" };
                 format!("attempt {}: checkpoint at step {}, epoch {}{best}", fence.attempt, c.step, c.epoch)
             }
-            What::Evaluated { fence, summary, .. } => format!("attempt {}: evaluated, {} scores", fence.attempt, summary.len()),
+            What::Evaluated { fence, summary, .. } => {
+                format!("attempt {}: evaluated, {} scores", fence.attempt, summary.len())
+            }
             What::RankExited { fence, rank, exit, error } => {
                 let how = match exit {
                     Exit::Succeeded => "succeeded",
@@ -338,7 +340,9 @@ impl Event {
             What::RunCancelled { .. } => "cancelled while it waited".into(),
             What::SweepCancelled { .. } => "sweep cancelled".into(),
             What::SweepEnded { end, .. } => format!("sweep ended: {end:?}").to_lowercase(),
-            What::WorkerJoined { worker, host, slots, .. } => format!("worker {worker} at {host} joined with {slots} slots"),
+            What::WorkerJoined { worker, host, slots, .. } => {
+                format!("worker {worker} at {host} joined with {slots} slots")
+            }
             What::WorkerAway { worker } => format!("worker {worker} is away"),
             What::WorkerLost { worker } => format!("worker {worker} is lost"),
             What::WorkerLeft { worker } => format!("worker {worker} left"),

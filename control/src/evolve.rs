@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, mem};
 use morph_spec::Fence;
 
 use crate::{
-    Attempt, Cluster, Event, Exit, Next, Past, Rank, RankState, Run, RunState, Submission, Sweep, What, Worker, WorkerState,
+    Attempt, Cluster, Event, Exit, Next, Past, Rank, RankState, Run, RunState, Submission, Sweep, What, Worker,
+    WorkerState,
 };
 
 /// Applies `event` to `cluster`.
@@ -127,7 +128,9 @@ fn set_worker(cluster: &mut Cluster, worker: morph_spec::WorkerId, state: Worker
 }
 
 fn joined(cluster: &mut Cluster, event: &Event) {
-    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached } = &event.what else { return };
+    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached } = &event.what else {
+        return;
+    };
     let known = cluster.workers.get(id);
     let mut lies: BTreeSet<_> = known.map(|w| w.cached.clone()).unwrap_or_default();
     lies.extend(cached);

@@ -47,7 +47,9 @@ fn one<'a, T>(what: &str, text: &str, all: impl Iterator<Item = (String, &'a str
     let mut found = if exact.is_empty() { begins } else { exact };
     match found.len() {
         1 => Ok(found.remove(0).2),
-        0 => Err(Refusal::NotFound(format!("there is no {what} {text:?}; list them with: morphctl get runs, morphctl get sweeps"))),
+        0 => Err(Refusal::NotFound(format!(
+            "there is no {what} {text:?}; list them with: morphctl get runs, morphctl get sweeps"
+        ))),
         n => {
             let mut some: Vec<String> = found.iter().take(5).map(|(id, name, _)| format!("{name} ({id})")).collect();
             if n > some.len() {

@@ -45,7 +45,12 @@ fn samples(dataset: &Dataset, field: &str, subset: &Subset, problems: &mut Vec<S
     let counts = &dataset.manifest.counts;
     let Some(labels) = counts.get(&subset.split) else {
         let known: Vec<&str> = counts.keys().map(String::as_str).collect();
-        problems.push(format!("{field}: {} has no split {:?}, it has: {}", dataset.url, subset.split, known.join(", ")));
+        problems.push(format!(
+            "{field}: {} has no split {:?}, it has: {}",
+            dataset.url,
+            subset.split,
+            known.join(", ")
+        ));
         return 0;
     };
     let wanted = |label: &String| subset.labels.is_empty() || subset.labels.contains(label);

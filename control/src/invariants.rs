@@ -25,7 +25,10 @@ pub fn gangs_are_whole(cluster: &Cluster) -> Result<(), String> {
             return Err(format!("gangs_are_whole: {} has {} of {} ranks", run.name, attempt.ranks.len(), run.width()));
         }
         if attempt.number != run.attempts {
-            return Err(format!("gangs_are_whole: {} lives in attempt {} of {}", run.name, attempt.number, run.attempts));
+            return Err(format!(
+                "gangs_are_whole: {} lives in attempt {} of {}",
+                run.name, attempt.number, run.attempts
+            ));
         }
         if attempt.ranks.iter().all(|r| !r.is_live()) {
             return Err(format!("gangs_are_whole: {} has a live attempt without a live rank", run.name));
@@ -48,7 +51,11 @@ pub fn slots_hold_one_rank(before: &Cluster, events: &[Event]) -> Result<(), Str
                 return Err(format!("slots_hold_one_rank: placed on {id}, which nobody knows"));
             };
             if cluster.used(*id) > worker.slots {
-                return Err(format!("slots_hold_one_rank: {id} has {} ranks in {} slots", cluster.used(*id), worker.slots));
+                return Err(format!(
+                    "slots_hold_one_rank: {id} has {} ranks in {} slots",
+                    cluster.used(*id),
+                    worker.slots
+                ));
             }
             if worker.state != crate::WorkerState::Ready {
                 return Err(format!("slots_hold_one_rank: placed on {id}, which is not here"));

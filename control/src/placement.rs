@@ -45,7 +45,8 @@ pub fn place(nodes: &[Node], width: u32) -> Result<Vec<usize>, NoFit> {
     if free < width {
         return Err(NoFit::Short { free, slots });
     }
-    let one = (0..nodes.len()).filter(|&i| nodes[i].free >= width).min_by_key(|&i| (!nodes[i].cached, nodes[i].free, i));
+    let one =
+        (0..nodes.len()).filter(|&i| nodes[i].free >= width).min_by_key(|&i| (!nodes[i].cached, nodes[i].free, i));
     if let Some(node) = one {
         return Ok(vec![node; width as usize]);
     }
@@ -95,7 +96,7 @@ mod tests {
                     for (i, n) in nodes.iter().enumerate() {
                         prop_assert!(ranks.iter().filter(|&&r| r == i).count() as u32 <= n.free);
                     }
-                    let mut runs = ranks.clone();
+                    let mut runs = ranks;
                     runs.dedup();
                     let mut distinct = runs.clone();
                     distinct.sort_unstable();

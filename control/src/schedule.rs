@@ -53,7 +53,9 @@ pub fn plan(cluster: &Cluster, now: Timestamp) -> Vec<(RunId, Plan)> {
                 .collect();
             match (place(&nodes, run.width()), first_in_line) {
                 (Err(NoFit::TooWide { slots }), _) => Plan::Wait(too_wide(run.width(), slots, ready.len())),
-                (_, Some(first)) => Plan::Wait(format!("waits behind {} for {}", first.name, count(run.width(), "slot"))),
+                (_, Some(first)) => {
+                    Plan::Wait(format!("waits behind {} for {}", first.name, count(run.width(), "slot")))
+                }
                 (Ok(ranks), None) => {
                     for &node in &ranks {
                         free[node] -= 1;

@@ -49,13 +49,17 @@ pub fn total(sweep: &Sweep) -> Result<u32, Error> {
             points.min(sweep.run_cap.map_or(u64::MAX, u64::from))
         }
         Method::Random => u64::from(
-            sweep.run_cap.ok_or_else(|| Error::Size("run_cap: random search never ends by itself, say how many runs".into()))?,
+            sweep
+                .run_cap
+                .ok_or_else(|| Error::Size("run_cap: random search never ends by itself, say how many runs".into()))?,
         ),
     };
     match points {
         0 => Err(Error::Size("the search has no point: run_cap must be 1 or more".into())),
         1..=MOST_RUNS => Ok(points as u32),
-        _ => Err(Error::Size(format!("the search has {points} points, at most {MOST_RUNS} are allowed: set run_cap or fewer values"))),
+        _ => Err(Error::Size(format!(
+            "the search has {points} points, at most {MOST_RUNS} are allowed: set run_cap or fewer values"
+        ))),
     }
 }
 
@@ -96,7 +100,8 @@ fn choices(name: &str, p: &Parameter) -> Result<Vec<Value>, Error> {
         (None, Some(values), _) if values.is_empty() => Err(bad(name, "values is empty")),
         (None, Some(values), _) => Ok(values.clone()),
         (None, None, None | Some(Distribution::IntUniform)) => {
-            let (min, max) = integers(name, p).map_err(|_| bad(name, "grid search needs value, values or integer min and max"))?;
+            let (min, max) =
+                integers(name, p).map_err(|_| bad(name, "grid search needs value, values or integer min and max"))?;
             if max.abs_diff(min) >= MOST_RUNS {
                 return Err(bad(name, format!("{min}..{max} has too many values for a grid")));
             }
@@ -191,7 +196,10 @@ mod tests {
     fn a_grid_is_every_combination_once_in_order() {
         let points = ask(&grid(), 0, 100).unwrap();
         assert_eq!(points.len(), 6);
-        assert_eq!(points[1], BTreeMap::from([("trainer.optimizer.lr".into(), json!(1e-3)), ("trainer.seed".into(), json!(2))]));
+        assert_eq!(
+            points[1],
+            BTreeMap::from([("trainer.optimizer.lr".into(), json!(1e-3)), ("trainer.seed".into(), json!(2))])
+        );
         assert_eq!(points[3]["trainer.optimizer.lr"], json!(1e-4));
         assert_eq!(ask(&grid(), 4, 1).unwrap()[0], points[4]);
         assert!(ask(&grid(), 6, 1).unwrap().is_empty());
@@ -201,13 +209,17 @@ mod tests {
 
     #[test]
     fn random_points_do_not_depend_on_how_they_are_asked_for() {
-        let all = Sweep { method: Method::Random, run_cap: Some(50), ..sweep(json!({
-            "trainer.optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
-            "trainer.optimizer.weight_decay": {"min": 0.0, "max": 0.5},
-            "trainer.loss.morph.weight": {"distribution": "log_uniform", "min": -2, "max": 2},
-            "trainer.seed": {"min": 1, "max": 3},
-            "trainer.loss.reconstruction": {"values": ["l1", "l2"]},
-        })) };
+        let all = Sweep {
+            method: Method::Random,
+            run_cap: Some(50),
+            ..sweep(json!({
+                "trainer.optimizer.lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2},
+                "trainer.optimizer.weight_decay": {"min": 0.0, "max": 0.5},
+                "trainer.loss.morph.weight": {"distribution": "log_uniform", "min": -2, "max": 2},
+                "trainer.seed": {"min": 1, "max": 3},
+                "trainer.loss.reconstruction": {"values": ["l1", "l2"]},
+            }))
+        };
         let points = ask(&all, 0, 50).unwrap();
         assert_eq!(points[17..19], ask(&all, 17, 2).unwrap());
         for p in &points {

@@ -116,7 +116,10 @@ impl Core {
     ///
     /// # Errors
     /// `UNAVAILABLE` when the loop has ended.
-    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&View<'_>) -> T + Send + 'static) -> Result<T, Status> {
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&View<'_>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         let ask = move |view: &View<'_>| {
             // Whoever asked may have gone away.
@@ -173,7 +176,7 @@ struct Session {
 enum Then {
     Reply(oneshot::Sender<Result<(), Refusal>>, Result<(), Refusal>),
     Ask(Question),
-    Say(WorkerId, session_response::Message),
+    Say(WorkerId, Box<session_response::Message>),
     Order(Effect),
 }
 
@@ -231,7 +234,11 @@ impl Loop {
         }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, changed: &watch::Sender<u64>) -> Result<(), store::Error> {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Message>,
+        changed: &watch::Sender<u64>,
+    ) -> Result<(), store::Error> {
         self.tick();
         if self.store.is_some() {
             self.decide(Command::Start).ok();
@@ -293,7 +300,7 @@ impl Loop {
             Message::Dismiss(reason) => {
                 let drain = v1::Drain { reason, leave: true };
                 let all: Vec<WorkerId> = self.sessions.keys().copied().collect();
-                let say = |w| Then::Say(w, session_response::Message::Drain(drain.clone()));
+                let say = |w| Then::Say(w, Box::new(session_response::Message::Drain(drain.clone())));
                 self.then.extend(all.into_iter().map(say));
             }
         }
@@ -310,7 +317,7 @@ impl Loop {
         let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
         self.sessions.insert(worker, Session { id: session, incarnation: hello.incarnation.clone(), orders, acked });
         self.last_seen.insert(worker, self.now);
-        self.then.push(Then::Say(worker, session_response::Message::Welcome(welcome)));
+        self.then.push(Then::Say(worker, Box::new(session_response::Message::Welcome(welcome))));
         self.decide(Command::Hello(Box::new(hello))).ok();
     }
 
@@ -323,7 +330,7 @@ impl Loop {
             self.heed(worker, said);
             self.batch.acks.push((worker, incarnation, seq));
         }
-        self.then.push(Then::Say(worker, session_response::Message::Ack(v1::Ack { seq })));
+        self.then.push(Then::Say(worker, Box::new(session_response::Message::Ack(v1::Ack { seq }))));
     }
 
     fn heed(&mut self, worker: WorkerId, said: Said) {
@@ -409,7 +416,7 @@ impl Loop {
             // Whoever asked may have gone away.
             Then::Reply(to, answer) => drop(to.send(answer)),
             Then::Ask(_) => {}
-            Then::Say(worker, message) => self.say(worker, message),
+            Then::Say(worker, message) => self.say(worker, *message),
             Then::Order(effect) => {
                 if let Some(message) = orders::message(&self.cluster, &self.outputs, &effect) {
                     self.say(effect.worker(), message);

@@ -18,7 +18,9 @@ pub enum Error {
         address: Option<String>,
     },
     /// The port is taken.
-    #[error("listen on {address}: the address is already in use; stop what listens there or choose another with --listen")]
+    #[error(
+        "listen on {address}: the address is already in use; stop what listens there or choose another with --listen"
+    )]
     PortInUse {
         /// The address.
         address: SocketAddr,
@@ -32,7 +34,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Everybody on the network could give orders.
-    #[error("listen on {address}: connections are not authenticated, so only loopback is allowed; say --insecure if the network may be trusted")]
+    #[error(
+        "listen on {address}: connections are not authenticated, so only loopback is allowed; say --insecure if the network may be trusted"
+    )]
     NotLoopback {
         /// The address.
         address: SocketAddr,

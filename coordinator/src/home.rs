@@ -82,7 +82,10 @@ impl Lock {
         }
         // Left over from a coordinator that was killed.
         drop(fs::remove_file(json_file(home)));
-        file.set_len(0).and_then(|()| file.rewind()).and_then(|()| write!(file, "{}", std::process::id())).map_err(fail("write"))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", std::process::id()))
+            .map_err(fail("write"))?;
         Ok(Self { _file: file, home: home.to_owned() })
     }
 

@@ -137,8 +137,7 @@ async fn serve(
         read_only: options.read_only,
         stop: stop.clone(),
     };
-    let people =
-        services::coordinator::Coordinator { core, db: options.home.join(DATABASE), stop: stop.clone() };
+    let people = services::coordinator::Coordinator { core, db: options.home.join(DATABASE), stop: stop.clone() };
     let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
     let (reporter, health) = tonic_health::server::health_reporter();

@@ -9,12 +9,15 @@ use tracing_subscriber::EnvFilter;
 
 /// Shards data, schedules runs and remembers what happened.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   morph-coordinator --home /var/lib/morph --listen 127.0.0.1:7070
   morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --insecure --objects s3://bucket/morph
 
 It can be stopped and started again at any time, with any signal: ranks train on, and agents come back by themselves.
-To stop training as well: morphctl cancel.")]
+To stop training as well: morphctl cancel."
+)]
 struct Cli {
     /// Folder of its database; of run outputs too, unless --objects says otherwise.
     #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
@@ -52,7 +55,12 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(ansi).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(ansi)
+        .init();
     match serve(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -247,9 +247,8 @@ impl Store {
             .db
             .prepare_cached("SELECT step, at, name, value FROM metrics WHERE run = ?1 ORDER BY name, step")
             .map_err(&fail)?;
-        let point = |r: &rusqlite::Row<'_>| {
-            Ok(Point { step: r.get(0)?, at: r.get(1)?, name: r.get(2)?, value: r.get(3)? })
-        };
+        let point =
+            |r: &rusqlite::Row<'_>| Ok(Point { step: r.get(0)?, at: r.get(1)?, name: r.get(2)?, value: r.get(3)? });
         let rows = query.query_map([run.to_string()], point).map_err(&fail)?;
         let wanted = |p: &Point| names.is_empty() || names.contains(&p.name);
         rows.filter(|p| p.as_ref().map_or(true, wanted)).collect::<Result<_, _>>().map_err(&fail)
@@ -266,9 +265,8 @@ impl Store {
             .db
             .prepare_cached("SELECT max(step), at, name, value FROM metrics WHERE run = ?1 GROUP BY name")
             .map_err(&fail)?;
-        let point = |r: &rusqlite::Row<'_>| {
-            Ok(Point { step: r.get(0)?, at: r.get(1)?, name: r.get(2)?, value: r.get(3)? })
-        };
+        let point =
+            |r: &rusqlite::Row<'_>| Ok(Point { step: r.get(0)?, at: r.get(1)?, name: r.get(2)?, value: r.get(3)? });
         query.query_map([run.to_string()], point).map_err(&fail)?.collect::<Result<_, _>>().map_err(&fail)
     }
 
@@ -337,7 +335,9 @@ fn write(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     for (run, p) in &batch.metrics {
         metric.execute(params![run.to_string(), p.name, p.step, p.at, p.value])?;
     }
-    let mut line = tx.prepare_cached("INSERT OR IGNORE INTO logs (run, attempt, rank, seq, at, stream, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    let mut line = tx.prepare_cached(
+        "INSERT OR IGNORE INTO logs (run, attempt, rank, seq, at, stream, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
     for l in &batch.lines {
         line.execute(params![l.fence.run.to_string(), l.fence.attempt, l.rank, l.seq, l.at, l.stream, l.text])?;
     }
@@ -361,7 +361,14 @@ mod tests {
     }
 
     fn line(run: RunId, attempt: u32, rank: u32, seq: u64, at: u64) -> Line {
-        Line { fence: Fence { run, attempt }, rank, seq, at, stream: "stderr".into(), text: format!("{attempt}.{rank}.{seq}") }
+        Line {
+            fence: Fence { run, attempt },
+            rank,
+            seq,
+            at,
+            stream: "stderr".into(),
+            text: format!("{attempt}.{rank}.{seq}"),
+        }
     }
 
     fn point(step: u64, value: f64) -> Point {
@@ -382,7 +389,7 @@ mod tests {
         };
         Store::open(&path).unwrap().commit(&batch).unwrap();
         let store = Store::read(&path).unwrap();
-        assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event: event.clone() }]);
+        assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event }]);
         assert_eq!(store.events_of_run(run).unwrap().len(), 1);
         assert_eq!(store.metrics(run, &[]).unwrap(), [point(1, 0.1), point(2, 0.2)], "the first value stays");
         assert_eq!(store.latest(run).unwrap(), [point(2, 0.2)]);

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use morph_control::{Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState};
+use morph_control::{
+    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
+};
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
 
@@ -146,7 +148,8 @@ impl View<'_> {
 
     /// A worker.
     pub fn worker(&self, worker: &Worker) -> v1::Worker {
-        let has = |run: &&Run| run.attempt().is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker.id && r.is_live()));
+        let has =
+            |run: &&Run| run.attempt().is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker.id && r.is_live()));
         v1::Worker {
             id: worker.id.to_string(),
             host: worker.host.clone(),

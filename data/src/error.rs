@@ -52,7 +52,9 @@ pub enum Error {
         reason: String,
     },
     /// Another dataset lies where this one should go.
-    #[error("{url}: another dataset is there already, made from other files or another YAML; choose another output, or overwrite it")]
+    #[error(
+        "{url}: another dataset is there already, made from other files or another YAML; choose another output, or overwrite it"
+    )]
     Exists {
         /// The folder.
         url: String,

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use arrow_buffer::Buffer;
+use bytes::Bytes;
 use morph_objects::Objects;
-use morph_spec::{Digest, Manifest};
+use morph_spec::{Digest, Manifest, manifest::Shard as Entry};
 use serde::Serialize;
 
 use crate::{Error, manifest, readers::png, shard::Shard};
@@ -44,7 +46,8 @@ async fn open(dataset: &Objects, manifest: &Manifest, file: &str) -> Result<Shar
     let bytes = dataset.get(file).await?;
     let [height, width] = manifest.image_size;
     let buffer = arrow_buffer::Buffer::from(bytes.to_vec());
-    Shard::open(&buffer, height as usize * width as usize).map_err(|why| Error::Shard { url: dataset.url_of(file), why })
+    Shard::open(&buffer, height as usize * width as usize)
+        .map_err(|why| Error::Shard { url: dataset.url_of(file), why })
 }
 
 /// Reads manifest and shards of the dataset at `url`.
@@ -56,7 +59,7 @@ pub async fn inspect(url: &str) -> Result<Summary, Error> {
     let (manifest, digest) = manifest::read(&dataset).await?;
     let mut groups: BTreeMap<String, BTreeMap<String, BTreeMap<String, u64>>> = BTreeMap::new();
     for entry in &manifest.shards {
-        let shard = open(&dataset, &manifest, &entry.file).await?;
+        let shard = open(&dataset, &manifest, entry).await?;
         let split = groups.entry(entry.split.clone()).or_default();
         for row in 0..shard.len() {
             let meta = shard.meta(row);
@@ -80,14 +83,21 @@ pub async fn inspect(url: &str) -> Result<Summary, Error> {
 pub async fn verify(url: &str) -> Result<Vec<Damage>, Error> {
     let dataset = Objects::open(url)?;
     let (manifest, _) = manifest::read(&dataset).await?;
+    damage_of(&dataset, &manifest).await
+}
+
+/// The shards of `manifest` that are not as it says.
+pub(crate) async fn damage_of(dataset: &Objects, manifest: &Manifest) -> Result<Vec<Damage>, Error> {
+    use morph_objects::Error::{Corrupt, NotFound};
     let mut damage = Vec::new();
     for entry in &manifest.shards {
-        let why = match dataset.get(&entry.file).await {
-            Err(e) => e.to_string(),
-            Ok(bytes) if Digest::of(&bytes) != entry.blake3 => {
-                format!("its BLAKE3 is {} ({} bytes) instead of {} ({} bytes)", Digest::of(&bytes), bytes.len(), entry.blake3, entry.bytes)
-            }
+        let why = match read(dataset, entry).await {
             Ok(_) => continue,
+            Err(Error::Objects(NotFound { .. })) => "it is missing".to_owned(),
+            Err(Error::Objects(Corrupt { expected, bytes, found, found_bytes, .. })) => {
+                format!("its BLAKE3 is {found} ({found_bytes} bytes) instead of {expected} ({bytes} bytes)")
+            }
+            Err(e) => return Err(e),
         };
         damage.push(Damage { file: entry.file.clone(), why });
     }
@@ -104,7 +114,7 @@ pub async fn contact_sheet(url: &str, split: &str, n: usize) -> Result<Vec<u8>, 
     let [height, width] = manifest.image_size.map(|d| d as usize);
     let mut images = Vec::new();
     for entry in manifest.split(split) {
-        let shard = open(&dataset, &manifest, &entry.file).await?;
+        let shard = open(&dataset, &manifest, entry).await?;
         images.extend((0..shard.len()).take(n - images.len()).map(|row| shard.image(row).to_vec()));
         if images.len() == n {
             break;

@@ -46,7 +46,12 @@ impl Samples {
     ///
     /// # Errors
     /// [`Error::Empty`] when nothing is left, and what object storage says.
-    pub async fn open(dataset: &Objects, manifest: &Manifest, subset: &Subset, cache: &NodeCache) -> Result<Self, Error> {
+    pub async fn open(
+        dataset: &Objects,
+        manifest: &Manifest,
+        subset: &Subset,
+        cache: &NodeCache,
+    ) -> Result<Self, Error> {
         let wanted: BTreeSet<&str> = subset.labels.iter().map(String::as_str).collect();
         let wants = |label: &str| wanted.is_empty() || wanted.contains(label);
         let [height, width] = manifest.image_size;

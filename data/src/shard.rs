@@ -4,7 +4,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray,
-    UInt8Array, UInt32Array, cast::AsArray, types::{Float32Type, UInt8Type, UInt32Type},
+    UInt8Array, UInt32Array,
+    cast::AsArray,
+    types::{Float32Type, UInt8Type, UInt32Type},
 };
 use arrow_buffer::{Buffer, OffsetBuffer};
 use arrow_ipc::{
@@ -32,7 +34,8 @@ fn schema(height: u32, width: u32) -> SchemaRef {
         ("ARROW:extension:name".to_owned(), "arrow.fixed_shape_tensor".to_owned()),
         ("ARROW:extension:metadata".to_owned(), format!("{{\"shape\":[{height},{width}]}}")),
     ]);
-    let image = Field::new("image", DataType::FixedSizeList(item(DataType::UInt8), pixels), false).with_metadata(tensor);
+    let image =
+        Field::new("image", DataType::FixedSizeList(item(DataType::UInt8), pixels), false).with_metadata(tensor);
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     Arc::new(Schema::new(vec![
         image,
@@ -101,8 +104,10 @@ impl Writer {
         let pixels = i32::try_from(self.height as usize * self.width as usize)
             .map_err(|_| ArrowError::InvalidArgumentError("an image is too large".into()))?;
         let metas = &self.metas;
-        let text = |get: fn(&Meta) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(metas.iter().map(get))) };
-        let maybe = |get: fn(&Meta) -> Option<&str>| -> ArrayRef { Arc::new(metas.iter().map(get).collect::<StringArray>()) };
+        let text =
+            |get: fn(&Meta) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(metas.iter().map(get))) };
+        let maybe =
+            |get: fn(&Meta) -> Option<&str>| -> ArrayRef { Arc::new(metas.iter().map(get).collect::<StringArray>()) };
         let corners = Float32Array::from_iter_values(metas.iter().flat_map(|m| m.boxes.iter().flatten().copied()));
         let boxes = FixedSizeListArray::try_new(item(DataType::Float32), 4, Arc::new(corners), None)?;
         let boxes = ListArray::try_new(
@@ -222,11 +227,13 @@ fn decode(buffer: &Buffer) -> Result<RecordBatch, ArrowError> {
     let end = buffer.len().checked_sub(TRAILER).ok_or_else(|| bad("the file is too short"))?;
     let mut trailer = [0; TRAILER];
     trailer.copy_from_slice(&buffer[end..]);
-    let start = end.checked_sub(read_footer_length(trailer)?).ok_or_else(|| bad("the footer is longer than the file"))?;
+    let start =
+        end.checked_sub(read_footer_length(trailer)?).ok_or_else(|| bad("the footer is longer than the file"))?;
     let footer = root_as_footer(&buffer[start..end]).map_err(|e| bad(&format!("the footer cannot be read: {e}")))?;
     let schema = try_fb_to_schema(footer.schema().ok_or_else(|| bad("there is no schema"))?)?;
     let decoder = FileDecoder::new(Arc::new(schema), footer.version());
-    let batches = footer.recordBatches().filter(|b| b.len() == 1).ok_or_else(|| bad("there is not one record batch"))?;
+    let batches =
+        footer.recordBatches().filter(|b| b.len() == 1).ok_or_else(|| bad("there is not one record batch"))?;
     let block = batches.get(0);
     let (offset, length) = (usize::try_from(block.offset()), usize::try_from(block.bodyLength()));
     let (Ok(offset), Ok(length), Ok(head)) = (offset, length, usize::try_from(block.metaDataLength())) else {

@@ -80,7 +80,9 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
     let wrong = |why: String| Error::Source { path: root.display().to_string(), why };
     let total = u64::from(*healthy) + u64::from(*opacity) + u64::from(*other);
     if total == 0 || *size < 32 || *size > 4096 {
-        return Err(wrong(format!("{total} images of {size} pixels make no dataset; it takes 1 or more of 32 to 4096")));
+        return Err(wrong(format!(
+            "{total} images of {size} pixels make no dataset; it takes 1 or more of 32 to 4096"
+        )));
     }
     let recipe =
         Recipe { version: VERSION, seed: *seed, healthy: *healthy, opacity: *opacity, other: *other, size: *size };
@@ -96,9 +98,13 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
     if let Ok(entries) = fs::read_dir(root) {
         // What an interrupted synth left is taken over; anything else is somebody's data.
         let begun = root.join(IMAGES).join(BEGUN).exists();
-        let foreign = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|n| !begun || !mine(n));
+        let foreign =
+            entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|n| !begun || !mine(n));
         if let Some(name) = foreign {
             return Err(wrong(format!("the folder is not empty (it holds {name}); choose another")));
+        }
+        if begun {
+            clear(&images)?;
         }
     }
     fs::create_dir_all(&images).map_err(io(&images))?;
@@ -111,7 +117,8 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
         .map(|index| {
             let row = Row::new(options, index);
             let path = images.join(format!("{}.dcm", row.id));
-            let bytes = dicom(&row, *size as usize, *seed, index).map_err(|why| wrong(format!("make {}: {why}", row.id)))?;
+            let bytes =
+                dicom(&row, *size as usize, *seed, index).map_err(|why| wrong(format!("make {}: {why}", row.id)))?;
             fs::write(&path, bytes).map_err(io(&path))?;
             progress.advance(1);
             Ok(Row { case: None, ..row })
@@ -119,16 +126,24 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
         .collect::<Result<_, Error>>()?;
 
     tables(root, rows)?;
-    fs::remove_file(&marker).map_err(io(&marker))?;
     let text = serde_json::to_vec_pretty(&recipe).map_err(|e| wrong(e.to_string()))?;
-    let mut file = fs::File::create(root.join(format!("{RECIPE}.tmp"))).map_err(io(&done))?;
+    let mut file = fs::File::create(&half).map_err(io(&done))?;
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(io(&done))?;
-    fs::rename(root.join(format!("{RECIPE}.tmp")), &done).map_err(io(&done))?;
+    fs::rename(&half, &done).map_err(io(&done))?;
+    fs::remove_file(&marker).map_err(io(&marker))?;
     Ok(Written { root: root.clone(), images: total, reused: false })
 }
 
 /// Marks a folder that a synth has begun and not finished.
 const BEGUN: &str = ".synth-in-progress";
+
+/// Removes the images of an interrupted synth; its marker stays.
+fn clear(images: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(images).map_err(io(images))?.flatten().filter(|e| e.file_name() != BEGUN) {
+        fs::remove_file(entry.path()).map_err(io(&entry.path()))?;
+    }
+    Ok(())
+}
 
 /// Whether the raw dataset at `root` was written by [`write()`].
 pub(crate) fn is_synthetic(root: &Path) -> bool {
@@ -154,7 +169,11 @@ impl Row {
         };
         let case = phantom::case(o.seed, index, label, DRAWN.min(o.size as usize));
         // RSNA's boxes mark opacities only.
-        let boxes = if label == Label::Opacity { case.boxes.iter().map(|b| b.map(|v| (v * SIDE).round())).collect() } else { Vec::new() };
+        let boxes = if label == Label::Opacity {
+            case.boxes.iter().map(|b| b.map(|v| (v * SIDE).round())).collect()
+        } else {
+            Vec::new()
+        };
         Self { id: id(o.seed, index), label, boxes, case: Some(case) }
     }
 
@@ -172,7 +191,14 @@ fn id(seed: u64, index: u64) -> String {
     let mut rng = Rng::keyed(seed, "phantom/id", index);
     let (a, b) = (rng.next_u64(), rng.next_u64());
     let (a, b) = ((a & !0xf000) | 0x4000, (b & !(0b11 << 62)) | (0b10 << 62));
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff)
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xffff,
+        b >> 48,
+        b & 0xffff_ffff_ffff
+    )
 }
 
 /// Both tables, one row a box in each, sorted by id as Kaggle's are not but diffs like.
@@ -276,7 +302,9 @@ const GRAIN: f64 = 0.008;
 
 fn jpeg(pixels: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    Encoder::new(&mut bytes, QUALITY).encode(pixels, size as u16, size as u16, ColorType::Luma).map_err(|e| e.to_string())?;
+    Encoder::new(&mut bytes, QUALITY)
+        .encode(pixels, size as u16, size as u16, ColorType::Luma)
+        .map_err(|e| e.to_string())?;
     if bytes.len() % 2 == 1 {
         // Fragments have even lengths (PS3.5 A.4).
         bytes.push(0);

@@ -11,7 +11,8 @@ fn the_reference_transform_is_met_bit_for_bit() {
     let bytes = include_bytes!("golden/resize.safetensors");
     let golden = SafeTensors::deserialize(bytes).unwrap();
     for i in 0..7 {
-        let (input, wanted) = (golden.tensor(&format!("{i}.in_u8")).unwrap(), golden.tensor(&format!("{i}.pil_u8")).unwrap());
+        let (input, wanted) =
+            (golden.tensor(&format!("{i}.in_u8")).unwrap(), golden.tensor(&format!("{i}.pil_u8")).unwrap());
         let (height, width) = (input.shape()[0], input.shape()[1]);
         let image = Grey { width, height, pixels: input.data().to_vec() };
         let out = pillow_bilinear(&image, wanted.shape()[1], wanted.shape()[0]);

@@ -153,7 +153,8 @@ pub fn ranks_of(agent: u32) -> Result<Vec<u32>> {
         else {
             continue;
         };
-        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|p| p.parse::<u32>().ok());
+        let parent =
+            stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|p| p.parse::<u32>().ok());
         if parent == Some(agent) && line.split('\0').any(|a| a == "rank") {
             ranks.push(pid);
         }

@@ -15,8 +15,16 @@ pub fn dataset(home: &Home, healthy: u32, opacity: u32) -> Result<PathBuf> {
     let raw = home.path().join("raw");
     expect(
         home.morphctl()?.args(["data", "synth"]).arg(&raw).args([
-            "--healthy", &healthy.to_string(), "--opacity", &opacity.to_string(), "--other", "2", "--size", "128",
-            "--seed", "7",
+            "--healthy",
+            &healthy.to_string(),
+            "--opacity",
+            &opacity.to_string(),
+            "--other",
+            "2",
+            "--size",
+            "128",
+            "--seed",
+            "7",
         ]),
         0,
     )?;
@@ -64,8 +72,10 @@ pub fn runs(home: &Home, more: &[&str]) -> Result<Vec<Value>> {
 /// When it has no checkpoint.
 pub fn final_weights(home: &Home, id: &str) -> Result<Vec<u8>> {
     let folder = home.path().join("objects/runs").join(id).join("checkpoints");
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+    let mut names: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| format!("read {}", folder.display()))?
+        .map(|e| Ok(e?.path()))
+        .collect::<Result<_>>()?;
     names.retain(|p| p.join("manifest.json").is_file());
     names.sort();
     let newest = names.last().with_context(|| format!("{} holds no checkpoint", folder.display()))?;

@@ -28,8 +28,15 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
     (
         "morph-worker",
         &[
-            "morph-spec", "morph-proto", "morph-control", "morph-objects", "morph-data", "morph-scores",
-            "morph-checkpoint", "morph-model", "morph-collective",
+            "morph-spec",
+            "morph-proto",
+            "morph-control",
+            "morph-objects",
+            "morph-data",
+            "morph-scores",
+            "morph-checkpoint",
+            "morph-model",
+            "morph-collective",
         ],
         &["rusqlite"],
     ),
@@ -152,7 +159,8 @@ fn files_are_read_in_one_sitting() {
 #[test]
 fn no_path_of_one_machine_is_committed() {
     // Spelt in two halves, or this file would accuse itself.
-    let roots: Vec<String> = ["wor", "roo", "hom"].iter().zip(["k", "t", "e"]).map(|(a, b)| format!("/{a}{b}/")).collect();
+    let roots: Vec<String> =
+        ["wor", "roo", "hom"].iter().zip(["k", "t", "e"]).map(|(a, b)| format!("/{a}{b}/")).collect();
     let found: Vec<String> = tracked()
         .into_iter()
         .filter(|f| f.extension().is_none_or(|e| e != "lock"))

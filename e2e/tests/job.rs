@@ -26,7 +26,8 @@ fn a_sweep_trains_scores_and_is_reused() -> Result<()> {
             let value = run["summary"][name].as_f64().with_context(|| format!("no {name}: {run:#}"))?;
             ensure!((0.0..=1.0).contains(&value), "{name} = {value}");
         }
-        let panel = home.path().join("objects/runs").join(run["id"].as_str().context("id")?).join("artifacts/panel.png");
+        let panel =
+            home.path().join("objects/runs").join(run["id"].as_str().context("id")?).join("artifacts/panel.png");
         ensure!(fs::read(&panel)?.starts_with(b"\x89PNG"), "{}", panel.display());
     }
     let name = runs[0]["name"].as_str().context("name")?;
@@ -51,9 +52,7 @@ fn ctrl_c_checkpoints_and_the_same_command_goes_on() -> Result<()> {
     wait_for("a checkpoint", Duration::from_secs(60), || {
         ensure!(first.alive()?, "it ended too early:\n{}", first.printed());
         let Ok(runs) = fs::read_dir(&checkpoints) else { return Ok(false) };
-        Ok(runs.flatten().any(|r| {
-            fs::read_dir(r.path().join("checkpoints")).is_ok_and(|mut c| c.any(|_| true))
-        }))
+        Ok(runs.flatten().any(|r| fs::read_dir(r.path().join("checkpoints")).is_ok_and(|mut c| c.any(|_| true))))
     })?;
     ensure!(Command::new("kill").args(["-INT", &first.pid().to_string()]).status()?.success());
     wait_for("it to stop", Duration::from_secs(30), || Ok(!first.alive()?))?;

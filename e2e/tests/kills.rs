@@ -27,9 +27,8 @@ fn step(run: &Value) -> u64 {
 fn metrics(home: &Path) -> Result<BTreeMap<(String, i64), u64>> {
     let db = rusqlite::Connection::open(home.join("state.db"))?;
     let mut query = db.prepare("SELECT name, step, value FROM metrics WHERE name NOT LIKE 'perf/%'")?;
-    let rows = query.query_map([], |r| {
-        Ok(((r.get::<_, String>(0)?, r.get::<_, i64>(1)?), r.get::<_, f64>(2)?.to_bits()))
-    })?;
+    let rows =
+        query.query_map([], |r| Ok(((r.get::<_, String>(0)?, r.get::<_, i64>(1)?), r.get::<_, f64>(2)?.to_bits())))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 

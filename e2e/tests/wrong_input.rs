@@ -89,7 +89,7 @@ fn a_full_disk_leaves_nothing_half_written() -> Result<()> {
     fs::create_dir(&small)?;
     let mounted = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&small));
     if !mounted.is_ok_and(|o| o.status.success()) {
-        println!("skipped: this machine does not let us mount a small tmpfs");
+        eprintln!("skipped: this machine does not let us mount a small tmpfs");
         return Ok(());
     }
     let result = fill(&home, &small);

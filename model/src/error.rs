@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum Error {
     /// A state dict does not fit the network.
-    #[error("the state dict does not fit the network: missing {missing:?}, unexpected {unexpected:?}, of another shape {misshapen:?}")]
+    #[error(
+        "the state dict does not fit the network: missing {missing:?}, unexpected {unexpected:?}, of another shape {misshapen:?}"
+    )]
     StateDict {
         /// Names that the network has and the state dict lacks.
         missing: Vec<String>,
@@ -18,7 +20,9 @@ pub enum Error {
     #[error("perceptual loss: {0}")]
     Perceptual(String),
     /// A batch of one image has no statistics.
-    #[error("batch norm: a layer sees one value per channel in the whole batch, which has no statistics; use a larger batch, drop_last, or norm_mode: frozen")]
+    #[error(
+        "batch norm: a layer sees one value per channel in the whole batch, which has no statistics; use a larger batch, drop_last, or norm_mode: frozen"
+    )]
     NoStatistics,
     /// A collective failed.
     #[error(transparent)]

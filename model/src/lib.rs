@@ -3,6 +3,7 @@
 //!
 //! Images are `[B, 1, H, W]`, f32 (f64 in tests of equality), in 0..1.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(clippy::assign_op_pattern, reason = "`+=` changes a tensor in place, for all who hold it")]
 
 pub mod early_stopping;
 mod error;

@@ -73,7 +73,8 @@ impl Morphaeus {
             .map(|i| {
                 let (enc, dec) = skips(channels.len(), levels, i);
                 let carried = if i == 0 { 0 } else { width };
-                let names = (format!("deformer.deformerNN.ref__refine_{i}"), format!("deformer.deformerNN.ref__batch_{i}"));
+                let names =
+                    (format!("deformer.deformerNN.ref__refine_{i}"), format!("deformer.deformerNN.ref__batch_{i}"));
                 block(channels[enc] + reversed[dec] + carried, width, 3, Way::Up, names)
             })
             .collect();
@@ -92,7 +93,9 @@ impl Morphaeus {
             h = out;
         }
         for block in &self.decoder {
-            let [.., height, width] = h.size()[..] else { return Err(Error::Torch("an image has four dimensions".into())) };
+            let [.., height, width] = h.size()[..] else {
+                return Err(Error::Torch("an image has four dimensions".into()));
+            };
             let up = h.f_upsample_bilinear2d([height * 2, width * 2], true, None, None)?;
             let (raw, out) = block.forward(&up, norm, act)?;
             decoded.push(raw);

@@ -103,12 +103,8 @@ impl Conv {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
         let pad = self.weight.size()[2] / 2;
         Ok(match self.way {
-            Way::Down(stride) => {
-                x.f_conv2d(&self.weight, Some(&self.bias), [stride, stride], [pad, pad], [1, 1], 1)?
-            }
-            Way::Up => {
-                x.f_conv_transpose2d(&self.weight, Some(&self.bias), [2, 2], [pad, pad], [1, 1], 1, [1, 1])?
-            }
+            Way::Down(stride) => x.f_conv2d(&self.weight, Some(&self.bias), [stride, stride], [pad, pad], [1, 1], 1)?,
+            Way::Up => x.f_conv_transpose2d(&self.weight, Some(&self.bias), [2, 2], [pad, pad], [1, 1], 1, [1, 1])?,
         })
     }
 

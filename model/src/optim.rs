@@ -33,7 +33,8 @@ pub struct Adam {
 impl Adam {
     /// An optimizer that has taken no step.
     pub fn new(params: &[(String, Tensor)], options: &spec::Optimizer) -> Self {
-        let slot = |(name, param): &(String, Tensor)| Slot { name: name.clone(), param: param.shallow_clone(), state: None };
+        let slot =
+            |(name, param): &(String, Tensor)| Slot { name: name.clone(), param: param.shallow_clone(), state: None };
         Self { options: options.clone(), slots: params.iter().map(slot).collect() }
     }
 

@@ -10,7 +10,7 @@ fn golden(name: &str) -> Option<PathBuf> {
     let root = root.unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden")));
     let path = root.join(name);
     if !path.exists() {
-        println!("skipped: the recorded vectors are not here ({name}); set MORPH_GOLDEN");
+        eprintln!("skipped: the recorded vectors are not here ({name}); set MORPH_GOLDEN");
         return None;
     }
     Some(path)
@@ -21,7 +21,7 @@ fn passes(name: &str) {
     tch::set_num_threads(1);
     let Some(dir) = golden(name) else { return };
     let report = parity::run(&dir).unwrap();
-    println!("{report}");
+    eprintln!("{report}");
     assert!(report.passed(), "{report}");
 }
 

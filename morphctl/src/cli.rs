@@ -7,7 +7,11 @@ use clap_complete::Shell;
 
 /// Trains MorphAEus and its rivals at scale: data, runs, sweeps, scores.
 #[derive(Debug, Parser)]
-#[command(name = "morphctl", version, propagate_version = true, after_help = "Examples:
+#[command(
+    name = "morphctl",
+    version,
+    propagate_version = true,
+    after_help = "Examples:
   morphctl data synth raw/rsna-phantom --healthy 900 --opacity 150
   morphctl data prepare configs/datasets/rsna-phantom.yaml
   morphctl sweep configs/sweeps/demo.yaml --local
@@ -15,7 +19,8 @@ use clap_complete::Shell;
   morphctl describe run demo-1
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 bad usage or file, 3 not found, 4 refused,
-6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md).")]
+6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md)."
+)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -18,11 +18,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Data, Format, Global, Set},
-    connect,
-    describe,
+    connect, describe,
     fail::{ERROR, USAGE, coded},
-    print,
-    text,
+    print, text,
 };
 
 /// How files are read: with `--set`, and with MORPH_HOME as it was resolved.
@@ -41,7 +39,7 @@ pub fn options(global: &Global, set: &Set) -> Result<load::Options> {
 pub async fn run(global: &Global, command: Data) -> Result<()> {
     match command {
         Data::Synth { root, healthy, opacity, other, seed, size } => {
-            write(global, synth::Options { root, seed, healthy, opacity, other, size })
+            write(global, &synth::Options { root, seed, healthy, opacity, other, size })
         }
         Data::Prepare { file, set, overwrite, jobs } => {
             prepare(global, &file, &set, &prepare::Options { jobs, overwrite }).await
@@ -53,17 +51,21 @@ pub async fn run(global: &Global, command: Data) -> Result<()> {
     }
 }
 
-fn write(global: &Global, options: synth::Options) -> Result<()> {
+fn write(global: &Global, options: &synth::Options) -> Result<()> {
     let bars = Bars::new(global);
-    let written = synth::write(&options, &bars)?;
+    let written = synth::write(options, &bars)?;
     bars.done();
     let n = written.images;
     let root = written.root.display();
     match global.output {
         Format::Json | Format::Yaml => print::value(global, &serde_json::to_value(&written)?),
         Format::Name => print::line(&root.to_string()),
-        Format::Table if written.reused => print::line(&format!("{root}: reused, these {n} phantoms are there already")),
-        Format::Table => print::line(&format!("{root}: {n} phantoms in RSNA's layout (their numbers say nothing about patients)")),
+        Format::Table if written.reused => {
+            print::line(&format!("{root}: reused, these {n} phantoms are there already"))
+        }
+        Format::Table => {
+            print::line(&format!("{root}: {n} phantoms in RSNA's layout (their numbers say nothing about patients)"))
+        }
     }
 }
 
@@ -116,7 +118,10 @@ async fn look(global: &Global, dataset: &str, verify: bool, sheet: Option<(PathB
             eprintln!("{}/{}: {}", url.trim_end_matches('/'), d.file, d.why);
         }
         let n = damage.len();
-        return Err(coded(ERROR, format!("{n} shard{} damaged: prepare the dataset again", if n == 1 { " is" } else { "s are" })));
+        return Err(coded(
+            ERROR,
+            format!("{n} shard{} damaged: prepare the dataset again", if n == 1 { " is" } else { "s are" }),
+        ));
     }
     let summary = inspect::inspect(&url).await?;
     if let Some((path, split, n)) = sheet {
@@ -144,7 +149,9 @@ async fn look(global: &Global, dataset: &str, verify: bool, sheet: Option<(PathB
             let mut rows = Vec::new();
             for (split, groups) in &summary.groups {
                 for (group, values) in groups {
-                    rows.extend(values.iter().map(|(v, n)| vec![split.clone(), group.clone(), v.clone(), n.to_string()]));
+                    rows.extend(
+                        values.iter().map(|(v, n)| vec![split.clone(), group.clone(), v.clone(), n.to_string()]),
+                    );
                 }
             }
             print::line(&format!("\n{}", print::table(&["SPLIT", "BY", "VALUE", "SAMPLES"], rows)))
@@ -165,7 +172,9 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
             Ok(document) => {
                 let name = file.display().to_string();
                 match global.output {
-                    Format::Table => print::line(&format!("{name}: {} {:?} is valid", document.kind(), document.name()))?,
+                    Format::Table => {
+                        print::line(&format!("{name}: {} {:?} is valid", document.kind(), document.name()))?;
+                    }
                     Format::Yaml => print::line(&format!("# {name}\n{}", document.to_yaml().trim_end()))?,
                     Format::Json => documents.push(json!({
                         "file": name, "kind": document.kind(), "name": document.name(), "valid": true,
@@ -176,9 +185,7 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
             Err(problems) => {
                 wrong += 1;
                 if global.output == Format::Json {
-                    let list = |p: &load::Problem| {
-                        json!({ "file": p.file, "line": p.line, "column": p.column, "field": p.field, "message": p.message, "expected": p.expected, "help": p.help })
-                    };
+                    let list = |p: &load::Problem| json!({ "file": p.file, "line": p.line, "column": p.column, "field": p.field, "message": p.message, "expected": p.expected, "help": p.help });
                     let list: Vec<Value> = problems.0.iter().map(list).collect();
                     documents.push(json!({ "file": file.display().to_string(), "valid": false, "problems": list }));
                 } else {

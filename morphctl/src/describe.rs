@@ -11,9 +11,7 @@ use crate::{
     cli::{Format, Global, Thing},
     connect::{Client, Connection, Purpose},
     fail::{NOT_FOUND, coded, status},
-    get, json,
-    print,
-    text,
+    get, json, print, text,
 };
 
 /// Events shown to people; programs get all.
@@ -54,19 +52,24 @@ async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, Stri
             Ok((json, sweep_text(&sweep, &found.runs), format!("sweep/{}", sweep.name)))
         }
         Thing::Worker => {
-            let all = client.list_workers(v1::ListWorkersRequest {}).await.map_err(|s| status(&s))?.into_inner().workers;
+            let all =
+                client.list_workers(v1::ListWorkersRequest {}).await.map_err(|s| status(&s))?.into_inner().workers;
             let upper = id.to_uppercase();
-            let found = all.into_iter().find(|w| w.id == upper || w.host == id || (id.len() >= 4 && w.id.starts_with(&upper)));
+            let found =
+                all.into_iter().find(|w| w.id == upper || w.host == id || (id.len() >= 4 && w.id.starts_with(&upper)));
             let worker = found.ok_or_else(|| coded(NOT_FOUND, format!("there is no worker {id:?}")))?;
             Ok((json::worker(&worker), worker_text(&worker), format!("worker/{}", worker.id)))
         }
         Thing::Dataset => {
-            let all = client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
-            let found = all.into_iter().find(|d| d.name == id || d.url == id || (id.len() >= 4 && d.digest.starts_with(id)));
+            let all =
+                client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
+            let found =
+                all.into_iter().find(|d| d.name == id || d.url == id || (id.len() >= 4 && d.digest.starts_with(id)));
             let known = found.ok_or_else(|| coded(NOT_FOUND, format!("there is no dataset {id:?}")))?;
             // Registering what is registered only returns it, with its manifest.
             let request = v1::RegisterDatasetRequest { url: known.url.clone() };
-            let whole = client.register_dataset(request).await.ok().and_then(|r| r.into_inner().dataset).unwrap_or(known);
+            let whole =
+                client.register_dataset(request).await.ok().and_then(|r| r.into_inner().dataset).unwrap_or(known);
             let name = format!("dataset/{}", whole.name);
             Ok((json::dataset(&whole), dataset_text(&whole), name))
         }
@@ -149,7 +152,11 @@ fn run_text(run: &v1::Run, events: &[v1::Event]) -> String {
     page.section("Artifacts", &["URL"], run.artifacts.iter().map(|a| vec![a.clone()]).collect());
     let first = events.len().saturating_sub(EVENTS);
     let row = |e: &v1::Event| vec![instant(e.at), e.text.clone()];
-    let title = if first > 0 { format!("Events (last {EVENTS} of {}; all with -o json)", events.len()) } else { "Events".into() };
+    let title = if first > 0 {
+        format!("Events (last {EVENTS} of {}; all with -o json)", events.len())
+    } else {
+        "Events".into()
+    };
     page.section(&title, &["AT", "WHAT"], events[first..].iter().map(row).collect());
     page.0
 }

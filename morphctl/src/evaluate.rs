@@ -43,7 +43,10 @@ pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
         .or_else(|| run.checkpoints.iter().max_by_key(|c| c.step))
         .ok_or_else(|| coded(REFUSED, format!("run {} has no checkpoint yet", run.name)))?;
     let mut command = Command::new(&worker);
-    command.args(["evaluate", "--checkpoint", &checkpoint.url]).arg("--cache").arg(connect::home(global)?.join("agent/cache"));
+    command
+        .args(["evaluate", "--checkpoint", &checkpoint.url])
+        .arg("--cache")
+        .arg(connect::home(global)?.join("agent/cache"));
     command.args(["-o", if matches!(global.output, Format::Json | Format::Yaml) { "json" } else { "table" }]);
     if let Some(url) = request.dataset {
         command.args(["--dataset", url]);

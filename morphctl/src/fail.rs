@@ -94,7 +94,11 @@ pub fn status(status: &Status) -> Error {
         Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
         _ => ERROR,
     };
-    let message = if status.message().is_empty() { format!("the coordinator said {}", status.code()) } else { status.message().to_owned() };
+    let message = if status.message().is_empty() {
+        format!("the coordinator said {}", status.code())
+    } else {
+        status.message().to_owned()
+    };
     coded(code, message)
 }
 

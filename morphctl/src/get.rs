@@ -31,11 +31,13 @@ async fn listing(client: &mut Client, what: Things, id: Option<&str>) -> Result<
             Ok(sweeps(&only(all, id, "sweep", |s| (&s.id, &s.name))?))
         }
         Things::Workers => {
-            let all = client.list_workers(v1::ListWorkersRequest {}).await.map_err(|s| status(&s))?.into_inner().workers;
+            let all =
+                client.list_workers(v1::ListWorkersRequest {}).await.map_err(|s| status(&s))?.into_inner().workers;
             Ok(workers(&only(all, id, "worker", |w| (&w.id, &w.host))?))
         }
         Things::Datasets => {
-            let all = client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
+            let all =
+                client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
             Ok(datasets(&only(all, id, "dataset", |d| (&d.url, &d.name))?))
         }
     }

@@ -124,6 +124,10 @@ impl Local {
         drop(self.client);
         // Tells the agent to leave; what still runs is stopped with a checkpoint.
         self.handle.drain(DRAIN).await;
+        // One that had not connected yet did not hear it.
+        if let Some(pid) = self.agent.id().and_then(|id| i32::try_from(id).ok()) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).ok();
+        }
         if tokio::time::timeout(LEAVE, self.agent.wait()).await.is_err() {
             // It has had its time; its ranks die with it.
             self.agent.kill().await.ok();

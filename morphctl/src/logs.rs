@@ -7,9 +7,7 @@ use crate::{
     cli::{Format, Global},
     connect::{Client, Connection, Purpose},
     fail::status,
-    json,
-    print,
-    text,
+    json, print, text,
 };
 
 /// Prints the lines that `request` asks for.
@@ -49,6 +47,9 @@ pub async fn cancel(global: &Global, id: &str) -> Result<()> {
         Format::Json | Format::Yaml => print::value(global, &serde_json::json!({ "cancelled": runs })),
         Format::Name => runs.iter().try_for_each(|r| print::line(&format!("run/{r}"))),
         Format::Table if runs.is_empty() => print::line(&format!("{id} was over already: nothing to cancel")),
-        Format::Table => print::line(&format!("cancelled {} of {id}", if runs.len() == 1 { "1 run".into() } else { format!("{} runs", runs.len()) })),
+        Format::Table => print::line(&format!(
+            "cancelled {} of {id}",
+            if runs.len() == 1 { "1 run".into() } else { format!("{} runs", runs.len()) }
+        )),
     }
 }

@@ -54,7 +54,12 @@ fn main() -> ExitCode {
 fn log(verbose: u8) {
     let level = ["error", "info", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_env("MORPH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
 }
 
 async fn run(cli: Cli) -> Result<u8> {

@@ -79,6 +79,9 @@ mod tests {
         assert_eq!(names("maximize"), ["high", "low", "none"]);
         assert_eq!(names("minimize"), ["low", "high", "none"]);
         let text = tables(&runs, "opacity/auroc", "maximize");
-        assert!(text.contains("healthy against opacity") && text.contains("0.9000") && text.contains("(view)"), "{text}");
+        assert!(
+            text.contains("healthy against opacity") && text.contains("0.9000") && text.contains("(view)"),
+            "{text}"
+        );
     }
 }

@@ -19,8 +19,7 @@ use crate::{
     fail::{CANCELLED, FAILED, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
     json,
     local::Local,
-    print,
-    report,
+    print, report,
     watch::{self, Screen},
 };
 
@@ -149,7 +148,10 @@ pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u
         let file = args.file.display();
         return Err(coded(
             UNREACHABLE,
-            format!("nobody serves {}: run it here with morphctl {verb} {file} --local, or name a coordinator with --coordinator URL", home.display()),
+            format!(
+                "nobody serves {}: run it here with morphctl {verb} {file} --local, or name a coordinator with --coordinator URL",
+                home.display()
+            ),
         ));
     };
     let submitted = job.submit(&mut client).await?;
@@ -192,14 +194,14 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
     announce(global, verb, &submitted);
     let mut screen = Screen::new(global);
     let ended = tokio::select! {
-        end = follow(&mut client, &submitted, &mut screen) => Ended::Work(end),
+        end = follow(&mut client, &submitted, &mut screen) => Ended::Work(Box::new(end)),
         code = signals.next() => Ended::Signal(code),
         error = local.failed() => Ended::Broken(error),
     };
     screen.finish();
     match ended {
         Ended::Work(end) => {
-            let code = match end {
+            let code = match *end {
                 Ok(end) => conclude(global, &mut client, &end).await,
                 Err(e) => Err(e),
             };
@@ -231,7 +233,7 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
 }
 
 enum Ended {
-    Work(Result<v1::WatchResponse>),
+    Work(Box<Result<v1::WatchResponse>>),
     Signal(u8),
     Broken(anyhow::Error),
 }
@@ -252,9 +254,10 @@ fn announce(global: &Global, verb: &str, submitted: &Submitted) {
 fn detached(global: &Global, verb: &str, submitted: &Submitted) -> Result<()> {
     let kind = if verb == "train" { "run" } else { "sweep" };
     match global.output {
-        Format::Json | Format::Yaml => {
-            print::value(global, &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }))
-        }
+        Format::Json | Format::Yaml => print::value(
+            global,
+            &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }),
+        ),
         Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
     }
 }
@@ -288,7 +291,9 @@ fn follow<'a>(
             };
             match (gone, last) {
                 (None, Some(last)) => return Ok(last),
-                (Some(s), _) if !matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) => {
+                (Some(s), _)
+                    if !matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) =>
+                {
                     return Err(status(&s));
                 }
                 _ => {}

@@ -45,7 +45,7 @@ pub fn bytes(n: u64) -> String {
 pub fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
-        a if a >= 1e5 || a < 1e-3 => format!("{value:.2e}"),
+        a if !(1e-3..1e5).contains(&a) => format!("{value:.2e}"),
         a if a >= 100.0 => format!("{value:.1}"),
         _ => format!("{value:.4}"),
     }
@@ -76,6 +76,9 @@ mod tests {
         assert_eq!(number(0.912_34), "0.9123");
         assert_eq!(number(1.5e-5), "1.50e-5");
         assert_eq!(instant(1_700_000_000_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(params(r#"{"trainer.optimizer.lr":0.001,"trainer.loss.reconstruction":"l1"}"#), "reconstruction=l1 lr=0.001");
+        assert_eq!(
+            params(r#"{"trainer.optimizer.lr":0.001,"trainer.loss.reconstruction":"l1"}"#),
+            "reconstruction=l1 lr=0.001"
+        );
     }
 }

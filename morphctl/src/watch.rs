@@ -150,7 +150,9 @@ fn bars(
 ) {
     if let Some(s) = &snapshot.sweep {
         let bar = sweep.get_or_insert_with(|| {
-            all.add(ProgressBar::new(0).with_style(style("{prefix:16.bold} {bar:24} {msg}")).with_prefix(s.name.clone()))
+            all.add(
+                ProgressBar::new(0).with_style(style("{prefix:16.bold} {bar:24} {msg}")).with_prefix(s.name.clone()),
+            )
         });
         let (done, total) = steps(&snapshot.runs);
         bar.set_length(total);
@@ -178,7 +180,12 @@ fn bars(
 fn lines(said: &mut HashMap<String, Said>, snapshot: &v1::WatchResponse, left: &[Option<Duration>]) {
     for (run, left) in snapshot.runs.iter().zip(left) {
         // Seconds that count down in a reason are no news.
-        let what = format!("{} {} {}", json::run_state(run), run.attempt, if run.state() == RunState::Queued { waits(&run.reason) } else { "" });
+        let what = format!(
+            "{} {} {}",
+            json::run_state(run),
+            run.attempt,
+            if run.state() == RunState::Queued { waits(&run.reason) } else { "" }
+        );
         let known = said.get(&run.id);
         let news = known.is_none_or(|s| s.what != what);
         let due = run.state() == RunState::Running && known.is_some_and(|s| s.at.elapsed() >= PACE);
@@ -228,7 +235,12 @@ mod tests {
 
     #[test]
     fn a_sweep_counts_runs_that_have_not_begun() {
-        let run = |state: RunState, step, total_steps| v1::Run { state: state.into(), step, total_steps, ..v1::Run::default() };
+        let run = |state: RunState, step, total_steps| v1::Run {
+            state: state.into(),
+            step,
+            total_steps,
+            ..v1::Run::default()
+        };
         let runs = [run(RunState::Succeeded, 90, 100), run(RunState::Running, 40, 100), run(RunState::Queued, 0, 0)];
         assert_eq!(steps(&runs), (140, 300));
     }

@@ -92,7 +92,9 @@ impl NodeCache {
         match tokio::task::spawn_blocking(open).await {
             Ok(Ok((_, file))) => Ok(file),
             Ok(Err(e)) => Err(Error::io("lock", &self.locks, e)),
-            Err(e) => Err(Error::Unavailable { action: "lock", url: self.locks.display().to_string(), source: Box::new(e) }),
+            Err(e) => {
+                Err(Error::Unavailable { action: "lock", url: self.locks.display().to_string(), source: Box::new(e) })
+            }
         }
     }
 

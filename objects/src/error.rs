@@ -15,7 +15,9 @@ pub enum Error {
         url: String,
     },
     /// Credentials are missing, wrong or not enough.
-    #[error("{action} {url}: denied; check the credentials in the environment (AWS_ACCESS_KEY_ID, …) and their rights: {why}")]
+    #[error(
+        "{action} {url}: denied; check the credentials in the environment (AWS_ACCESS_KEY_ID, …) and their rights: {why}"
+    )]
     Denied {
         /// What was attempted.
         action: &'static str,
@@ -31,7 +33,9 @@ pub enum Error {
         url: String,
     },
     /// The bytes are not those that were promised.
-    #[error("{url}: corrupt: expected {expected} of {bytes} bytes, found {found} of {found_bytes}; restore the file or prepare the data again")]
+    #[error(
+        "{url}: corrupt: expected {expected} of {bytes} bytes, found {found} of {found_bytes}; restore the file or prepare the data again"
+    )]
     Corrupt {
         /// The object.
         url: String,

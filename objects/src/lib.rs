@@ -233,6 +233,8 @@ impl Objects {
 pub fn split_url(url: &str) -> Result<(Objects, String), Error> {
     match url.rsplit_once('/') {
         Some((folder, key)) if !key.is_empty() => Ok((Objects::open(folder)?, key.to_owned())),
-        _ => Err(Error::BadUrl { url: error::redact(url), why: "expected the URL of an object, folder/name".to_owned() }),
+        _ => {
+            Err(Error::BadUrl { url: error::redact(url), why: "expected the URL of an object, folder/name".to_owned() })
+        }
     }
 }

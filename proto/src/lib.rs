@@ -4,7 +4,14 @@
 
 /// `morph.v1`, as generated from `proto/morph/v1/*.proto`.
 pub mod v1 {
-    #![allow(missing_docs, missing_debug_implementations, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+    #![allow(
+        missing_docs,
+        missing_debug_implementations,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        clippy::pedantic
+    )]
     tonic::include_proto!("morph.v1");
 }
 

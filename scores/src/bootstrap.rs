@@ -21,12 +21,16 @@ pub fn bootstrap_ci(
     checked(WHAT, "healthy set", healthy)?;
     checked(WHAT, "pathology set", pathology)?;
     if resamples == 0 || !(0.0..1.0).contains(&level) {
-        return Err(Error::Shape { what: WHAT, why: format!("{resamples} resamples at level {level} give no interval") });
+        return Err(Error::Shape {
+            what: WHAT,
+            why: format!("{resamples} resamples at level {level} give no interval"),
+        });
     }
     let mut values = Vec::new();
     for i in 0..u64::from(resamples) {
         let mut rng = Rng::keyed(seed, "bootstrap", i);
-        let mut draw = |set: &[f64]| set.iter().map(|_| set[rng.below(set.len() as u64) as usize]).collect::<Vec<f64>>();
+        let mut draw =
+            |set: &[f64]| set.iter().map(|_| set[rng.below(set.len() as u64) as usize]).collect::<Vec<f64>>();
         let (healthy, pathology) = (draw(healthy), draw(pathology));
         values.push(statistic(&healthy, &pathology)?);
     }

@@ -76,7 +76,9 @@ pub fn average_precision(healthy: &[f64], pathology: &[f64]) -> Result<f64, Erro
 pub fn roc_curve(healthy: &[f64], pathology: &[f64], drop_intermediate: bool) -> Result<Vec<Point>, Error> {
     let steps = steps("ROC curve", healthy, pathology)?;
     let turns = |i: usize| {
-        let Some(([before], [here, after, ..])) = i.checked_sub(1).map(|b| (&steps[b..i], &steps[i..])) else { return true };
+        let Some(([before], [here, after, ..])) = i.checked_sub(1).map(|b| (&steps[b..i], &steps[i..])) else {
+            return true;
+        };
         let bends = |f: fn(&Step) -> u64| f(after) + f(before) != 2 * f(here);
         bends(|s| s.healthy) || bends(|s| s.pathology)
     };

@@ -47,7 +47,10 @@ pub fn ssim(a: &[f64], b: &[f64], height: usize, width: usize) -> Result<f64, Er
     pair(WHAT, a, b)?;
     plane(WHAT, a, height, width)?;
     if height < WINDOW || width < WINDOW {
-        return Err(Error::Shape { what: WHAT, why: format!("{height}×{width} pixels are fewer than the {WINDOW}×{WINDOW} window") });
+        return Err(Error::Shape {
+            what: WHAT,
+            why: format!("{height}×{width} pixels are fewer than the {WINDOW}×{WINDOW} window"),
+        });
     }
     let (c1, c2) = (0.01f64.powi(2), 0.03f64.powi(2));
     let n = (WINDOW * WINDOW) as f64;
@@ -76,7 +79,8 @@ fn plane(what: &'static str, image: &[f64], height: usize, width: usize) -> Resu
 
 /// Sums over all [`WINDOW`]-sided windows inside the image: rows first, then columns.
 fn windows(values: &[f64], height: usize, width: usize) -> Vec<f64> {
-    let across: Vec<f64> = values.chunks_exact(width).flat_map(|row| row.windows(WINDOW).map(|w| w.iter().sum())).collect();
+    let across: Vec<f64> =
+        values.chunks_exact(width).flat_map(|row| row.windows(WINDOW).map(|w| w.iter().sum())).collect();
     let inside = width - WINDOW + 1;
     (0..=height - WINDOW)
         .flat_map(|y| (0..inside).map(move |x| (y, x)))

@@ -43,7 +43,9 @@ fn detection_is_sklearns() {
         };
         near("auroc", auroc(&healthy, &sick).unwrap());
         near("auprc", average_precision(&healthy, &sick).unwrap());
-        for (rate, name, threshold, whole) in [(0.95, "fpr95", "th95", "fpr95_no_drop"), (0.99, "fpr99", "th99", "fpr99_no_drop")] {
+        for (rate, name, threshold, whole) in
+            [(0.95, "fpr95", "th95", "fpr95_no_drop"), (0.99, "fpr99", "th99", "fpr99_no_drop")]
+        {
             near(name, fpr_at_tpr(&healthy, &sick, rate).unwrap());
             let first = |drop| roc_curve(&healthy, &sick, drop).unwrap().into_iter().find(|p| p.tpr >= rate).unwrap();
             near(threshold, first(true).threshold);

@@ -11,14 +11,14 @@ use crate::rank::failure::Failure;
 /// # Errors
 /// When CUDA is asked for and there is none.
 pub fn pick(wanted: experiment::Device, local_rank: u32) -> Result<Device, Failure> {
-    let cuda = || {
-        usize::try_from(gpus()).ok().filter(|n| *n > 0).map(|n| Device::Cuda(local_rank as usize % n))
-    };
+    let cuda = || usize::try_from(gpus()).ok().filter(|n| *n > 0).map(|n| Device::Cuda(local_rank as usize % n));
     match wanted {
         experiment::Device::Cpu => Ok(Device::Cpu),
         experiment::Device::Auto => Ok(cuda().unwrap_or(Device::Cpu)),
         experiment::Device::Cuda => cuda().ok_or_else(|| {
-            Failure::User("trainer.device is cuda, but this machine or this build of libtorch has none; use auto or cpu".into())
+            Failure::User(
+                "trainer.device is cuda, but this machine or this build of libtorch has none; use auto or cpu".into(),
+            )
         }),
     }
 }

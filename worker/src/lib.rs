@@ -12,7 +12,6 @@ pub mod evaluate;
 pub mod rank;
 pub mod wire;
 
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use morph_spec::Timestamp;

@@ -9,11 +9,14 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs training where the GPUs (or CPUs) are.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Examples:
+#[command(
+    version,
+    after_help = "Examples:
   morph-worker agent --coordinator http://head:7070 --slots 2 --home /var/lib/morph
   morph-worker devices
   morph-worker parity golden/morphaeus_small_warmup --json
-  morph-worker evaluate --checkpoint file:///data/runs/01J…/checkpoints/step-00000120-a1/manifest.json --panel panel.png")]
+  morph-worker evaluate --checkpoint file:///data/runs/01J…/checkpoints/step-00000120-a1/manifest.json --panel panel.png"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

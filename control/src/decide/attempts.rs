@@ -114,14 +114,18 @@ impl<'a> Ends<'a> {
                 match under_way {
                     Some(stop) if stop.killed || stop.kill_at <= kill_at => None,
                     Some(stop) => Some(Stop { kill_at, ..stop.clone() }),
-                    None => Some(Stop { cause: Cause::Failure, checkpoint: false, killed: false, kill_at, reason: why }),
+                    None => {
+                        Some(Stop { cause: Cause::Failure, checkpoint: false, killed: false, kill_at, reason: why })
+                    }
                 }
             }
             // What is left cannot go on without it.
             Exit::Lost | Exit::Infra | Exit::User => match under_way {
                 Some(stop) if stop.killed => None,
                 Some(stop) => Some(Stop { killed: true, kill_at: now, ..stop.clone() }),
-                None => Some(Stop { cause: Cause::Failure, checkpoint: false, killed: true, kill_at: now, reason: why }),
+                None => {
+                    Some(Stop { cause: Cause::Failure, checkpoint: false, killed: true, kill_at: now, reason: why })
+                }
             },
         }
     }
@@ -132,7 +136,10 @@ impl<'a> Ends<'a> {
             _ => None,
         };
         let (rank, worst, error) = self.attempt.worst().unwrap_or((0, Exit::Lost, ""));
-        let first = matches!(self.attempt.ranks.first().map(|r| &r.state), Some(RankState::Exited { exit: Exit::Succeeded, .. }));
+        let first = matches!(
+            self.attempt.ranks.first().map(|r| &r.state),
+            Some(RankState::Exited { exit: Exit::Succeeded, .. })
+        );
         // Rank 0 has the scores: what the others did on their way out does not matter any more.
         let done = worst == Exit::Succeeded || (first && self.attempt.evaluated);
         let error = match worst {

@@ -22,7 +22,8 @@ pub(super) fn dataset(cluster: &Cluster, now: Timestamp, url: String, digest: Di
 }
 
 fn check(cluster: &Cluster, experiment: &Experiment, digest: Digest) -> Result<(), Refusal> {
-    let unknown = || Refusal::Invalid(format!("dataset {digest} is not registered: register {} first", experiment.dataset.url));
+    let unknown =
+        || Refusal::Invalid(format!("dataset {digest} is not registered: register {} first", experiment.dataset.url));
     let dataset = cluster.datasets.get(&digest).ok_or_else(unknown)?;
     fits(experiment, dataset).map_err(Refusal::Invalid)
 }

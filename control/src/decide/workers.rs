@@ -38,7 +38,13 @@ pub(super) fn away(cluster: &Cluster, worker: WorkerId, incarnation: &str, clean
 }
 
 /// An agent was silent for too long, though its session seemed to live.
-pub(super) fn silent(cluster: &Cluster, now: Timestamp, rng: &mut Rng, worker: WorkerId, incarnation: &str) -> Vec<What> {
+pub(super) fn silent(
+    cluster: &Cluster,
+    now: Timestamp,
+    rng: &mut Rng,
+    worker: WorkerId,
+    incarnation: &str,
+) -> Vec<What> {
     let here = |s| matches!(s, WorkerState::Ready | WorkerState::Away { .. });
     match cluster.workers.get(&worker) {
         Some(known) if known.incarnation == incarnation && here(known.state) => lose(cluster, now, rng, worker),
@@ -61,7 +67,9 @@ fn ends(
     why: &str,
     which: impl Fn(morph_spec::Fence) -> bool,
 ) -> Vec<What> {
-    let here = |id: &RunId| cluster.runs.get(id).and_then(|r| r.attempt()).is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker));
+    let here = |id: &RunId| {
+        cluster.runs.get(id).and_then(|r| r.attempt()).is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker))
+    };
     let runs: BTreeSet<RunId> = cluster.runs.keys().copied().filter(|id| here(id)).collect();
     let mut events = Vec::new();
     for run in runs.iter().filter_map(|id| cluster.runs.get(id)).filter(|r| which(r.fence())) {

@@ -45,9 +45,14 @@ pub struct Agents {
 impl agents_server::Agents for Agents {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<SessionResponse, Status>> + Send>>;
 
-    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         if self.read_only {
-            return Err(Status::failed_precondition("this coordinator only answers questions, it has no work for agents"));
+            return Err(Status::failed_precondition(
+                "this coordinator only answers questions, it has no work for agents",
+            ));
         }
         let mut requests = request.into_inner();
         let first = timeout(INTRODUCTION, requests.message())
@@ -116,7 +121,8 @@ fn fits(version: &str) -> Result<(), Status> {
     if series(version) == series(own) {
         return Ok(());
     }
-    let why = format!("the agent's version {version:?} does not fit the coordinator's {own}: install the same morph on both");
+    let why =
+        format!("the agent's version {version:?} does not fit the coordinator's {own}: install the same morph on both");
     Err(Status::failed_precondition(why))
 }
 

@@ -1,11 +1,6 @@
 //! What people and CI say.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    pin::Pin,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, pin::Pin, time::Duration};
 
 use morph_control::{Command, Refusal, Target, WorkerState, find, find_run, find_sweep, search};
 use morph_objects::Objects;
@@ -137,7 +132,10 @@ fn snapshot(view: &View<'_>, target: Target) -> Result<(v1::WatchResponse, bool)
 
 #[tonic::async_trait]
 impl coordinator_server::Coordinator for Coordinator {
-    async fn register_dataset(&self, request: Request<v1::RegisterDatasetRequest>) -> Answer<v1::RegisterDatasetResponse> {
+    async fn register_dataset(
+        &self,
+        request: Request<v1::RegisterDatasetRequest>,
+    ) -> Answer<v1::RegisterDatasetResponse> {
         let (digest, existed) = self.register(&request.into_inner().url).await?;
         let dataset = self.core.ask(move |v| v.cluster.datasets.get(&digest).map(|d| view::dataset(d, true))).await?;
         Ok(Response::new(v1::RegisterDatasetResponse { dataset, existed }))
@@ -180,9 +178,9 @@ impl coordinator_server::Coordinator for Coordinator {
             let mut datasets = BTreeMap::new();
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let url = search::with(&sweep.experiment, &point).map_err(invalid)?.dataset.url;
-                if !datasets.contains_key(&url) {
-                    let (digest, _) = self.register(&url).await?;
-                    datasets.insert(url, digest);
+                if let std::collections::btree_map::Entry::Vacant(unknown) = datasets.entry(url) {
+                    let (digest, _) = self.register(unknown.key()).await?;
+                    unknown.insert(digest);
                 }
             }
             let (key, sweep) = (key.clone(), Box::new(sweep));
@@ -348,8 +346,7 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
         let text = request.into_inner().id;
-        let target =
-            self.find(move |v| if text.is_empty() { Ok(None) } else { target(v, &text).map(Some) }).await?;
+        let target = self.find(move |v| if text.is_empty() { Ok(None) } else { target(v, &text).map(Some) }).await?;
         let recorded = self
             .read(move |s| match target {
                 None => s.events(),

@@ -27,7 +27,9 @@ fn rows(root: &Path, file: &str, columns: &[&str]) -> Result<Vec<Vec<String>>, E
         .iter()
         .map(|name| {
             let found = header.iter().position(|h| h.trim() == *name);
-            found.ok_or_else(|| bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>())))
+            found.ok_or_else(|| {
+                bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>()))
+            })
         })
         .collect::<Result<_, _>>()?;
     let mut rows = Vec::new();
@@ -75,7 +77,8 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
     let mut listing = Listing { persons: persons.is_some(), ..Listing::default() };
     for id in found.iter().chain(classes.keys()).collect::<BTreeSet<_>>() {
         let source = format!("{IMAGES}/{id}.dcm");
-        let mut skip = |reason: &str| listing.skipped.push(Skipped { source: source.clone(), reason: reason.to_owned() });
+        let mut skip =
+            |reason: &str| listing.skipped.push(Skipped { source: source.clone(), reason: reason.to_owned() });
         let Some(label) = classes.get(id) else {
             skip(&format!("it is not in {CLASSES}"));
             continue;

@@ -1,5 +1,7 @@
 //! A healthy chest as line integrals of attenuation (design: shared domain notes, section 4.1).
 
+use std::f64::consts::TAU;
+
 use super::draw::Draw;
 
 /// Attenuation of a path through lung-sized tissue that air takes away, and disease gives back.
@@ -62,7 +64,7 @@ impl Subject {
             rib_arc: d.normal(0.115, 0.014),
             rib_contrast: d.normal(0.085, 0.018).clamp(0.04, 0.14),
             scoliosis: d.normal(0.0, 0.006),
-            scoliosis_phase: d.uniform(0.0, std::f64::consts::TAU),
+            scoliosis_phase: d.uniform(0.0, TAU),
             clavicle: d.normal(0.155, 0.014) - if ap { 0.03 } else { 0.0 },
             hilum: d.normal(0.455, 0.014),
             aorta: (d.normal(0.030, 0.004) + 0.00015 * older).clamp(0.02, 0.05),
@@ -203,7 +205,7 @@ fn pixel(p: &Subject, u: f64, v: f64, open: f64, stroke: f64, soft: f64) -> (f64
     let (xr, yr) = (hx * cos + hy * sin, hy * cos - hx * sin);
     let f = ((xr / (0.55 * w)).powi(2) + (yr / (0.40 * w)).powi(2)).sqrt();
     let heart = sigmoid((1.0 - f) / (soft * 5.0));
-    let xs = 0.5 + p.scoliosis * (6.28 * v * 1.2 + p.scoliosis_phase).sin();
+    let xs = 0.5 + p.scoliosis * (TAU * v * 1.2 + p.scoliosis_phase).sin();
     let half = 0.034 + 0.016 * ((v - 0.25) / 0.5).clamp(0.0, 1.0);
     let mediastinum = sigmoid((half - (u - xs).abs()) / (soft * 3.0)) * sigmoid((v - 0.05) / 0.02);
     let aorta = sigmoid((1.0 - (u - 0.545).hypot(v - 0.335) / (p.aorta * 1.35)) / 0.12);
@@ -233,7 +235,7 @@ fn bones(p: &Subject, u: f64, v: f64, xs: f64) -> f64 {
     let t = p.thorax;
     let au = (u - 0.5).abs();
     let s = au / t;
-    let spine = 0.10 * bump((u - xs) / 0.026, 4) * (0.72 + 0.28 * (6.28 * v / 0.056).cos()) * sigmoid((v - 0.03) / 0.02);
+    let spine = 0.10 * bump((u - xs) / 0.026, 4) * (0.72 + 0.28 * (TAU * v / 0.056).cos()) * sigmoid((v - 0.03) / 0.02);
 
     let mut ribs = 0.0;
     let cage = sigmoid((s - 0.12) / 0.03) * sigmoid((1.06 - s) / 0.03);
@@ -258,7 +260,7 @@ fn bones(p: &Subject, u: f64, v: f64, xs: f64) -> f64 {
     }
 
     let q = ((au - 0.035) / (t * 0.98)).clamp(0.0, 1.1);
-    let along = p.clavicle + 0.035 - 0.085 * q + 0.020 * (6.28 * q).sin();
+    let along = p.clavicle + 0.035 - 0.085 * q + 0.020 * (TAU * q).sin();
     let clavicle =
         0.10 * bump((v - along) / 0.0135, 4) * sigmoid((au - 0.035) / 0.006) * sigmoid((t * 1.05 - au) / 0.02);
     let blade = if p.ap {

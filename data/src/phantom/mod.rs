@@ -108,7 +108,13 @@ fn disease(d: &mut Draw, label: Label, subject: &mut Subject) -> Vec<Lesion> {
         Label::Opacity => {
             // RSNA: of the opacity cases 43.5 % have one box, 54.5 % two, 2 % three.
             let r = d.uniform(0.0, 1.0);
-            let n = if r < 0.435 { 1 } else if r < 0.98 { 2 } else { 3 };
+            let n = if r < 0.435 {
+                1
+            } else if r < 0.98 {
+                2
+            } else {
+                3
+            };
             let first = lung(d);
             let one = |d: &mut Draw, side| {
                 let kind = if d.chance(0.7) { Kind::Consolidation } else { Kind::GroundGlass };
@@ -117,7 +123,12 @@ fn disease(d: &mut Draw, label: Label, subject: &mut Subject) -> Vec<Lesion> {
             match n {
                 1 => vec![one(d, first)],
                 2 => vec![one(d, first), one(d, 1 - first)],
-                _ => (0..n).map(|_| { let side = lung(d); one(d, side) }).collect(),
+                _ => (0..n)
+                    .map(|_| {
+                        let side = lung(d);
+                        one(d, side)
+                    })
+                    .collect(),
             }
         }
         Label::Other => match d.0.below(3) {

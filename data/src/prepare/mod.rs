@@ -141,7 +141,11 @@ fn stamps(listing: &Listing) -> Vec<(String, u64, u128)> {
     let stamp = |item: &Item| {
         let meta = fs::metadata(&item.path).ok();
         let time = meta.as_ref().and_then(|m| m.modified().ok()?.duration_since(UNIX_EPOCH).ok());
-        (format!("{} {} {:?}", item.source, item.label, item.boxes), meta.map_or(0, |m| m.len()), time.map_or(0, |t| t.as_nanos()))
+        (
+            format!("{} {} {:?}", item.source, item.label, item.boxes),
+            meta.map_or(0, |m| m.len()),
+            time.map_or(0, |t| t.as_nanos()),
+        )
     };
     listing.items.iter().map(stamp).collect()
 }
@@ -175,7 +179,8 @@ fn assign(spec: &Dataset, items: Vec<Item>) -> (Splits, Vec<Skipped>) {
             skipped.push(Skipped { source: item.source, reason: format!("its label {label:?} is not in only_labels") });
         }
     }
-    let chosen = split::of_patients(&spec.split, labelled.iter().map(|(i, label)| (i.patient.as_str(), label.as_str())));
+    let chosen =
+        split::of_patients(&spec.split, labelled.iter().map(|(i, label)| (i.patient.as_str(), label.as_str())));
     let mut splits = Splits::new();
     for ((item, label), split) in labelled.into_iter().zip(chosen) {
         match split {
@@ -253,7 +258,8 @@ fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bo
         }
     }
     if shards.is_empty() {
-        let reason = skipped.first().map_or_else(|| "it lists no image".to_owned(), |s| format!("{}: {}", s.source, s.reason));
+        let reason =
+            skipped.first().map_or_else(|| "it lists no image".to_owned(), |s| format!("{}: {}", s.source, s.reason));
         return Err(Error::NothingLeft { root: spec.source.root.clone(), skipped: skipped.len(), reason });
     }
     let share = |n: f64| n > 0.0;
@@ -261,7 +267,10 @@ fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bo
         if wanted && !counts.contains_key(split) {
             return Err(Error::Empty {
                 split: split.to_owned(),
-                wanted: format!("of the healthy labels {:?}; see split.healthy, split.val and split.test", spec.split.healthy),
+                wanted: format!(
+                    "of the healthy labels {:?}; see split.healthy, split.val and split.test",
+                    spec.split.healthy
+                ),
                 has: format!("{counts:?}"),
             });
         }
@@ -274,7 +283,10 @@ fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bo
         version: VERSION,
         name: spec.name.clone(),
         preprocess: spec.preprocess.clone(),
-        fingerprint: Digest::of(&json(&(PIPELINE, &spec.preprocess, &spec.split, &spec.labels, &spec.only_labels), "preprocess")?),
+        fingerprint: Digest::of(&json(
+            &(PIPELINE, &spec.preprocess, &spec.split, &spec.labels, &spec.only_labels),
+            "preprocess",
+        )?),
         image_size: [spec.preprocess.size; 2],
         shards,
         counts,

@@ -12,7 +12,8 @@ pub(super) fn of_patients<'a>(
     samples: impl Iterator<Item = (&'a str, &'a str)> + Clone,
 ) -> Vec<Option<&'static str>> {
     let healthy = |label: &str| spec.healthy.iter().any(|h| h == label);
-    let sick: BTreeSet<&str> = samples.clone().filter(|(_, label)| !healthy(label)).map(|(patient, _)| patient).collect();
+    let sick: BTreeSet<&str> =
+        samples.clone().filter(|(_, label)| !healthy(label)).map(|(patient, _)| patient).collect();
     samples
         .map(|(patient, _)| match (sick.contains(patient), spec.others) {
             (true, Others::Test) => Some("test"),

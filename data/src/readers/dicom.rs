@@ -86,8 +86,11 @@ fn grey(object: &DefaultDicomObject) -> Result<Grey, String> {
     }
     let decoded = object.decode_pixel_data().map_err(|e| format!("its pixels cannot be decoded: {}", root(&e)))?;
     let (width, height) = (decoded.columns() as usize, decoded.rows() as usize);
-    let bits = u32::from(decoded.bits_stored());
+    let (bits, top) = (u32::from(decoded.bits_stored()), u32::from(decoded.high_bit()));
     let allocated = decoded.bits_allocated();
+    if bits == 0 || top + 1 < bits || top >= u32::from(allocated) {
+        return Err(format!("{bits} bits stored up to bit {top} of {allocated} make no sense"));
+    }
     let bytes = decoded.data();
     if bytes.len() < width * height * usize::from(allocated / 8) {
         return Err(format!("it has {} bytes of pixels, {height} rows of {width} need more", bytes.len()));
@@ -101,7 +104,7 @@ fn grey(object: &DefaultDicomObject) -> Result<Grey, String> {
     let mask = (1i64 << bits) - 1;
     let sign = 1i64 << (bits - 1);
     let value = |v: i64| {
-        let v = v & mask;
+        let v = v >> (top + 1 - bits) & mask;
         // Signed values are shifted so that the lowest is 0: contrast is the same.
         if signed { ((v ^ sign) - sign) + sign } else { v }
     };
@@ -119,7 +122,12 @@ fn grey(object: &DefaultDicomObject) -> Result<Grey, String> {
         let grey = to_8_bit(v, bits);
         if inverted { 255 - grey } else { grey }
     };
-    let pixels = stored[..width * height].iter().map(|v| level(*v)).collect();
+    let stored = &stored[..width * height];
+    let pixels: Vec<u8> = stored.iter().map(|v| level(*v)).collect();
+    let flat = pixels.iter().all(|p| *p == pixels[0]);
+    if flat && stored.iter().any(|v| *v != stored[0]) && (slope != 1.0 || intercept != 0.0) {
+        return Err(format!("its rescale (slope {slope}, intercept {intercept}) leaves nothing of its {bits} bits"));
+    }
     Ok(Grey { width, height, pixels })
 }
 

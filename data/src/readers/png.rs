@@ -17,9 +17,10 @@ pub fn read(bytes: &[u8]) -> Result<Grey, String> {
     let info = reader.next_frame(&mut buffer).map_err(|e| format!("no readable PNG: {e}"))?;
     let values: Vec<u8> = match info.bit_depth {
         png::BitDepth::Eight => buffer[..info.buffer_size()].to_vec(),
-        png::BitDepth::Sixteen => {
-            buffer[..info.buffer_size()].chunks_exact(2).map(|b| to_8_bit(u32::from(u16::from_be_bytes([b[0], b[1]])), 16)).collect()
-        }
+        png::BitDepth::Sixteen => buffer[..info.buffer_size()]
+            .chunks_exact(2)
+            .map(|b| to_8_bit(u32::from(u16::from_be_bytes([b[0], b[1]])), 16))
+            .collect(),
         other => return Err(format!("bit depth {other:?} is not read")),
     };
     let luma = |p: &[u8]| {

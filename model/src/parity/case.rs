@@ -39,7 +39,8 @@ fn read(path: &Path) -> Result<Option<Tensors>, Error> {
 impl Case {
     pub(super) fn read(dir: &Path) -> Result<Self, Error> {
         let file = dir.join("meta.json");
-        let text = fs::read(&file).map_err(|e| golden(format!("read {}: {e}; is this a recorded case?", file.display())))?;
+        let text =
+            fs::read(&file).map_err(|e| golden(format!("read {}: {e}; is this a recorded case?", file.display())))?;
         let meta: Value = serde_json::from_slice(&text).map_err(|e| golden(format!("{}: {e}", file.display())))?;
         let name = meta["name"].as_str().unwrap_or_default().to_owned();
         let class = meta["model"]["class_name"].as_str().unwrap_or_default();
@@ -97,7 +98,8 @@ impl Case {
     }
 
     fn dims(&self, name: &str) -> Result<Vec<u32>, Error> {
-        let shape = self.meta["tensors"][name].as_array().ok_or_else(|| golden(format!("meta.json lists no {name}")))?;
+        let shape =
+            self.meta["tensors"][name].as_array().ok_or_else(|| golden(format!("meta.json lists no {name}")))?;
         Ok(shape.iter().filter_map(Value::as_u64).map(|d| d as u32).collect())
     }
 
@@ -105,7 +107,11 @@ impl Case {
     fn spec(&self) -> Result<(spec::Model, spec::Loss), Error> {
         let names = |prefix: &str| {
             let listed = self.meta["tensors"].as_object();
-            listed.into_iter().flat_map(|t| t.keys()).filter(|n| n.starts_with(prefix) && n.ends_with(".weight")).count()
+            listed
+                .into_iter()
+                .flat_map(|t| t.keys())
+                .filter(|n| n.starts_with(prefix) && n.ends_with(".weight"))
+                .count()
         };
         let levels = names("encoder.conv__encode_");
         let channels = (0..levels)
@@ -181,7 +187,8 @@ fn drawn(meta: &Value) -> Result<Tensors, Error> {
             return Err(golden(format!("prng_weights: {name} has no range")));
         };
         let (a, b) = (a as f32, b as f32);
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, c| (h ^ u64::from(c)).wrapping_mul(0x0100_0000_01b3));
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, c| (h ^ u64::from(c)).wrapping_mul(0x0100_0000_01b3));
         let mut state = hash ^ seed;
         let mut bytes = Vec::with_capacity(elements as usize * 4);
         for _ in 0..elements {

@@ -72,7 +72,8 @@ impl Section {
         self.max_rel = self.max_rel.max(rel);
         self.of_bound = self.of_bound.max(of_bound);
         if of_bound.is_nan() || of_bound > 1.0 {
-            self.failures.push(format!("{name}: differs by {abs:.3e} ({rel:.3e} relative), {of_bound:.2} times its bound"));
+            self.failures
+                .push(format!("{name}: differs by {abs:.3e} ({rel:.3e} relative), {of_bound:.2} times its bound"));
         }
     }
 

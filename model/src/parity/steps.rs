@@ -106,7 +106,12 @@ fn losses(facts: &Value, variant: &str, ours: &Trained, exact: &Trained) -> Resu
             let noise = if *mine == "loss" { noise.max(together) } else { noise };
             together += noise;
             let abs = (got - value).abs();
-            section.record(&format!("step {} {name}", step + 1), abs, abs / value.abs().max(1e-30), abs / bound(*value, noise));
+            section.record(
+                &format!("step {} {name}", step + 1),
+                abs,
+                abs / value.abs().max(1e-30),
+                abs / bound(*value, noise),
+            );
         }
     }
     Ok(section)
@@ -121,7 +126,10 @@ fn picked(recorded: &Tensors, prefix: &str, name: &str, ours: &Tensor) -> Result
     if let Some(want) = recorded.get(&format!("{prefix}{name}@sample512")) {
         let elements = flat.size()[0];
         let at: Vec<i64> = (0..512).map(|i| i * elements / 512).collect();
-        return Ok(Some((flat.index_select(0, &Tensor::from_slice(&at)), from_data(want, Device::Cpu)?.to_kind(Kind::Double))));
+        return Ok(Some((
+            flat.index_select(0, &Tensor::from_slice(&at)),
+            from_data(want, Device::Cpu)?.to_kind(Kind::Double),
+        )));
     }
     Ok(None)
 }
@@ -157,7 +165,8 @@ fn gradients(facts: &Value, variant: &str, recorded: &Tensors, ours: &Trained) -
         if vanishes(variant, name) {
             section.skip(VANISHES);
         } else if noise >= NOISE {
-            section.skip("the reference's own f32 gradient is rounding noise (rel_err_vs_f64 >= 1e-3); see gradients f64");
+            section
+                .skip("the reference's own f32 gradient is rounding noise (rel_err_vs_f64 >= 1e-3); see gradients f64");
         } else {
             let abs = (&got - &want).abs().max().double_value(&[]);
             let rel = norm(&(&got - &want)) / norm(&want).max(1e-30);
@@ -194,7 +203,13 @@ fn double_gradients(facts: &Value, variant: &str, recorded: &Tensors, ours: &Tra
 
 /// README 3: of each tensor, 99 % of the elements have moved as recorded to 2 % of steps · lr; running statistics are close.
 /// Where our own f32 and f64 runs part by more than that, Adam has made steps of rounding noise, and f32 says nothing.
-fn parameters(case: &Case, variant: &str, recorded: &Tensors, ours: &Trained, exact: &Trained) -> Result<Section, Error> {
+fn parameters(
+    case: &Case,
+    variant: &str,
+    recorded: &Tensors,
+    ours: &Trained,
+    exact: &Trained,
+) -> Result<Section, Error> {
     let mut section = Section::new(&format!("{variant}/after steps"));
     let lr = case.optimizer().lr;
     for (steps, prefix) in [(1usize, "after1."), (3, "after3.")] {

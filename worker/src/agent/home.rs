@@ -38,7 +38,9 @@ impl Home {
         let lock = lock(&dir.join("agent.lock"))?;
         let path = dir.join("worker-id");
         let worker = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().with_context(|| format!("read {}; remove it to get a new id", path.display()))?,
+            Ok(text) => {
+                text.trim().parse().with_context(|| format!("read {}; remove it to get a new id", path.display()))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let id = fresh_id(now);
                 let tmp = dir.join("worker-id.tmp");

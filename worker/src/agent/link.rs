@@ -26,7 +26,7 @@ pub enum Event {
     /// A connection is there: say Hello first.
     Up(mpsc::Sender<SessionRequest>),
     /// The coordinator said something.
-    Message(SessionResponse),
+    Message(Box<SessionResponse>),
     /// The connection is gone; another try follows.
     Down,
     /// The coordinator will never take this agent: its words.
@@ -89,7 +89,7 @@ async fn session(endpoint: &Endpoint, events: &mpsc::Sender<Event>, welcomed: &m
     let mut responses = client.session(ReceiverStream::new(requests)).await?.into_inner();
     while let Some(message) = responses.message().await? {
         *welcomed = true;
-        if events.send(Event::Message(message)).await.is_err() {
+        if events.send(Event::Message(Box::new(message))).await.is_err() {
             break;
         }
     }

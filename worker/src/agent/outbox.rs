@@ -47,7 +47,8 @@ impl Outbox {
             return;
         }
         if self.dropped_logs > 0 {
-            line.text = format!("[{} lines were dropped while the coordinator was away] {}", self.dropped_logs, line.text);
+            line.text =
+                format!("[{} lines were dropped while the coordinator was away] {}", self.dropped_logs, line.text);
             self.dropped_logs = 0;
         }
         self.push(Report::Logs(v1::Logs { lines: vec![line] }));
@@ -95,7 +96,7 @@ impl Outbox {
     }
 
     /// The next report to send on this connection.
-    pub fn next(&mut self) -> Option<v1::Report> {
+    pub fn take(&mut self) -> Option<v1::Report> {
         let first = self.reports.front()?.0.seq;
         let (report, _) = self.reports.get(usize::try_from((self.sent + 1).checked_sub(first)?).ok()?)?;
         self.sent = report.seq;
@@ -103,7 +104,7 @@ impl Outbox {
         Some(report.clone())
     }
 
-    /// Whether [`Self::next`] has something.
+    /// Whether [`Self::take`] has something.
     pub fn unsent(&self) -> bool {
         self.sent < self.last
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     fn drain(outbox: &mut Outbox) -> Vec<u64> {
-        std::iter::from_fn(|| outbox.next().map(|r| r.seq)).collect()
+        std::iter::from_fn(|| outbox.take().map(|r| r.seq)).collect()
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push(metric(1));
         outbox.push(metric(2));
-        let Some(Report::Metrics(first)) = outbox.next().and_then(|r| r.report) else { panic!("metrics first") };
+        let Some(Report::Metrics(first)) = outbox.take().and_then(|r| r.report) else { panic!("metrics first") };
         assert_eq!(first.points.len(), 2);
         outbox.push(metric(3));
         assert_eq!(drain(&mut outbox), [2], "what was sent under a number never changes");
@@ -184,10 +185,10 @@ mod tests {
         let line = v1::LogLine { text: "x".repeat(1 << 20), ..v1::LogLine::default() };
         (0..100).for_each(|_| outbox.push_log(line.clone()));
         assert!(outbox.dropped_logs > 0 && !outbox.is_full());
-        outbox.next();
+        outbox.take();
         outbox.acknowledge(1000);
         outbox.push_log(v1::LogLine::default());
-        let Some(Report::Logs(logs)) = outbox.next().and_then(|r| r.report) else { panic!("logs") };
+        let Some(Report::Logs(logs)) = outbox.take().and_then(|r| r.report) else { panic!("logs") };
         assert!(logs.lines[0].text.contains("lines were dropped"), "{}", logs.lines[0].text);
     }
 }

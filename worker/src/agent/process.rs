@@ -1,6 +1,9 @@
 //! A rank as a child process: started in a process group of its own, with a clean environment, listened to until it ends.
 
-use std::{collections::HashMap, env, ffi::OsString, os::unix::process::ExitStatusExt, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::HashMap, env, ffi::OsString, os::unix::process::ExitStatusExt, path::Path, process::Stdio,
+    time::Duration,
+};
 
 use morph_proto::v1::StartRank;
 use nix::{
@@ -68,7 +71,10 @@ impl Processes {
                 let (orders, queue) = mpsc::unbounded_channel();
                 // The channel was made here: nobody can have closed it yet.
                 drop(orders.send(Order::start(start)));
-                let pid = child.id().and_then(|id| i32::try_from(id).ok()).expect("invariant: a child just started has a pid");
+                let pid = child
+                    .id()
+                    .and_then(|id| i32::try_from(id).ok())
+                    .expect("invariant: a child just started has a pid");
                 self.running.insert(key.clone(), Running { group: Pid::from_raw(pid), orders });
                 tokio::spawn(listen(key.clone(), child, queue, heard.clone()));
             }
@@ -88,11 +94,11 @@ impl Processes {
 
     /// kill -9.
     pub fn kill(&self, key: &Key) {
-        if let Some(rank) = self.running.get(key) {
-            if let Err(e) = killpg(rank.group, Signal::SIGKILL) {
-                // It may have ended by itself, which is as good.
-                tracing::debug!(rank = %key, "kill: {e}");
-            }
+        if let Some(rank) = self.running.get(key)
+            && let Err(e) = killpg(rank.group, Signal::SIGKILL)
+        {
+            // It may have ended by itself, which is as good.
+            tracing::debug!(rank = %key, "kill: {e}");
         }
     }
 
@@ -131,12 +137,23 @@ fn spawn(start: &StartRank, site: &Site<'_>) -> Result<Child, String> {
 /// What a rank sees of the agent's environment: how to reach object storage and devices, and nothing that would let two
 /// nodes compute differently. The number of threads is the experiment's.
 fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -> Vec<(OsString, OsString)> {
-    const NAMES: [&str; 10] = [
-        "PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR",
-    ];
+    const NAMES: [&str; 10] =
+        ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
     const PREFIXES: [&str; 14] = [
-        "MORPH_", "AWS_", "GOOGLE_", "AZURE_", "SSL_CERT_", "HTTP_", "HTTPS_", "NO_PROXY", "http_", "https_", "no_proxy",
-        "CUDA_VISIBLE", "NVIDIA_", "NCCL_",
+        "MORPH_",
+        "AWS_",
+        "GOOGLE_",
+        "AZURE_",
+        "SSL_CERT_",
+        "HTTP_",
+        "HTTPS_",
+        "NO_PROXY",
+        "http_",
+        "https_",
+        "no_proxy",
+        "CUDA_VISIBLE",
+        "NVIDIA_",
+        "NCCL_",
     ];
     const THREADS: [&str; 5] =
         ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"];

@@ -207,11 +207,7 @@ impl Agent {
         rank.killed = !gently;
         let how = if gently { "asked to save a checkpoint and stop" } else { "killed" };
         self.say(&key, format!("{how}: {reason}"), now);
-        Some(if gently {
-            Action::Tell(key, Order::Stop { reason: reason.to_owned() })
-        } else {
-            Action::Kill(key)
-        })
+        Some(if gently { Action::Tell(key, Order::Stop { reason: reason.to_owned() }) } else { Action::Kill(key) })
     }
 
     /// Starts nothing more, stops all ranks with a checkpoint, and is [`Self::done`] when they have ended.
@@ -265,7 +261,8 @@ impl Agent {
     pub fn exited(&mut self, key: &Key, status: Status, why: Option<String>, now: u64) {
         let Some(rank) = self.ranks.remove(key) else { return };
         let (exit, error) = verdict(&rank, status, why);
-        let text = if error.is_empty() { format!("rank ended: {exit:?}") } else { format!("rank ended: {exit:?}: {error}") };
+        let text =
+            if error.is_empty() { format!("rank ended: {exit:?}") } else { format!("rank ended: {exit:?}: {error}") };
         self.say(key, text, now);
         self.lines.remove(key);
         self.ended(key, exit, status, error);
@@ -289,7 +286,7 @@ impl Agent {
 
     /// The next report to send, once the coordinator has said welcome.
     pub fn next_report(&mut self) -> Option<v1::Report> {
-        if self.welcomed { self.outbox.next() } else { None }
+        if self.welcomed { self.outbox.take() } else { None }
     }
 
     /// Whether [`Self::next_report`] has something.

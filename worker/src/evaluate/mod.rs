@@ -94,8 +94,11 @@ pub fn attempt(
     let Some(Outcome { report, csv, panel }) = outcome else { return Ok(true) };
     let text = serde_json::to_string_pretty(&report).map_err(|e| Failure::Infra(format!("write the report: {e}")))?;
     let folder = output.at("artifacts");
-    let files =
-        [("scores.csv", Bytes::from(csv)), ("panel.png", Bytes::from(panel)), ("summary.json", Bytes::from(text.clone()))];
+    let files = [
+        ("scores.csv", Bytes::from(csv)),
+        ("panel.png", Bytes::from(panel)),
+        ("summary.json", Bytes::from(text.clone())),
+    ];
     let mut artifacts = Vec::new();
     for (name, bytes) in files {
         runtime.block_on(folder.put(name, bytes))?;
@@ -138,7 +141,11 @@ fn load_best(group: &Group, method: &dyn Method, at: &Position, runtime: &Runtim
 ///
 /// # Errors
 /// Lost peers, scores that are not numbers.
-pub fn score(scene: &Scene<'_>, method: &dyn Method, best: (u64, Option<f64>)) -> Result<Option<Option<Outcome>>, Failure> {
+pub fn score(
+    scene: &Scene<'_>,
+    method: &dyn Method,
+    best: (u64, Option<f64>),
+) -> Result<Option<Option<Outcome>>, Failure> {
     let Some(healthy) = rows(scene, method, &scene.test.healthy)? else { return Ok(None) };
     let mut sick = Vec::new();
     for (_, samples) in &scene.test.pathology {
@@ -149,11 +156,17 @@ pub fn score(scene: &Scene<'_>, method: &dyn Method, best: (u64, Option<f64>)) -
     if scene.group.rank() != 0 {
         return Ok(Some(None));
     }
-    let sets: Vec<(&str, Scored<'_>)> = std::iter::once(("healthy", Scored { samples: &scene.test.healthy, rows: &healthy }))
-        .chain(
-            scene.test.pathology.iter().zip(&sick).map(|((name, samples), rows)| (name.as_str(), Scored { samples, rows })),
-        )
-        .collect();
+    let sets: Vec<(&str, Scored<'_>)> =
+        std::iter::once(("healthy", Scored { samples: &scene.test.healthy, rows: &healthy }))
+            .chain(
+                scene
+                    .test
+                    .pathology
+                    .iter()
+                    .zip(&sick)
+                    .map(|((name, samples), rows)| (name.as_str(), Scored { samples, rows })),
+            )
+            .collect();
     let (healthy_ssim, healthy_l1) = report::fidelity(&healthy);
     let report = Report {
         step: best.0,
@@ -170,8 +183,8 @@ pub fn score(scene: &Scene<'_>, method: &dyn Method, best: (u64, Option<f64>)) -
         cases.extend(picture(scene, method, name, *set)?);
     }
     let side = scene.test.healthy.image_size()[0] as usize;
-    let panel = panel::draw(&cases, side, residual_scale)
-        .map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
+    let panel =
+        panel::draw(&cases, side, residual_scale).map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
     Ok(Some(Some(Outcome { report, csv, panel })))
 }
 

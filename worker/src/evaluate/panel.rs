@@ -50,7 +50,11 @@ pub fn draw(cases: &[Case], side: usize, scale: f64) -> io::Result<Vec<u8>> {
     for (column, title) in TITLES.iter().enumerate() {
         canvas.text(GAP + column * (cell + GAP), GAP, title);
     }
-    canvas.text(GAP, GAP + font::HEIGHT + GAP, &format!("residuals 0 - {scale:.3}, one scale for all (99.5 % of validation)"));
+    canvas.text(
+        GAP,
+        GAP + font::HEIGHT + GAP,
+        &format!("residuals 0 - {scale:.3}, one scale for all (99.5 % of validation)"),
+    );
     for (row, case) in cases.iter().enumerate() {
         let top = header + row * (cell + TITLE);
         canvas.text(GAP, top + GAP, &case.title);

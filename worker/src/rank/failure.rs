@@ -41,9 +41,12 @@ impl From<morph_objects::Error> for Failure {
     fn from(e: morph_objects::Error) -> Self {
         use morph_objects::Error as E;
         match e {
-            E::NotFound { .. } | E::Denied { .. } | E::Corrupt { .. } | E::Conflict { .. } | E::ReadOnly { .. } | E::BadUrl { .. } => {
-                Self::User(e.to_string())
-            }
+            E::NotFound { .. }
+            | E::Denied { .. }
+            | E::Corrupt { .. }
+            | E::Conflict { .. }
+            | E::ReadOnly { .. }
+            | E::BadUrl { .. } => Self::User(e.to_string()),
             _ => Self::Infra(e.to_string()),
         }
     }

@@ -41,7 +41,14 @@ impl Group {
     ///
     /// # Errors
     /// When not all ranks come.
-    pub fn join(rank: u32, world: u32, host: &str, timeout: Duration, orders: &Orders, events: &Events) -> Result<Self, Failure> {
+    pub fn join(
+        rank: u32,
+        world: u32,
+        host: &str,
+        timeout: Duration,
+        orders: &Orders,
+        events: &Events,
+    ) -> Result<Self, Failure> {
         if world <= 1 {
             return Ok(Self::solo());
         }
@@ -147,7 +154,9 @@ impl Statistics for Group {
     fn all_reduce_sum(&self, t: &Tensor) -> Result<Tensor, morph_model::Error> {
         match &self.links {
             None => Ok(t.shallow_clone()),
-            Some(links) => links.sync.all_reduce_sum_autograd(t).map_err(|e| morph_model::Error::Collective(Box::new(e))),
+            Some(links) => {
+                links.sync.all_reduce_sum_autograd(t).map_err(|e| morph_model::Error::Collective(Box::new(e)))
+            }
         }
     }
 }

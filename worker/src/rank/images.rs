@@ -47,8 +47,7 @@ impl Dataset {
     /// When there is no dataset, or another than the run was submitted with.
     pub async fn open(url: &str, expected: Option<Digest>, cache: &Path, cache_bytes: u64) -> Result<Self, Failure> {
         let folder = Objects::open(url)?;
-        let (manifest, digest) =
-            morph_data::manifest::read(&folder).await?;
+        let (manifest, digest) = morph_data::manifest::read(&folder).await?;
         if let Some(expected) = expected.filter(|e| *e != digest) {
             return Err(Failure::User(format!(
                 "{url}: the dataset has changed since the run was submitted: its manifest is {digest}, it was {expected}; \
@@ -107,7 +106,9 @@ pub fn tensor(samples: &Samples, indices: impl IntoIterator<Item = u64>, place: 
     let mut bytes = Vec::new();
     let mut n = 0;
     for index in indices {
-        bytes.extend_from_slice(samples.image(usize::try_from(index).expect("invariant: an index of a sample in memory")));
+        bytes.extend_from_slice(
+            samples.image(usize::try_from(index).expect("invariant: an index of a sample in memory")),
+        );
         n += 1;
     }
     // Pixels become numbers on the device: a fourth of the traffic.

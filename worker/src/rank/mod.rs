@@ -138,7 +138,8 @@ impl Job {
             world: start.world_size.max(1),
             local_rank: start.local_rank,
             experiment: serde_json::from_str(&start.experiment_json).map_err(|e| bad("experiment", e.to_string()))?,
-            experiment_json: serde_json::from_str(&start.experiment_json).map_err(|e| bad("experiment", e.to_string()))?,
+            experiment_json: serde_json::from_str(&start.experiment_json)
+                .map_err(|e| bad("experiment", e.to_string()))?,
             dataset: dataset.url.clone(),
             digest: digest(&dataset.digest)?,
             resume,

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use morph_checkpoint::{Snapshot, retention::{self, Kept}};
+use morph_checkpoint::{
+    Snapshot,
+    retention::{self, Kept},
+};
 use morph_objects::Objects;
 use tokio::{runtime::Handle, task::JoinHandle};
 
@@ -45,7 +48,14 @@ pub struct Saver {
 
 impl Saver {
     /// Saves into `folder`. `older` are recorded checkpoints of earlier attempts, which retention may remove.
-    pub fn new(runtime: Handle, folder: Objects, attempt: u32, keep_last: u32, older: Vec<Kept>, events: Arc<Events>) -> Self {
+    pub fn new(
+        runtime: Handle,
+        folder: Objects,
+        attempt: u32,
+        keep_last: u32,
+        older: Vec<Kept>,
+        events: Arc<Events>,
+    ) -> Self {
         let known = older.into_iter().map(|kept| Known { kept, recorded: true }).collect();
         Self { runtime, folder, attempt, keep_last, known: Arc::new(Mutex::new(known)), events, running: None }
     }
@@ -113,7 +123,9 @@ impl Saver {
 
     /// The coordinator has recorded the checkpoint of `step`.
     pub fn recorded(&self, step: u64) {
-        for known in self.known.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|k| k.kept.step == step) {
+        for known in
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|k| k.kept.step == step)
+        {
             known.recorded = true;
         }
     }

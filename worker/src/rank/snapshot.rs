@@ -83,7 +83,11 @@ pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> R
         )));
     }
     if state.world_size != provenance.world {
-        tracing::warn!("going on with {} ranks instead of {}: sums will round differently", provenance.world, state.world_size);
+        tracing::warn!(
+            "going on with {} ranks instead of {}: sums will round differently",
+            provenance.world,
+            state.world_size
+        );
     }
     load_model(net.method.as_ref(), snapshot)?;
     for (name, adam) in &mut net.optimizers {

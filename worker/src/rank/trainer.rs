@@ -219,7 +219,8 @@ impl<'a> Trainer<'a> {
             // The old reducer's hooks must be gone before the new one's come.
             self.ddp = None;
             let parameters: Vec<Tensor> = self.net.method.parameters().into_iter().map(|(_, t)| t).collect();
-            self.ddp = Some((find_unused, Ddp::new(group, &parameters, DdpOptions { find_unused, ..DdpOptions::default() })?));
+            self.ddp =
+                Some((find_unused, Ddp::new(group, &parameters, DdpOptions { find_unused, ..DdpOptions::default() })?));
         }
         Ok(())
     }
@@ -254,7 +255,10 @@ impl<'a> Trainer<'a> {
         let trained = self.pace.epoch_since.elapsed().as_secs_f64();
         let score = self.validate()?;
         if !score.is_finite() {
-            return Err(Failure::User(format!("val/score is {score} after epoch {} (step {})", self.at.epoch, self.at.step)));
+            return Err(Failure::User(format!(
+                "val/score is {score} after epoch {} (step {})",
+                self.at.epoch, self.at.step
+            )));
         }
         let best = self.at.judge(score, &self.settings().early_stopping);
         let means = self.at.end_epoch();

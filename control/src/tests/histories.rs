@@ -1,0 +1,166 @@
+//! Random histories: no order of events breaks an invariant, and when faults stop every run ends.
+
+use morph_spec::RunId;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Pass(u64),
+    Restart,
+    Hello(u64, bool),
+    Away(u64, bool),
+    Run(u32),
+    Sweep,
+    Cancel(usize),
+    Drain,
+    Ready(usize, usize),
+    Store(usize),
+    Save(usize, u64, bool),
+    Evaluated(usize),
+    Exit(usize, usize, u8),
+    Stale(usize, u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0u64..40_000).prop_map(Step::Pass),
+        Just(Step::Restart),
+        (1u64..4, any::<bool>()).prop_map(|(w, fresh)| Step::Hello(w, fresh)),
+        (1u64..4, any::<bool>()).prop_map(|(w, clean)| Step::Away(w, clean)),
+        (1u32..4).prop_map(Step::Run),
+        Just(Step::Sweep),
+        (0usize..6).prop_map(Step::Cancel),
+        Just(Step::Drain),
+        (0usize..6, 0usize..3).prop_map(|(r, rank)| Step::Ready(r, rank)),
+        (0usize..6).prop_map(Step::Store),
+        (0usize..6, 1u64..50, any::<bool>()).prop_map(|(r, s, b)| Step::Save(r, s, b)),
+        (0usize..6).prop_map(Step::Evaluated),
+        (0usize..6, 0usize..3, 0u8..6).prop_map(|(r, rank, e)| Step::Exit(r, rank, e)),
+        (0usize..6, 0u8..6).prop_map(|(r, e)| Step::Stale(r, e)),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+fn exit(n: u8) -> Exit {
+    [Exit::Succeeded, Exit::Stopped, Exit::PeerLost, Exit::Lost, Exit::Infra, Exit::User][usize::from(n % 6)]
+}
+
+impl World {
+    fn take(&mut self, step: &Step, n: usize) {
+        let runs: Vec<RunId> = self.cluster.order.clone();
+        let run = |i: &usize| runs.get(*i).copied();
+        let report = |w: &mut Self, i: &usize, rank: usize, report: Report| {
+            let Some(fence) = run(i).map(|r| w.fence(r)) else { return };
+            let Some(worker) = w.cluster.attempt(fence).and_then(|a| a.ranks.get(rank)).map(|r| r.worker) else {
+                return;
+            };
+            w.tell(Command::Report { worker, fence, report }).unwrap();
+        };
+        match step {
+            Step::Pass(ms) => self.pass(*ms),
+            Step::Restart => drop(self.tell(Command::Start).unwrap()),
+            Step::Hello(who, fresh) => {
+                let id = worker(*who);
+                let known = self.cluster.workers.get(&id).map_or_else(|| "a".to_owned(), |w| w.incarnation.clone());
+                let incarnation = if *fresh { format!("{n}") } else { known };
+                let here = |a: &crate::Attempt| a.ranks.iter().any(|r| r.worker == id && r.is_live());
+                let live = if *fresh {
+                    Vec::new()
+                } else {
+                    self.cluster.live().filter(|(_, a)| here(a)).map(|(f, _)| f).collect()
+                };
+                self.hello(*who, 2, &incarnation, live);
+            }
+            Step::Away(who, clean) => {
+                let id = worker(*who);
+                let incarnation = self.cluster.workers.get(&id).map_or_else(String::new, |w| w.incarnation.clone());
+                self.tell(Command::WorkerAway { worker: id, incarnation, clean: *clean }).unwrap();
+            }
+            Step::Run(width) => drop(self.run(&format!("run-{n}"), *width)),
+            Step::Sweep => drop(self.sweep()),
+            Step::Cancel(i) => {
+                if let Some(run) = run(i) {
+                    self.tell(Command::Cancel(Target::Run(run))).unwrap();
+                }
+            }
+            Step::Drain => drop(self.tell(Command::Drain { reason: "drain".into() }).unwrap()),
+            Step::Ready(i, rank) => {
+                report(self, i, *rank, Report::RankReady { rank: *rank as u32, step: 0, total_steps: 100 });
+            }
+            Step::Store(i) => report(self, i, 0, Report::StoreReady { address: "127.0.0.1:9".into() }),
+            Step::Save(i, s, best) => {
+                if let Some(fence) = run(i).map(|r| self.fence(r)) {
+                    report(self, i, 0, Report::Checkpoint(checkpoint(fence, *s, *best)));
+                }
+            }
+            Step::Evaluated(i) => {
+                let summary = [("opacity/auroc".to_owned(), 0.5)].into();
+                report(self, i, 0, Report::Evaluated { summary, summary_json: String::new(), artifacts: Vec::new() });
+            }
+            Step::Exit(i, rank, how) => {
+                let error = "said so".to_owned();
+                report(self, i, *rank, Report::RankExited { rank: *rank as u32, exit: exit(*how), error });
+            }
+            Step::Stale(i, how) => {
+                let Some(fence) = run(i).map(|r| self.fence(r)).filter(|f| f.attempt > 1) else { return };
+                let old = Fence { attempt: fence.attempt - 1, ..fence };
+                let report = Report::RankExited { rank: 0, exit: exit(*how), error: "late".into() };
+                self.tell(Command::Report { worker: worker(1), fence: old, report }).unwrap();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
+
+    /// Whatever happens in whatever order, the invariants hold (asked by `World::tell`), the events' JSON folds to the same
+    /// state, and when the faults stop every run ends and no slot leaks.
+    #[test]
+    fn no_history_breaks_an_invariant_and_every_run_ends(steps in steps()) {
+        let mut w = World::new();
+        for (n, step) in steps.iter().enumerate() {
+            w.take(step, n);
+        }
+        let mut folded = Cluster::new(Policy::default());
+        for event in &w.log {
+            let json = serde_json::to_string(event).unwrap();
+            crate::evolve(&mut folded, &serde_json::from_str(&json).unwrap());
+        }
+        prop_assert_eq!(&folded, &w.cluster);
+
+        w.tell(Command::Start).unwrap();
+        for round in 0..400 {
+            if w.cluster.runs.values().all(crate::Run::is_over) {
+                break;
+            }
+            for who in 1..4 {
+                let id = worker(who);
+                let here = |a: &crate::Attempt| a.ranks.iter().any(|r| r.worker == id && r.is_live());
+                let live = w.cluster.live().filter(|(_, a)| here(a)).map(|(f, _)| f).collect();
+                w.hello(who, 2, "last", live);
+            }
+            let live: Vec<(Fence, bool, usize)> = w
+                .cluster
+                .live()
+                .map(|(f, a)| (f, matches!(w.cluster.runs[&f.run].state, RunState::Stopping { .. }), a.ranks.len()))
+                .collect();
+            for (fence, stopping, ranks) in live {
+                let summary = [("opacity/auroc".to_owned(), 0.5)].into();
+                w.say(fence, 0, Report::Evaluated { summary, summary_json: String::new(), artifacts: Vec::new() });
+                for rank in 0..ranks {
+                    w.exit(fence, rank as u32, if stopping { Exit::Stopped } else { Exit::Succeeded }, "");
+                }
+            }
+            w.pass(61_000);
+            prop_assert!(round < 399, "a run never ends: {:#?}", w.cluster.runs.values().find(|r| !r.is_over()));
+        }
+        for worker in w.cluster.workers.keys() {
+            prop_assert_eq!(w.cluster.used(*worker), 0);
+        }
+        prop_assert!(w.cluster.sweeps.values().all(|s| s.end.is_some()));
+    }
+}
