@@ -42,12 +42,22 @@ fn band(age: Option<u32>) -> &'static str {
     }
 }
 
-async fn open(dataset: &Objects, manifest: &Manifest, file: &str) -> Result<Shard, Error> {
-    let bytes = dataset.get(file).await?;
+async fn open(dataset: &Objects, manifest: &Manifest, entry: &Entry) -> Result<Shard, Error> {
+    let bytes = read(dataset, entry).await?;
     let [height, width] = manifest.image_size;
-    let buffer = arrow_buffer::Buffer::from(bytes.to_vec());
-    Shard::open(&buffer, height as usize * width as usize)
-        .map_err(|why| Error::Shard { url: dataset.url_of(file), why })
+    let url = dataset.url_of(&entry.file);
+    Shard::open(&Buffer::from(bytes), height as usize * width as usize).map_err(|why| Error::Shard { url, why })
+}
+
+/// The shard's bytes, when they are those that the manifest promises.
+async fn read(dataset: &Objects, entry: &Entry) -> Result<Bytes, Error> {
+    let bytes = dataset.get(&entry.file).await?;
+    let (found, found_bytes) = (Digest::of(&bytes), bytes.len() as u64);
+    if found != entry.blake3 || found_bytes != entry.bytes {
+        let (url, expected, bytes) = (dataset.url_of(&entry.file), entry.blake3, entry.bytes);
+        return Err(morph_objects::Error::Corrupt { url, expected, bytes, found, found_bytes }.into());
+    }
+    Ok(bytes)
 }
 
 /// Reads manifest and shards of the dataset at `url`.
@@ -121,7 +131,7 @@ pub async fn contact_sheet(url: &str, split: &str, n: usize) -> Result<Vec<u8>, 
         }
     }
     if images.is_empty() {
-        let has = format!("{:?}", manifest.counts);
+        let has = manifest::counts_text(&manifest.counts);
         return Err(Error::Empty { split: split.to_owned(), wanted: "to show".to_owned(), has });
     }
     let columns = images.len().isqrt().max(1);

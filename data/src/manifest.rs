@@ -1,5 +1,7 @@
 //! Reading and writing `manifest.json`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use morph_objects::Objects;
 use morph_spec::{
@@ -28,6 +30,15 @@ pub async fn commit(dataset: &Objects, manifest: &Manifest) -> Result<Digest, Er
     let digest = Digest::of(&bytes);
     dataset.commit(FILE, Bytes::from(bytes)).await?;
     Ok(digest)
+}
+
+/// Samples per split and label, for people.
+pub(crate) fn counts_text(counts: &BTreeMap<String, BTreeMap<String, u64>>) -> String {
+    let list = |labels: &BTreeMap<String, u64>| {
+        labels.iter().map(|(label, n)| format!("{n} {label:?}")).collect::<Vec<_>>().join(", ")
+    };
+    let has: Vec<String> = counts.iter().map(|(split, labels)| format!("{split:?}: {}", list(labels))).collect();
+    if has.is_empty() { "none at all".into() } else { has.join("; ") }
 }
 
 fn parse(bytes: &[u8], url: &str) -> Result<Manifest, Error> {

@@ -1,11 +1,11 @@
 //! The samples of a subset, mapped out of the node's cache.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use morph_objects::{CachedFile, NodeCache, Objects};
 use morph_spec::{Digest, Manifest, experiment::Subset};
 
-use crate::{Error, mmap, shard::Shard};
+use crate::{Error, manifest, mmap, shard::Shard};
 
 /// What is known of a sample besides its pixels.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,14 +112,9 @@ impl Samples {
 }
 
 fn empty(manifest: &Manifest, subset: &Subset) -> Error {
-    let list = |labels: &BTreeMap<String, u64>| {
-        labels.iter().map(|(label, n)| format!("{n} {label:?}")).collect::<Vec<_>>().join(", ")
-    };
-    let has: Vec<String> =
-        manifest.counts.iter().map(|(split, labels)| format!("{split:?}: {}", list(labels))).collect();
     Error::Empty {
         split: subset.split.clone(),
         wanted: if subset.labels.is_empty() { "at all".into() } else { format!("labelled {:?}", subset.labels) },
-        has: if has.is_empty() { "none at all".into() } else { has.join("; ") },
+        has: manifest::counts_text(&manifest.counts),
     }
 }

@@ -94,13 +94,13 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
         return Err(wrong("other phantoms lie there (see its synth.json); choose another folder or remove it".into()));
     }
     let images = root.join(IMAGES);
-    let mine = |name: &str| name == IMAGES || name == LABELS || name == CLASSES;
+    let half = root.join(format!("{RECIPE}.tmp"));
+    let mine = |name: &str| [IMAGES, LABELS, CLASSES].contains(&name) || root.join(name) == half;
     if let Ok(entries) = fs::read_dir(root) {
-        // What an interrupted synth left is taken over; anything else is somebody's data.
-        let begun = root.join(IMAGES).join(BEGUN).exists();
-        let foreign =
-            entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|n| !begun || !mine(n));
-        if let Some(name) = foreign {
+        // What an interrupted synth left is done away with; anything else is somebody's data.
+        let begun = images.join(BEGUN).exists();
+        let mut names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        if let Some(name) = names.find(|n| !begun || !mine(n)) {
             return Err(wrong(format!("the folder is not empty (it holds {name}); choose another")));
         }
         if begun {

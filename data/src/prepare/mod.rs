@@ -4,7 +4,10 @@
 //! 1. The manifest is committed after everything else: there is a whole dataset, or none.
 //! 2. The same files and the same YAML give the same bytes, whatever the number of jobs.
 //! 3. A file that cannot be used is reported and never fatal, unless nothing is left.
+//! 4. A job that fails takes back what it wrote; what a killed one left is removed by the next.
 
+mod output;
+mod sample;
 mod split;
 
 use std::{
@@ -14,31 +17,24 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use bytes::Bytes;
 use morph_objects::Objects;
 use morph_spec::{
     Digest, Manifest,
-    dataset::{Dataset, Layout, Preprocess, Resize},
+    dataset::{Dataset, Layout, Split},
     manifest::{FILE, PatientIds, Shard, VERSION},
 };
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use crate::layouts::Skipped;
 use crate::{
-    Error, Meta, Progress,
+    Error, Progress, inspect,
     layouts::{Item, Listing, folders, rsna},
-    manifest,
-    readers::{self, Facts, Grey},
-    resize, shard, synth,
+    manifest, shard, synth,
 };
 
 /// Raised whenever the same source would give other pixels.
 const PIPELINE: u32 = 1;
-/// What was prepared from what, beside the manifest.
-const RECORD: &str = "prepare.json";
-/// The files that were left out, beside the manifest.
-const SKIPPED: &str = "skipped.csv";
 
 /// How to prepare.
 #[derive(Debug, Clone, Default)]
@@ -64,12 +60,6 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Record {
-    key: Digest,
-    skipped: Vec<(String, String)>,
-}
-
 fn json<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|e| Error::Source { path: what.to_owned(), why: e.to_string() })
 }
@@ -87,17 +77,38 @@ pub async fn prepare(spec: &Dataset, options: &Options, progress: &dyn Progress)
     };
     let out = Objects::open(&spec.output)?;
     let key = Digest::of(&json(&(PIPELINE, spec, stamps(&listing)), "the dataset's YAML")?);
-    if let Some(report) = reuse(&out, key).await? {
-        return Ok(report);
+    match reuse(&out, key, progress).await? {
+        Found::Whole(report) => return Ok(*report),
+        Found::Damaged => output::clear(&out).await?,
+        Found::Nothing => match out.get(FILE).await {
+            Ok(_) if !options.overwrite => return Err(Error::Exists { url: out.url() }),
+            // Without a manifest, what is there was left by a job that did not end.
+            Ok(_) | Err(morph_objects::Error::NotFound { .. }) => output::clear(&out).await?,
+            Err(e) => return Err(e.into()),
+        },
     }
-    match out.get(FILE).await {
-        Ok(_) if !options.overwrite => return Err(Error::Exists { url: out.url() }),
-        Ok(_) => out.delete_all("").await?,
-        Err(morph_objects::Error::NotFound { .. }) => {}
-        Err(e) => return Err(e.into()),
+    let made = make(spec, options, progress, &out, key, listing).await;
+    // A manifest that is there now was committed by another job, and so are its shards.
+    if made.is_err() && matches!(out.get(FILE).await, Err(morph_objects::Error::NotFound { .. })) {
+        // The first error is the one to tell; what cannot be removed has no manifest, and the next try removes it.
+        drop(output::clear(&out).await);
     }
+    made
+}
+
+async fn make(
+    spec: &Dataset,
+    options: &Options,
+    progress: &dyn Progress,
+    out: &Objects,
+    key: Digest,
+    listing: Listing,
+) -> Result<Report, Error> {
     let (splits, mut skipped) = assign(spec, listing.items);
     skipped.extend(listing.skipped);
+    let promised = splits.iter().map(|(split, items)| (*split, items.iter().map(|(_, label)| (label.as_str(), 1))));
+    check(spec, &counted(promised), &skipped)?;
+
     progress.stage("decode and resize", splits.values().map(|items| items.len() as u64).sum());
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.jobs)
@@ -107,7 +118,7 @@ pub async fn prepare(spec: &Dataset, options: &Options, progress: &dyn Progress)
     for (name, items) in &splits {
         for (i, chunk) in items.chunks(spec.shard_samples.max(1) as usize).enumerate() {
             let read = |(item, label): &(Item, String)| {
-                let sample = sample(item, label, &spec.preprocess);
+                let sample = sample::read(item, label, &spec.preprocess);
                 progress.advance(1);
                 sample.map_err(|reason| Skipped { source: item.source.clone(), reason })
             };
@@ -123,26 +134,26 @@ pub async fn prepare(spec: &Dataset, options: &Options, progress: &dyn Progress)
                 }
             }
             if !writer.is_empty() {
-                shards.push(put(&out, name, i, writer).await?);
+                shards.push(output::shard(out, name, i, writer).await?);
             }
         }
     }
     skipped.sort_by(|a, b| a.source.cmp(&b.source));
-    let manifest = describe(spec, shards, &skipped, listing.persons)?;
-    out.put(SKIPPED, Bytes::from(table(&skipped)?)).await?;
-    let pairs = skipped.iter().map(|s| (s.source.clone(), s.reason.clone())).collect();
-    out.put(RECORD, Bytes::from(json(&Record { key, skipped: pairs }, RECORD)?)).await?;
-    let digest = manifest::commit(&out, &manifest).await?;
+    let counts = counted(shards.iter().map(|s| (s.split.as_str(), s.labels.iter().map(|(l, n)| (l.as_str(), *n)))));
+    check(spec, &counts, &skipped)?;
+    let manifest = describe(spec, shards, counts, &skipped, listing.persons)?;
+    output::record(out, key, &skipped).await?;
+    let digest = manifest::commit(out, &manifest).await?;
     Ok(Report { url: out.url(), digest, manifest, reused: false, skipped })
 }
 
-/// Path, size and time of change of every file: what decides whether anything has to be done again.
+/// What the tables say of every file, its size and its time of change: what decides whether anything has to be done again.
 fn stamps(listing: &Listing) -> Vec<(String, u64, u128)> {
     let stamp = |item: &Item| {
         let meta = fs::metadata(&item.path).ok();
         let time = meta.as_ref().and_then(|m| m.modified().ok()?.duration_since(UNIX_EPOCH).ok());
         (
-            format!("{} {} {:?}", item.source, item.label, item.boxes),
+            format!("{} {} {} {:?}", item.source, item.patient, item.label, item.boxes),
             meta.map_or(0, |m| m.len()),
             time.map_or(0, |t| t.as_nanos()),
         )
@@ -150,20 +161,29 @@ fn stamps(listing: &Listing) -> Vec<(String, u64, u128)> {
     listing.items.iter().map(stamp).collect()
 }
 
-async fn reuse(out: &Objects, key: Digest) -> Result<Option<Report>, Error> {
-    let Ok(bytes) = out.get(RECORD).await else { return Ok(None) };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
-    if record.key != key {
-        return Ok(None);
+/// What lies at the output already.
+enum Found {
+    /// This very dataset.
+    Whole(Box<Report>),
+    /// This very dataset, but a shard is missing or changed.
+    Damaged,
+    /// Nothing, or something else.
+    Nothing,
+}
+
+async fn reuse(out: &Objects, key: Digest, progress: &dyn Progress) -> Result<Found, Error> {
+    let Some(skipped) = output::recorded(out, key).await else { return Ok(Found::Nothing) };
+    let (manifest, digest) = match manifest::read(out).await {
+        Ok(found) => found,
+        Err(Error::Objects(morph_objects::Error::NotFound { .. })) => return Ok(Found::Nothing),
+        Err(e) => return Err(e),
+    };
+    let damage = inspect::damage_of(out, &manifest).await?;
+    if let Some(first) = damage.first() {
+        progress.warn(&format!("{}: {}; preparing again", out.url_of(&first.file), first.why));
+        return Ok(Found::Damaged);
     }
-    match manifest::read(out).await {
-        Ok((manifest, digest)) => {
-            let skipped = record.skipped.into_iter().map(|(source, reason)| Skipped { source, reason }).collect();
-            Ok(Some(Report { url: out.url(), digest, manifest, reused: true, skipped }))
-        }
-        Err(Error::Objects(morph_objects::Error::NotFound { .. })) => Ok(None),
-        Err(e) => Err(e),
-    }
+    Ok(Found::Whole(Box::new(Report { url: out.url(), digest, manifest, reused: true, skipped })))
 }
 
 type Splits = BTreeMap<&'static str, Vec<(Item, String)>>;
@@ -191,90 +211,46 @@ fn assign(spec: &Dataset, items: Vec<Item>) -> (Splits, Vec<Skipped>) {
     (splits, skipped)
 }
 
-/// Reads, decodes and resizes one image.
-fn sample(item: &Item, label: &str, preprocess: &Preprocess) -> Result<(Vec<u8>, Meta), String> {
-    let bytes = fs::read(&item.path).map_err(|e| e.to_string())?;
-    let is_png = item.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
-    let (grey, facts) =
-        if is_png { (readers::png::read(&bytes)?, Facts::default()) } else { readers::dicom::read(&bytes)? };
-    if item.check_id && facts.id.as_ref().is_some_and(|id| *id != item.id) {
-        return Err("the file's PatientID is not the one in its name".to_owned());
-    }
-    let boxes = boxes(item, &grey);
-    let side = preprocess.size as usize;
-    let prepared = match preprocess.resize {
-        Resize::PillowBilinear => resize::pillow_bilinear(&grey, side, side),
-    };
-    let meta = Meta {
-        id: item.id.clone(),
-        patient: item.patient.clone(),
-        label: label.to_owned(),
-        view: facts.view,
-        sex: facts.sex,
-        age: facts.age,
-        boxes,
-        source: item.source.clone(),
-        digest: Digest::of(&bytes),
-    };
-    Ok((prepared.pixels, meta))
-}
+type Counts = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// The item's boxes in 0..1 of the image, cut at its edges.
-fn boxes(item: &Item, grey: &Grey) -> Vec<[f32; 4]> {
-    let (width, height) = match item.box_side {
-        0.0 => (grey.width as f32, grey.height as f32),
-        side => (side, side),
-    };
-    let unit = |[x, y, w, h]: &[f32; 4]| {
-        let (left, top) = ((x / width).clamp(0.0, 1.0), (y / height).clamp(0.0, 1.0));
-        let (right, bottom) = (((x + w) / width).clamp(0.0, 1.0), ((y + h) / height).clamp(0.0, 1.0));
-        [left, top, right - left, bottom - top]
-    };
-    item.boxes.iter().map(unit).collect()
-}
-
-async fn put(out: &Objects, split: &str, i: usize, writer: shard::Writer) -> Result<Shard, Error> {
-    let file = format!("{split}-{i:05}.arrow");
-    let (samples, labels) = (writer.len() as u64, writer.labels());
-    let bytes = writer.finish().map_err(|e| Error::Shard { url: out.url_of(&file), why: e.to_string() })?;
-    let entry = Shard {
-        file: file.clone(),
-        split: split.to_owned(),
-        samples,
-        bytes: bytes.len() as u64,
-        blake3: Digest::of(&bytes),
-        labels,
-    };
-    out.put(&file, Bytes::from(bytes)).await?;
-    Ok(entry)
-}
-
-fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bool) -> Result<Manifest, Error> {
-    let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-    for shard in &shards {
-        let split = counts.entry(shard.split.clone()).or_default();
-        for (label, n) in &shard.labels {
-            *split.entry(label.clone()).or_default() += n;
+fn counted<'a>(splits: impl Iterator<Item = (&'a str, impl Iterator<Item = (&'a str, u64)>)>) -> Counts {
+    let mut counts = Counts::new();
+    for (split, labels) in splits {
+        for (label, n) in labels {
+            *counts.entry(split.to_owned()).or_default().entry(label.to_owned()).or_default() += n;
         }
     }
-    if shards.is_empty() {
+    counts
+}
+
+/// Refuses datasets that nothing could be trained or scored on.
+fn check(spec: &Dataset, counts: &Counts, skipped: &[Skipped]) -> Result<(), Error> {
+    if counts.is_empty() {
         let reason =
             skipped.first().map_or_else(|| "it lists no image".to_owned(), |s| format!("{}: {}", s.source, s.reason));
         return Err(Error::NothingLeft { root: spec.source.root.clone(), skipped: skipped.len(), reason });
     }
-    let share = |n: f64| n > 0.0;
-    for (split, wanted) in [("train", true), ("val", share(spec.split.val)), ("test", share(spec.split.test))] {
-        if wanted && !counts.contains_key(split) {
-            return Err(Error::Empty {
-                split: split.to_owned(),
-                wanted: format!(
-                    "of the healthy labels {:?}; see split.healthy, split.val and split.test",
-                    spec.split.healthy
-                ),
-                has: format!("{counts:?}"),
-            });
-        }
+    let Split { healthy, val, test, .. } = &spec.split;
+    let filled =
+        |split: &str| counts.get(split).is_some_and(|labels| labels.keys().any(|label| healthy.contains(label)));
+    match [("train", true), ("val", *val > 0.0), ("test", *test > 0.0)].iter().find(|(s, wanted)| *wanted && !filled(s))
+    {
+        None => Ok(()),
+        Some((split, _)) => Err(Error::Empty {
+            split: (*split).to_owned(),
+            wanted: format!("of the healthy labels {healthy:?}; see split.healthy, split.val and split.test"),
+            has: manifest::counts_text(counts),
+        }),
     }
+}
+
+fn describe(
+    spec: &Dataset,
+    shards: Vec<Shard>,
+    counts: Counts,
+    skipped: &[Skipped],
+    persons: bool,
+) -> Result<Manifest, Error> {
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     for skip in skipped {
         *reasons.entry(skip.reason.clone()).or_default() += 1;
@@ -294,14 +270,4 @@ fn describe(spec: &Dataset, shards: Vec<Shard>, skipped: &[Skipped], persons: bo
         synthetic: synth::is_synthetic(Path::new(&spec.source.root)),
         skipped: reasons,
     })
-}
-
-fn table(skipped: &[Skipped]) -> Result<Vec<u8>, Error> {
-    let bad = |e: String| Error::Source { path: SKIPPED.to_owned(), why: e };
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(["source", "reason"]).map_err(|e| bad(e.to_string()))?;
-    for skip in skipped {
-        writer.write_record([&skip.source, &skip.reason]).map_err(|e| bad(e.to_string()))?;
-    }
-    writer.into_inner().map_err(|e| bad(e.to_string()))
 }

@@ -1,6 +1,7 @@
 //! Raw image files in, grey levels out. No reader hands on anything that names a patient but the id that its layout needs.
 
 pub mod dicom;
+mod jpeg;
 pub mod png;
 
 /// A decoded image: 8-bit grey levels, bright is dense (MONOCHROME2).
