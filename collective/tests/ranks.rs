@@ -376,3 +376,22 @@ fn the_generator_goes_on_from_a_saved_state() {
     assert_eq!(draw(), next);
     assert!(native::set_rng_state(&[1, 2, 3]).is_err());
 }
+
+#[test]
+fn a_parameter_without_gradient_is_an_error_where_all_should_have_one() {
+    let Some(me) = me() else {
+        start("a_parameter_without_gradient_is_an_error_where_all_should_have_one", 2, 2).finish();
+        return;
+    };
+    let group = me.group("g");
+    let leaf = || Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let (used, unused) = (leaf(), leaf());
+    let params = [used.shallow_clone(), unused.shallow_clone()];
+    let ddp = Ddp::new(&group, &params, DdpOptions { find_unused: false, ..DdpOptions::default() }).unwrap();
+    ddp.before_forward().unwrap();
+    let loss = used.square().sum(Kind::Float);
+    ddp.before_backward(&[loss.shallow_clone()]).unwrap();
+    backward(&loss).unwrap();
+    // The bucket never became full, so its sum was never begun: going on would train on each rank's own gradients.
+    assert!(matches!(ddp.before_forward(), Err(Error::Fatal { .. })), "the next step must not begin");
+}

@@ -44,9 +44,10 @@ impl Ncc {
             spec::Ncc::Stable => {
                 let double = |t: &Tensor| t.to_kind(Kind::Double);
                 let sums = |t: &Tensor| {
-                    let (side, pad) = ([self.window; 2], [self.window / 2; 2]);
-                    // With a divisor of 1 the "average" is the window's sum.
-                    Ok(t.f_avg_pool2d(side, [1, 1], pad, false, true, 1)?)
+                    let (side, pad) = (self.window, self.window / 2);
+                    // With a divisor of 1 the "average" is the window's sum; rows, then columns, is 2 n additions and not n².
+                    let rows = t.f_avg_pool2d([side, 1], [1, 1], [pad, 0], false, true, 1)?;
+                    Ok(rows.f_avg_pool2d([1, side], [1, 1], [0, pad], false, true, 1)?)
                 };
                 Ok(self.by_sums(&double(i), &double(j), sums)?.to_kind(i.kind()))
             }

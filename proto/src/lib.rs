@@ -1,6 +1,5 @@
-//! The wire: generated `morph.v1` messages and services, and the only conversions between them and [`morph_spec`].
-//!
-//! Conversions parse, they do not validate: what comes out of them is a typed value, or an error that names the field.
+//! The wire: generated `morph.v1` messages and services. What they mean is parsed where they arrive, into typed values, or
+//! refused with the name of the field.
 
 /// `morph.v1`, as generated from `proto/morph/v1/*.proto`.
 pub mod v1 {

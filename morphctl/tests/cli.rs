@@ -1,0 +1,141 @@
+//! The program as a shell sees it: help, exit codes, formats.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path};
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+fn morphctl(home: &Path) -> Command {
+    let mut command = Command::cargo_bin("morphctl").unwrap();
+    command.env("MORPH_HOME", home).env_remove("MORPH_COORDINATOR").env_remove("NO_COLOR").current_dir(home);
+    command
+}
+
+fn home() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// Exit code, stdout, stderr.
+fn run(home: &TempDir, args: &[&str]) -> (i32, String, String) {
+    let out = morphctl(home.path()).args(args).output().unwrap();
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
+}
+
+const EXPERIMENT: &str = "kind: experiment\nname: x\ndataset: {url: d}\nmodel: {method: morphaeus, image_size: 32, channels: [4, 8]}\n";
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    let home = home();
+    for verb in [
+        "validate", "train", "sweep", "evaluate", "get", "describe", "logs", "cancel", "completion", "data synth",
+        "data prepare", "data inspect",
+    ] {
+        let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let (code, out, _) = run(&home, &args);
+        assert_eq!(code, 0, "{verb}");
+        assert!(out.contains("Example") && out.contains(&format!("morphctl {verb}")), "{verb} has no example:\n{out}");
+    }
+    assert!(run(&home, &["--help"]).1.contains("Exit codes"));
+}
+
+#[test]
+fn bad_usage_ends_with_2() {
+    let home = home();
+    assert_eq!(run(&home, &["frobnicate"]).0, 2);
+    assert_eq!(run(&home, &["train"]).0, 2);
+    assert_eq!(run(&home, &["train", "x.yaml", "--slots", "0", "--local"]).0, 2);
+    let (code, _, err) = run(&home, &["--coordinator", "not a url", "get", "runs"]);
+    assert_eq!(code, 2, "{err}");
+}
+
+#[test]
+fn a_home_where_nothing_ran_is_empty_and_stays_untouched() {
+    let home = home();
+    for what in ["runs", "sweeps", "workers", "datasets"] {
+        let (code, out, err) = run(&home, &["get", what]);
+        assert_eq!((code, out.as_str()), (0, ""), "{what}: {err}");
+        assert!(err.contains("nothing has run yet"), "{err}");
+        assert_eq!(run(&home, &["get", what, "-o", "json"]).1.trim(), "[]");
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "a question leaves nothing behind");
+}
+
+#[test]
+fn what_is_not_there_ends_with_3() {
+    let home = home();
+    for args in [&["describe", "run", "nothing"][..], &["logs", "nothing"], &["get", "sweeps", "nothing"], &["evaluate", "nothing"]] {
+        let (code, _, err) = run(&home, args);
+        let no_worker = args[0] == "evaluate" && err.contains("morph-worker");
+        assert!(code == 3 || no_worker, "{args:?} ended with {code}: {err}");
+    }
+}
+
+#[test]
+fn a_coordinator_that_is_not_there_ends_with_6() {
+    let home = home();
+    let (code, _, err) = run(&home, &["--coordinator", "http://127.0.0.1:9", "get", "runs"]);
+    assert_eq!(code, 6, "{err}");
+    assert!(err.contains("127.0.0.1:9"), "{err}");
+    fs::write(home.path().join("e.yaml"), EXPERIMENT).unwrap();
+    let (code, _, err) = run(&home, &["train", "e.yaml"]);
+    assert_eq!(code, 6, "{err}");
+    assert!(err.contains("--local"), "it says what to do: {err}");
+}
+
+#[test]
+fn validate_shows_all_mistakes_of_all_files() {
+    let home = home();
+    fs::write(home.path().join("good.yaml"), EXPERIMENT).unwrap();
+    fs::write(home.path().join("bad.yaml"), EXPERIMENT.replace("name: x", "nome: x") + "trainer: {epochs: many}\n").unwrap();
+    let (code, out, err) = run(&home, &["validate", "good.yaml", "bad.yaml"]);
+    assert_eq!(code, 2);
+    assert!(out.contains("good.yaml: experiment \"x\" is valid"), "{out}");
+    assert!(err.contains("bad.yaml:2:1") && err.contains("nome") && err.contains("epochs") && err.contains("1 of 2"), "{err}");
+    let (code, out, _) = run(&home, &["validate", "good.yaml", "--set", "trainer.optimizer.lr=1e-4", "-o", "yaml"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("lr: 0.0001"), "{out}");
+    let (code, _, err) = run(&home, &["validate", "good.yaml", "--set", "trainer.optimiser.lr=1e-4"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("optimizer"), "{err}");
+    let (code, out, _) = run(&home, &["validate", "bad.yaml", "-o", "json"]);
+    assert_eq!(code, 2);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json[0]["problems"][0]["line"], 2);
+}
+
+#[test]
+fn the_wrong_kind_of_file_names_the_right_verb() {
+    let home = home();
+    fs::write(home.path().join("e.yaml"), EXPERIMENT).unwrap();
+    let (code, _, err) = run(&home, &["sweep", "e.yaml", "--local"]);
+    assert_eq!(code, 2);
+    assert!(err.contains("morphctl train e.yaml"), "{err}");
+}
+
+#[test]
+fn synth_is_reused_and_never_overwrites() {
+    let home = home();
+    let synth = |n: &str| run(&home, &["data", "synth", "raw", "--healthy", n, "--opacity", "1", "--other", "0", "--size", "64"]);
+    assert_eq!(synth("3").0, 0);
+    let (code, out, _) = synth("3");
+    assert!(code == 0 && out.contains("reused"), "{out}");
+    let (code, _, err) = synth("4");
+    assert!(code != 0 && err.contains("raw"), "{err}");
+}
+
+#[test]
+fn output_is_plain_where_there_is_no_terminal() {
+    let home = home();
+    fs::write(home.path().join("bad.yaml"), "kind: experimant\n").unwrap();
+    let (_, out, err) = run(&home, &["validate", "bad.yaml"]);
+    assert!(!out.contains('\u{1b}') && !err.contains('\u{1b}'), "{err:?}");
+}
+
+#[test]
+fn completion_is_a_script() {
+    let home = home();
+    let (code, out, _) = run(&home, &["completion", "bash"]);
+    assert!(code == 0 && out.contains("_morphctl"), "{out}");
+}
