@@ -66,4 +66,33 @@ mod tests {
         assert!(read(&file[..file.len() - 20]).is_err(), "a truncated file is not half an image");
         assert!(read(b"not a png").is_err());
     }
+
+    fn file(color: png::ColorType, depth: png::BitDepth, width: u32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, 1);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        if color == png::ColorType::Indexed {
+            encoder.set_palette(vec![9, 9, 9, 255, 0, 0, 200, 100, 50, 0, 0, 0]);
+        }
+        encoder.write_header().unwrap().write_image_data(data).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_kind_of_png_becomes_grey() {
+        use png::{BitDepth::*, ColorType::*};
+        let colours =
+            [255, 0, 0, 0, 255, 0, 0, 0, 255, 1, 2, 3, 200, 100, 50, 254, 255, 253, 17, 201, 99, 255, 255, 255];
+        // What Pillow 13.0.0 makes of them.
+        let grey = [76, 150, 29, 2, 124, 254, 134, 255];
+        assert_eq!(read(&file(Rgb, Eight, 8, &colours)).unwrap().pixels, grey);
+        let clear: Vec<u8> = colours.chunks(3).flat_map(|c| [c[0], c[1], c[2], 7]).collect();
+        assert_eq!(read(&file(Rgba, Eight, 8, &clear)).unwrap().pixels, grey, "what shines through is not looked at");
+        assert_eq!(read(&file(GrayscaleAlpha, Eight, 2, &[5, 255, 6, 0])).unwrap().pixels, [5, 6]);
+        assert_eq!(read(&file(Indexed, Two, 4, &[0b00_01_10_11])).unwrap().pixels, [9, 76, 124, 0]);
+        assert_eq!(read(&file(Grayscale, One, 8, &[0b1010_0001])).unwrap().pixels, [255, 0, 255, 0, 0, 0, 0, 255]);
+        let wide = [0u16, 257, 128 * 257, 65535, 4095].map(u16::to_be_bytes).concat();
+        assert_eq!(read(&file(Grayscale, Sixteen, 5, &wide)).unwrap().pixels, [0, 1, 128, 255, 16]);
+    }
 }
