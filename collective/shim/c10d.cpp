@@ -67,8 +67,9 @@ struct AllReduceSum : torch::autograd::Function<AllReduceSum> {
 // are done here: else ranks would part silently, and the list would grow with every step.
 struct FixedReducer : Reducer {
   using Reducer::Reducer;
+  void finished() { ensure_prior_reduction_finished(); }
   void begin() {
-    ensure_prior_reduction_finished();
+    finished();
     rebuilt_params_.clear();
     rebuilt_param_indices_.clear();
     prepare_for_forward();
@@ -83,7 +84,17 @@ struct Ddp {
 
 extern "C" {
 // The CUDA half of libtorch, where it is installed: its kernels register themselves when it is loaded.
-int morph_load_cuda(void) { return dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) != nullptr; }
+int morph_load_cuda(int* found) {
+  return guard([&] {
+    *found = 1;
+    if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) return;
+    const char* error = dlerror();
+    const std::string why = error ? error : "dlopen gives no reason";
+    // Of a library that it needs glibc says the same, under that library's name.
+    if (why.rfind("libtorch_cuda.so: cannot open shared object file: No such file", 0) != 0) throw std::runtime_error(why);
+    *found = 0;
+  });
+}
 
 // Ends the process without atexit handlers: other threads may be deep in libtorch, whose statics they would pull away.
 [[noreturn]] void morph_exit(int code) { _exit(code); }
@@ -166,6 +177,7 @@ int morph_reducer_before_forward(void* r) { return guard([&] { static_cast<Ddp*>
 int morph_reducer_before_backward(void* r, void** outputs, size_t n) {
   return guard([&] { static_cast<Ddp*>(r)->reducer->prepare_for_backward(tensors(outputs, n)); });
 }
+int morph_reducer_finished(void* r) { return guard([&] { static_cast<Ddp*>(r)->reducer->finished(); }); }
 
 void morph_sizes(size_t* out) {
   out[0] = sizeof(ProcessGroupGloo);

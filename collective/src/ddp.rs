@@ -6,7 +6,7 @@
 
 use tch::Tensor;
 
-use crate::{Error, ProcessGroup, ffi};
+use crate::{Error, ProcessGroup, error::backward, ffi};
 
 /// How gradients are bundled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,22 +67,27 @@ impl Ddp {
     /// To be called before each forward pass.
     ///
     /// # Errors
-    /// When the step before was not finished: a parameter got no gradient, and `find_unused` is off.
+    /// When the step before was not finished.
     pub fn before_forward(&self) -> Result<(), Error> {
         // SAFETY: the reducer is alive.
         ffi::check(unsafe { ffi::morph_reducer_before_forward(self.raw) }, "begin a data-parallel step")
     }
 
-    /// To be called between forward and backward, with what backward will start from. Left out for all but the last of
-    /// several micro-batches, gradients add up locally.
+    /// `loss.backward()`, which leaves the mean over the ranks in every parameter's gradient. For all but the last of several
+    /// micro-batches call [`backward`] instead: gradients then add up locally.
     ///
     /// # Errors
-    /// When the reducer refuses.
-    pub fn before_backward(&self, outputs: &[Tensor]) -> Result<(), Error> {
-        let pointers = if self.find_unused { ffi::pointers(outputs) } else { Vec::new() };
+    /// Contract 2 of the crate. [`Error::Fatal`] when a parameter got no gradient and `find_unused` is off: then its bucket
+    /// was never sent, gradients are this rank's own, and the optimizer must not step.
+    pub fn backward(&self, loss: &Tensor) -> Result<(), Error> {
+        let outputs = if self.find_unused { std::slice::from_ref(loss) } else { &[] };
+        let pointers = ffi::pointers(outputs);
         // SAFETY: the pointers are live tensors' for the time of the call.
         let code = unsafe { ffi::morph_reducer_before_backward(self.raw, pointers.as_ptr(), pointers.len()) };
-        ffi::check(code, "begin a data-parallel backward")
+        ffi::check(code, "begin a data-parallel backward")?;
+        backward(loss)?;
+        // SAFETY: the reducer is alive.
+        ffi::check(unsafe { ffi::morph_reducer_finished(self.raw) }, "end a data-parallel backward")
     }
 }
 

@@ -22,14 +22,6 @@ pub enum Error {
         /// c10d's words.
         why: String,
     },
-    /// This rank gave the group up.
-    #[error("{what}: aborted: {why}")]
-    Aborted {
-        /// What was attempted.
-        what: &'static str,
-        /// c10d's words.
-        why: String,
-    },
     /// Trying again would fail again.
     #[error("{what}: {why}")]
     Fatal {
@@ -52,11 +44,10 @@ const LOST: &[&str] = &[
     "failed to send",
     "sendbytes failed",
     "recvvalue failed",
-    "connection aborted",
+    "connection abort",
     "remote peer",
 ];
 const LATE: &[&str] = &["timed out", "timeout", "timedout"];
-const ABORTED: &[&str] = &["aborted", "abort"];
 
 impl Error {
     pub(crate) fn of(what: &'static str, text: &str) -> Self {
@@ -69,8 +60,6 @@ impl Error {
             Self::PeerLost { what, why }
         } else if has(LATE) {
             Self::TimedOut { what, why }
-        } else if has(ABORTED) {
-            Self::Aborted { what, why }
         } else {
             Self::Fatal { what, why }
         }
@@ -78,7 +67,7 @@ impl Error {
 
     /// Whether a new attempt can help.
     pub fn is_peers_fault(&self) -> bool {
-        matches!(self, Self::PeerLost { .. } | Self::TimedOut { .. } | Self::Aborted { .. })
+        matches!(self, Self::PeerLost { .. } | Self::TimedOut { .. })
     }
 }
 
@@ -114,6 +103,14 @@ mod tests {
             of("The client socket has timed out after 1000ms while trying to connect"),
             Error::TimedOut { .. }
         ));
+        assert!(matches!(of("recv: Software caused connection abort"), Error::PeerLost { .. }));
         assert!(matches!(of("The size of tensor a (3) must match"), Error::Fatal { .. }));
+    }
+
+    #[test]
+    fn names_of_frames_are_not_the_message() {
+        let text = "The size of tensor a (3) must match\nException raised from wait at ../Timeout.cpp:7\n\
+                    frame #0: c10d::TCPStore::connection_reset(std::chrono::timeout)";
+        assert_eq!(Error::of("add", text).to_string(), "add: The size of tensor a (3) must match");
     }
 }

@@ -10,7 +10,7 @@ pub(crate) type Ptr = *mut c_void;
 
 unsafe extern "C" {
     fn morph_last_error() -> *const c_char;
-    pub(crate) safe fn morph_load_cuda() -> c_int;
+    pub(crate) fn morph_load_cuda(found: *mut c_int) -> c_int;
     pub(crate) safe fn morph_exit(code: c_int) -> !;
     pub(crate) fn morph_store_new(
         host: *const c_char,
@@ -48,6 +48,7 @@ unsafe extern "C" {
     pub(crate) fn morph_reducer_free(reducer: Ptr);
     pub(crate) fn morph_reducer_before_forward(reducer: Ptr) -> c_int;
     pub(crate) fn morph_reducer_before_backward(reducer: Ptr, outputs: *const Ptr, n: usize) -> c_int;
+    pub(crate) fn morph_reducer_finished(reducer: Ptr) -> c_int;
     pub(crate) fn morph_rng_get(out: *mut Ptr) -> c_int;
     pub(crate) fn morph_rng_set(state: Ptr) -> c_int;
     pub(crate) fn morph_set_deterministic(on: c_int) -> c_int;

@@ -46,10 +46,17 @@ pub fn set_flush_denormal(on: bool) -> Result<(), Error> {
     ffi::check(unsafe { ffi::morph_flush_denormal(on.into()) }, "set the treatment of denormal numbers")
 }
 
-/// Loads libtorch's CUDA half into this process, and says whether it is installed. To be called before anything asks for a
-/// CUDA device: one binary serves both kinds of machines, so it is not linked against it.
-pub fn load_cuda() -> bool {
-    ffi::morph_load_cuda() != 0
+/// Loads libtorch's CUDA half into this process; `false` where it is not installed. One binary serves machines with and
+/// without GPUs, so it is not linked against it. To be called before anything else asks for CUDA: libtorch would remember for
+/// ever that there is none.
+///
+/// # Errors
+/// When it is installed and cannot be loaded: a library that it needs is missing, or it is of another version.
+pub fn load_cuda() -> Result<bool, Error> {
+    let mut found = 0;
+    // SAFETY: `found` is written before the call returns; loading runs the library's initialisers, which is what is asked.
+    ffi::check(unsafe { ffi::morph_load_cuda(&raw mut found) }, "load libtorch's CUDA half")?;
+    Ok(found != 0)
 }
 
 /// Ends the process at once, without destructors and atexit handlers: they would take libtorch's statics away from threads

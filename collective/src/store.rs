@@ -4,17 +4,12 @@ use std::{ffi::CString, time::Duration};
 
 use crate::{Error, ffi};
 
-/// The key-value store through which the ranks of a group find each other.
+/// The key-value store through which the ranks of a group find each other. It stays on its thread.
 #[derive(Debug)]
 pub struct TcpStore {
     raw: ffi::Ptr,
     port: u16,
 }
-
-// SAFETY: TCPStore locks around its socket; the handle is a counted pointer that any thread may use or drop.
-unsafe impl Send for TcpStore {}
-// SAFETY: as above.
-unsafe impl Sync for TcpStore {}
 
 impl TcpStore {
     /// Serves a store for `world` ranks on a port of the kernel's choice, and connects to it. It listens on all addresses;

@@ -48,18 +48,23 @@ struct Ranks {
 
 /// Starts `started` of `world` ranks of `test`.
 fn start(test: &str, world: u32, started: u32) -> Ranks {
+    start_with(test, world, started, |_| {})
+}
+
+fn start_with(test: &str, world: u32, started: u32, change: impl Fn(&mut Command)) -> Ranks {
     let store = TcpStore::serve("127.0.0.1", world, PATIENCE).unwrap();
     let rank = |rank: u32| {
-        Command::new(env::current_exe().unwrap())
+        let mut command = Command::new(env::current_exe().unwrap());
+        command
             .args([test, "--exact", "--nocapture"])
             .env("T_RANK", rank.to_string())
             .env("T_WORLD", world.to_string())
             .env("T_PORT", store.port().to_string())
             .env("TORCH_CPP_LOG_LEVEL", "FATAL")
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        change(&mut command);
+        command.spawn().unwrap()
     };
     let children = (0..started).map(rank).collect();
     Ranks { children, _store: store }
@@ -200,8 +205,7 @@ fn two_ranks_train_like_one_process_with_the_full_batch() {
         let part = |t: &Tensor| t.narrow(0, i64::from(me.rank) * share, share);
         ddp.before_forward().unwrap();
         let loss = mine.loss(&part(&x), &part(&y), Some(&sync_group));
-        ddp.before_backward(&[loss.shallow_clone()]).unwrap();
-        backward(&loss).unwrap();
+        ddp.backward(&loss).unwrap();
         mine.step();
         alone.loss(&x, &y, None).backward();
         alone.step();
@@ -241,15 +245,13 @@ fn a_parameter_nobody_uses_keeps_its_undefined_gradient() {
     for _ in 0..3 {
         ddp.before_forward().unwrap();
         let loss = used.square().sum(Kind::Float);
-        ddp.before_backward(&[loss.shallow_clone()]).unwrap();
-        backward(&loss).unwrap();
+        ddp.backward(&loss).unwrap();
         assert!(used.grad().defined() && !unused.grad().defined());
     }
     // Later it is used after all.
     ddp.before_forward().unwrap();
     let loss = (&used * &unused * f64::from(me.rank + 1)).sum(Kind::Float);
-    ddp.before_backward(&[loss.shallow_clone()]).unwrap();
-    backward(&loss).unwrap();
+    ddp.backward(&loss).unwrap();
     assert_eq!(unused.grad().double_value(&[0]), 1.5, "the mean of 1 and 2");
 }
 
@@ -322,8 +324,7 @@ fn a_peer_killed_in_backward_is_an_error() {
         let step = || {
             ddp.before_forward()?;
             let loss = net.loss(&x, &y, None);
-            ddp.before_backward(&[])?;
-            backward(&loss)
+            ddp.backward(&loss)
         };
         if let Err(e) = step() {
             break e;
@@ -378,9 +379,9 @@ fn the_generator_goes_on_from_a_saved_state() {
 }
 
 #[test]
-fn a_parameter_without_gradient_is_an_error_where_all_should_have_one() {
+fn a_parameter_without_gradient_is_an_error_before_anybody_steps() {
     let Some(me) = me() else {
-        start("a_parameter_without_gradient_is_an_error_where_all_should_have_one", 2, 2).finish();
+        start("a_parameter_without_gradient_is_an_error_before_anybody_steps", 2, 2).finish();
         return;
     };
     let group = me.group("g");
@@ -389,9 +390,55 @@ fn a_parameter_without_gradient_is_an_error_where_all_should_have_one() {
     let params = [used.shallow_clone(), unused.shallow_clone()];
     let ddp = Ddp::new(&group, &params, DdpOptions { find_unused: false, ..DdpOptions::default() }).unwrap();
     ddp.before_forward().unwrap();
-    let loss = used.square().sum(Kind::Float);
-    ddp.before_backward(&[loss.shallow_clone()]).unwrap();
-    backward(&loss).unwrap();
-    // The bucket never became full, so its sum was never begun: going on would train on each rank's own gradients.
-    assert!(matches!(ddp.before_forward(), Err(Error::Fatal { .. })), "the next step must not begin");
+    let loss = used.square().sum(Kind::Float) * f64::from(me.rank + 1);
+    // The bucket never became full, so it was never sent: going on would train on each rank's own gradients.
+    let error = ddp.backward(&loss).unwrap_err();
+    assert!(matches!(&error, Error::Fatal { why, .. } if why.contains("Expected to have finished")), "{error}");
+    assert_eq!(used.grad().double_value(&[0]), 2.0 * f64::from(me.rank + 1), "it is this rank's own");
+    assert!(ddp.before_forward().is_err(), "nor does the next step begin");
+}
+
+#[test]
+fn gradients_of_micro_batches_add_up_before_they_are_sent() {
+    let Some(me) = me() else {
+        start("gradients_of_micro_batches_add_up_before_they_are_sent", 2, 2).finish();
+        return;
+    };
+    let group = me.group("g");
+    let w = Tensor::ones([3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+    let ddp = Ddp::new(&group, &[w.shallow_clone()], DdpOptions::default()).unwrap();
+    for step in 1..=2 {
+        ddp.before_forward().unwrap();
+        backward(&(w.sum(Kind::Float) * 10.0)).unwrap();
+        ddp.backward(&(w.sum(Kind::Float) * f64::from(me.rank))).unwrap();
+        assert_eq!(
+            w.grad().double_value(&[2]),
+            f64::from(step) * 10.5,
+            "10 of the first, the mean of 0 and 1 of the last"
+        );
+    }
+}
+
+#[test]
+fn a_cuda_half_that_cannot_be_loaded_is_an_error_and_none_is_not() {
+    if env::var_os("T_RANK").is_some() {
+        return match native::load_cuda() {
+            Ok(found) => say(found),
+            Err(Error::Fatal { why, .. }) => say(why),
+            Err(other) => panic!("{other}"),
+        };
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let load = || {
+        let ranks = start_with("a_cuda_half_that_cannot_be_loaded_is_an_error_and_none_is_not", 1, 1, |command| {
+            command.env("LD_LIBRARY_PATH", folder.path());
+        });
+        ranks.finish().remove(0)
+    };
+    // Machines that have a GPU's libtorch find it.
+    assert!(["false", "true"].contains(&load().as_str()));
+    std::fs::write(folder.path().join("libtorch_cuda.so"), "not a library").unwrap();
+    let said = load();
+    assert!(said.contains("libtorch_cuda.so"), "it names the file: {said}");
+    assert!(!["false", "true"].contains(&said.as_str()));
 }

@@ -23,14 +23,24 @@ fn run(home: &TempDir, args: &[&str]) -> (i32, String, String) {
     (out.status.code().unwrap(), text(&out.stdout), text(&out.stderr))
 }
 
-const EXPERIMENT: &str = "kind: experiment\nname: x\ndataset: {url: d}\nmodel: {method: morphaeus, image_size: 32, channels: [4, 8]}\n";
+const EXPERIMENT: &str = "kind: experiment\nname: x\ndataset: {url: d}\nmodel: {method: morphaeus, image_size: 32, channels: [4, 8, 8, 8]}\n";
 
 #[test]
 fn every_verb_has_help_with_an_example() {
     let home = home();
     for verb in [
-        "validate", "train", "sweep", "evaluate", "get", "describe", "logs", "cancel", "completion", "data synth",
-        "data prepare", "data inspect",
+        "validate",
+        "train",
+        "sweep",
+        "evaluate",
+        "get",
+        "describe",
+        "logs",
+        "cancel",
+        "completion",
+        "data synth",
+        "data prepare",
+        "data inspect",
     ] {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let (code, out, _) = run(&home, &args);
@@ -65,7 +75,12 @@ fn a_home_where_nothing_ran_is_empty_and_stays_untouched() {
 #[test]
 fn what_is_not_there_ends_with_3() {
     let home = home();
-    for args in [&["describe", "run", "nothing"][..], &["logs", "nothing"], &["get", "sweeps", "nothing"], &["evaluate", "nothing"]] {
+    for args in [
+        &["describe", "run", "nothing"][..],
+        &["logs", "nothing"],
+        &["get", "sweeps", "nothing"],
+        &["evaluate", "nothing"],
+    ] {
         let (code, _, err) = run(&home, args);
         let no_worker = args[0] == "evaluate" && err.contains("morph-worker");
         assert!(code == 3 || no_worker, "{args:?} ended with {code}: {err}");
@@ -88,11 +103,15 @@ fn a_coordinator_that_is_not_there_ends_with_6() {
 fn validate_shows_all_mistakes_of_all_files() {
     let home = home();
     fs::write(home.path().join("good.yaml"), EXPERIMENT).unwrap();
-    fs::write(home.path().join("bad.yaml"), EXPERIMENT.replace("name: x", "nome: x") + "trainer: {epochs: many}\n").unwrap();
+    fs::write(home.path().join("bad.yaml"), EXPERIMENT.replace("name: x", "nome: x") + "trainer: {epochs: many}\n")
+        .unwrap();
     let (code, out, err) = run(&home, &["validate", "good.yaml", "bad.yaml"]);
     assert_eq!(code, 2);
     assert!(out.contains("good.yaml: experiment \"x\" is valid"), "{out}");
-    assert!(err.contains("bad.yaml:2:1") && err.contains("nome") && err.contains("epochs") && err.contains("1 of 2"), "{err}");
+    assert!(
+        err.contains("bad.yaml:2:1") && err.contains("nome") && err.contains("epochs") && err.contains("1 of 2"),
+        "{err}"
+    );
     let (code, out, _) = run(&home, &["validate", "good.yaml", "--set", "trainer.optimizer.lr=1e-4", "-o", "yaml"]);
     assert_eq!(code, 0);
     assert!(out.contains("lr: 0.0001"), "{out}");
@@ -102,7 +121,7 @@ fn validate_shows_all_mistakes_of_all_files() {
     let (code, out, _) = run(&home, &["validate", "bad.yaml", "-o", "json"]);
     assert_eq!(code, 2);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(json[0]["problems"][0]["line"], 2);
+    assert!(json[0]["problems"].as_array().unwrap().iter().any(|p| p["line"] == 2), "{out}");
 }
 
 #[test]
@@ -117,7 +136,9 @@ fn the_wrong_kind_of_file_names_the_right_verb() {
 #[test]
 fn synth_is_reused_and_never_overwrites() {
     let home = home();
-    let synth = |n: &str| run(&home, &["data", "synth", "raw", "--healthy", n, "--opacity", "1", "--other", "0", "--size", "64"]);
+    let synth = |n: &str| {
+        run(&home, &["data", "synth", "raw", "--healthy", n, "--opacity", "1", "--other", "0", "--size", "64"])
+    };
     assert_eq!(synth("3").0, 0);
     let (code, out, _) = synth("3");
     assert!(code == 0 && out.contains("reused"), "{out}");

@@ -1,5 +1,6 @@
 //! Where tensors may live on this machine.
 
+use morph_collective::native;
 use morph_spec::experiment;
 use serde::Serialize;
 use tch::{Cuda, Device};
@@ -11,21 +12,34 @@ use crate::rank::failure::Failure;
 /// # Errors
 /// When CUDA is asked for and there is none.
 pub fn pick(wanted: experiment::Device, local_rank: u32) -> Result<Device, Failure> {
-    let cuda = || usize::try_from(gpus()).ok().filter(|n| *n > 0).map(|n| Device::Cuda(local_rank as usize % n));
+    let cuda = |n: usize| Device::Cuda(local_rank as usize % n);
     match wanted {
         experiment::Device::Cpu => Ok(Device::Cpu),
-        experiment::Device::Auto => Ok(cuda().unwrap_or(Device::Cpu)),
-        experiment::Device::Cuda => cuda().ok_or_else(|| {
-            Failure::User(
-                "trainer.device is cuda, but this machine or this build of libtorch has none; use auto or cpu".into(),
-            )
-        }),
+        experiment::Device::Auto => Ok(gpus_or_warn().map_or(Device::Cpu, cuda)),
+        experiment::Device::Cuda => match gpus() {
+            Ok(Some(n)) => Ok(cuda(n)),
+            Ok(None) => Err(Failure::User(
+                "trainer.device is cuda, but this machine has no GPU that libtorch can use, or libtorch's CUDA half is not \
+                 installed; use auto or cpu"
+                    .into(),
+            )),
+            Err(e) => Err(Failure::User(format!("trainer.device is cuda: {e}"))),
+        },
     }
 }
 
-/// Number of CUDA devices. Loads libtorch's CUDA half if it is there.
-fn gpus() -> i64 {
-    if morph_collective::native::load_cuda() && Cuda::is_available() { Cuda::device_count() } else { 0 }
+/// Number of CUDA devices, if any. libtorch's CUDA half comes first: what asks before it is loaded is told "none" for ever.
+fn gpus() -> Result<Option<usize>, morph_collective::Error> {
+    let loaded = native::load_cuda()? && Cuda::is_available();
+    Ok(if loaded { usize::try_from(Cuda::device_count()).ok().filter(|n| *n > 0) } else { None })
+}
+
+/// [`gpus`]; one that cannot be used is as good as none, but not in silence.
+fn gpus_or_warn() -> Option<usize> {
+    gpus().unwrap_or_else(|e| {
+        tracing::warn!("GPUs are left out: {e}");
+        None
+    })
 }
 
 /// What `morph-worker devices` says of one device.
@@ -40,7 +54,7 @@ pub struct Found {
 /// All devices that ranks could use.
 pub fn list() -> Vec<Found> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let gpus = gpus();
+    let gpus = gpus_or_warn().unwrap_or_default();
     std::iter::once(Found { name: "cpu".into(), threads })
         .chain((0..gpus).map(|i| Found { name: format!("cuda:{i}"), threads: 0 }))
         .collect()

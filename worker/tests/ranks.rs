@@ -68,10 +68,10 @@ impl Training {
         }
         let losses = self.method.losses(&x, epoch, group).unwrap();
         let total = losses.total * (mine.len() as f64 * f64::from(group.world()) / images.size()[0] as f64);
-        if let Some(ddp) = &self.ddp {
-            ddp.before_backward(std::slice::from_ref(&total)).unwrap();
+        match &self.ddp {
+            Some(ddp) => ddp.backward(&total).unwrap(),
+            None => backward(&total).unwrap(),
         }
-        backward(&total).unwrap();
         self.adam.step().unwrap();
         self.adam.zero_grad();
     }

@@ -90,6 +90,13 @@ fn losses(facts: &Value, variant: &str, ours: &Trained, exact: &Trained) -> Resu
         if want.len() != TERMS.len() {
             return Err(Error::Golden(format!("step {} records {} loss terms", step + 1, want.len())));
         }
+        let term = |list: &[(&'static str, f64)], name: &str| list.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        // After the first step weights carry the noise of Adam's steps, which every term feels: the one that shows it most
+        // says how much. In the first step each term has only its own.
+        let spread = |(name, got): &(&'static str, f64)| {
+            term(&exact.terms[step], name).map_or(0.0, |double| (got - double).abs() / got.abs().max(1e-30))
+        };
+        let common = if step == 0 { 0.0 } else { terms.iter().map(spread).fold(0.0, f64::max) };
         // The total is as noisy as its terms together, even where their noise happens to cancel.
         let mut together = 0.0;
         for (i, (name, mine)) in TERMS.iter().enumerate() {
@@ -97,12 +104,12 @@ fn losses(facts: &Value, variant: &str, ours: &Trained, exact: &Trained) -> Resu
             if found != name {
                 return Err(Error::Golden(format!("expected the loss term {name}, found {found}")));
             }
-            let term = |list: &[(&'static str, f64)]| list.iter().find(|(n, _)| n == mine).map(|(_, v)| *v);
-            let (Some(got), Some(double)) = (term(terms), term(&exact.terms[step])) else {
+            let (Some(got), Some(double)) = (term(terms, mine), term(&exact.terms[step], mine)) else {
                 section.skip("the term's weight is 0, so it is not computed here");
                 continue;
             };
             let noise = (got - double).abs().max(theirs.get(i).map_or(0.0, |(_, e)| (value - e).abs()));
+            let noise = noise.max(common * value.abs());
             let noise = if *mine == "loss" { noise.max(together) } else { noise };
             together += noise;
             let abs = (got - value).abs();
@@ -201,8 +208,10 @@ fn double_gradients(facts: &Value, variant: &str, recorded: &Tensors, ours: &Tra
     Ok(section)
 }
 
-/// README 3: of each tensor, 99 % of the elements have moved as recorded to 2 % of steps · lr; running statistics are close.
-/// Where our own f32 and f64 runs part by more than that, Adam has made steps of rounding noise, and f32 says nothing.
+/// README 3: 99 % of the elements have moved as recorded, to 2 % of steps · lr; running statistics are close. Adam's first
+/// steps are nearly lr · sign(gradient), so an element whose gradient is rounding noise goes anywhere. How many do so is
+/// measured in our own f32 and f64 runs and allowed for; tensors where it is more than one element in 200 are judged apart, so
+/// that they do not hide the others.
 fn parameters(
     case: &Case,
     variant: &str,
@@ -213,11 +222,8 @@ fn parameters(
     let mut section = Section::new(&format!("{variant}/after steps"));
     let lr = case.optimizer().lr;
     for (steps, prefix) in [(1usize, "after1."), (3, "after3.")] {
-        let bound = 0.02 * steps as f64 * lr;
-        let beyond = |a: &Tensor, b: &Tensor| {
-            let share = (a - b).abs().gt(bound).to_kind(Kind::Double).mean(Kind::Double);
-            share.double_value(&[])
-        };
+        let moved = steps as f64 * lr;
+        let (mut quiet, mut noisy) = (Moved::default(), Moved::default());
         for (name, tensor) in &ours.after[steps - 1] {
             let Some((got, want)) = picked(recorded, prefix, name, tensor)? else { continue };
             if name.contains("running_") || name.ends_with("num_batches_tracked") {
@@ -231,16 +237,47 @@ fn parameters(
                 section.skip(VANISHES);
                 continue;
             }
-            let double = picked(recorded, prefix, name, &exact.after[steps - 1][name])?.map(|(got, _)| got);
-            if double.is_some_and(|double| beyond(&got, &double) > 0.005) {
-                section.skip("f32 is noise here: our own f32 and f64 runs part by more than the bound");
-                continue;
-            }
-            let abs = (&got - &want).abs().max().double_value(&[]);
-            section.record(&format!("{prefix}{name}"), abs, abs / (steps as f64 * lr), beyond(&got, &want) / 0.01);
+            let Some((double, _)) = picked(recorded, prefix, name, &exact.after[steps - 1][name])? else { continue };
+            let noise = beyond(&got, &double, 0.02 * moved);
+            let elements = got.size()[0] as f64;
+            let pool = if noise > 0.005 * elements { &mut noisy } else { &mut quiet };
+            pool.add(elements, beyond(&got, &want, 0.02 * moved), noise, &got, &want);
         }
+        quiet.judge(&mut section, &format!("{prefix}quiet tensors"), moved);
+        noisy.judge(&mut section, &format!("{prefix}noisy tensors"), moved);
     }
     Ok(section)
+}
+
+/// Elements that are further apart than `bound`.
+fn beyond(a: &Tensor, b: &Tensor, bound: f64) -> f64 {
+    (a - b).abs().gt(bound).to_kind(Kind::Double).sum(Kind::Double).double_value(&[])
+}
+
+/// Elements of several tensors, and how many of them went elsewhere than recorded.
+#[derive(Default)]
+struct Moved {
+    elements: f64,
+    apart: f64,
+    noise: f64,
+    furthest: f64,
+}
+
+impl Moved {
+    fn add(&mut self, elements: f64, apart: f64, noise: f64, got: &Tensor, want: &Tensor) {
+        self.elements += elements;
+        self.apart += apart;
+        self.noise += noise;
+        self.furthest = self.furthest.max((got - want).abs().max().double_value(&[]));
+    }
+
+    fn judge(&self, section: &mut Section, name: &str, moved: f64) {
+        if self.elements > 0.0 {
+            // Two f32 runs part where either of them parts from f64: twice as often, and by chance some more.
+            let allowed = (0.01 + 3.0 * self.noise / self.elements).min(0.9);
+            section.record(name, self.furthest, self.furthest / moved, self.apart / self.elements / allowed);
+        }
+    }
 }
 
 /// The validation batch after the three steps.

@@ -178,10 +178,10 @@ impl<'a> Trainer<'a> {
         // The reducer takes the mean over ranks; weighed like this it is the mean over the global batch's images.
         let weight = mine.len() as f64 * f64::from(group.world()) / batch.len() as f64;
         let total = &losses.total * weight;
-        if let Some((_, ddp)) = &self.ddp {
-            ddp.before_backward(std::slice::from_ref(&total))?;
+        match &self.ddp {
+            Some((_, ddp)) => ddp.backward(&total)?,
+            None => backward(&total)?,
         }
-        backward(&total)?;
 
         let terms = || losses.terms.iter().filter(|(name, _)| *name != "loss");
         let names: Vec<&str> = std::iter::once("loss").chain(terms().map(|(name, _)| *name)).collect();
