@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
     match serve(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            tracing::error!("{why:#}");
+            tracing::error!("{why}");
             ExitCode::FAILURE
         }
     }

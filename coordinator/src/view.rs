@@ -72,6 +72,8 @@ impl View<'_> {
             ended_at: run.ended_at().map_or(0, |t| t.0),
             error: match &run.state {
                 RunState::Failed { error, .. } => error.clone(),
+                // What an earlier attempt died of stands with the attempts.
+                RunState::Succeeded { .. } | RunState::Cancelled { .. } => String::new(),
                 _ => run.last_error.clone().unwrap_or_default(),
             },
             summary: run.summary.clone().into_iter().collect(),

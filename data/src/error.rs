@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// Another dataset lies where this one should go.
     #[error(
-        "{url}: another dataset is there already, made from other files or another YAML; choose another output, or overwrite it"
+        "{url}: another dataset is there already, made from other files or another YAML; choose another output, or say --overwrite"
     )]
     Exists {
         /// The folder.

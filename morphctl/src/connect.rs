@@ -55,6 +55,9 @@ pub fn home(global: &Global) -> Result<PathBuf> {
 /// # Errors
 /// Exit code 6 when nobody answers, 2 when it is no URL.
 pub async fn to(url: &str) -> Result<Client> {
+    if !url.contains("://") {
+        return Err(coded(USAGE, format!("{url:?} is no coordinator's URL; it looks like http://host:7070")));
+    }
     let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|e| coded(USAGE, format!("{url:?} is no coordinator's URL ({e}); it looks like http://host:7070")))?
         .connect_timeout(Duration::from_secs(5))
@@ -83,7 +86,7 @@ impl Connection {
         let home = home(global)?;
         let read_only = purpose == Purpose::Ask;
         if !home.join("state.db").exists() && !global.quiet {
-            eprintln!("nothing has run yet in {}", home.display());
+            say!("nothing has run yet in {}", home.display());
         }
         let handle = morph_coordinator::start(Options { home, read_only, ..Options::default() }).await?;
         Ok(Self { client: to(&handle.url()).await?, embedded: Some(handle) })

@@ -78,10 +78,10 @@ async fn prepare(global: &Global, file: &Path, set: &Set, options: &prepare::Opt
     bars.done();
     if !report.skipped.is_empty() && !global.quiet {
         let n = report.skipped.len();
-        eprintln!("{n} file{} skipped; {}/skipped.csv says why", if n == 1 { "" } else { "s" }, report.url);
+        say!("{n} file{} skipped; {}/skipped.csv says why", if n == 1 { "" } else { "s" }, report.url);
     }
     if report.manifest.patient_ids == morph_spec::manifest::PatientIds::Image && !global.quiet && !report.reused {
-        eprintln!(
+        say!(
             "note: ids name images, not persons, so a person may be in two splits; source.patient_map would prevent it"
         );
     }
@@ -115,7 +115,7 @@ async fn look(global: &Global, dataset: &str, verify: bool, sheet: Option<(PathB
     let damage = if verify { inspect::verify(&url).await? } else { Vec::new() };
     if !damage.is_empty() {
         for d in &damage {
-            eprintln!("{}/{}: {}", url.trim_end_matches('/'), d.file, d.why);
+            say!("{}/{}: {}", url.trim_end_matches('/'), d.file, d.why);
         }
         let n = damage.len();
         return Err(coded(
@@ -189,7 +189,7 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
                     let list: Vec<Value> = problems.0.iter().map(list).collect();
                     documents.push(json!({ "file": file.display().to_string(), "valid": false, "problems": list }));
                 } else {
-                    eprintln!("{problems}");
+                    say!("{problems}");
                 }
             }
         }
@@ -264,7 +264,7 @@ impl Progress for Bars {
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
                 if state.1.elapsed() >= PACE {
                     state.1 = Instant::now();
-                    eprintln!("{}: {now} of {}", state.0, total.load(Ordering::Relaxed));
+                    say!("{}: {now} of {}", state.0, total.load(Ordering::Relaxed));
                 }
             }
         }
@@ -273,8 +273,8 @@ impl Progress for Bars {
     fn warn(&self, line: &str) {
         match &self.shown {
             Shown::Nothing => {}
-            Shown::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
-            Shown::Lines { .. } => eprintln!("{line}"),
+            Shown::Bar(bar) => bar.suspend(|| say!("{line}")),
+            Shown::Lines { .. } => say!("{line}"),
         }
     }
 }

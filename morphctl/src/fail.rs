@@ -46,6 +46,17 @@ pub fn coded(code: u8, message: impl Into<String>) -> Error {
     Coded(code, message.into()).into()
 }
 
+/// An error and its causes in one line, each once: some messages contain their cause already.
+pub fn text(error: &Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !out.contains(&cause) {
+            out = if out.is_empty() { cause } else { format!("{out}: {cause}") };
+        }
+    }
+    out
+}
+
 /// The exit code that an error deserves.
 pub fn code(error: &Error) -> u8 {
     if let Some(Coded(code, _)) = error.downcast_ref() {
@@ -105,6 +116,15 @@ pub fn status(status: &Status) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = std::io::Error::other("no such thing");
+        let error = anyhow::anyhow!("read x: no such thing");
+        assert_eq!(text(&error), "read x: no such thing");
+        assert_eq!(text(&Error::new(cause).context("read x: no such thing")), "read x: no such thing");
+        assert_eq!(text(&Error::new(std::io::Error::other("gone")).context("read x")), "read x: gone");
+    }
 
     #[test]
     fn every_error_has_its_code() {

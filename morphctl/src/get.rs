@@ -88,7 +88,7 @@ pub fn runs(runs: &[v1::Run]) -> Listing {
             metric(r, "val/score"),
             text::params(&r.params_json),
             text::ago(r.created_at, now),
-            if r.ended_at == 0 { r.reason.clone() } else { r.error.clone() },
+            r.reason.clone(),
         ]
     };
     Listing {

@@ -27,7 +27,13 @@ pub struct Local {
     pub client: Client,
     handle: Handle,
     agent: Child,
-    log: PathBuf,
+    log: Log,
+}
+
+/// What the agent writes: the file, and where in it this start of it begins.
+struct Log {
+    path: PathBuf,
+    from: u64,
 }
 
 /// Where `morph-worker` is: MORPH_WORKER, beside this program, in PATH.
@@ -79,12 +85,13 @@ impl Local {
         }
     }
 
-    fn agent(worker: &Path, home: &Path, slots: u32, handle: &Handle) -> Result<(Child, PathBuf)> {
+    fn agent(worker: &Path, home: &Path, slots: u32, handle: &Handle) -> Result<(Child, Log)> {
         let folder = home.join("agent");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let log = folder.join("agent.log");
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("open {}", log.display()))?;
+        let from = file.metadata().map_or(0, |m| m.len());
         let child = Command::new(worker)
             .args(["agent", "--die-with-parent", "--coordinator", &handle.url()])
             .args(["--slots", &slots.to_string()])
@@ -99,7 +106,7 @@ impl Local {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", worker.display()))?;
-        Ok((child, log))
+        Ok((child, Log { path: log, from }))
     }
 
     /// Waits for what must not happen: the end of the agent, or of the coordinator.
@@ -108,7 +115,7 @@ impl Local {
             status = self.agent.wait() => {
                 let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 let last = last_line(&self.log);
-                coded(ERROR, format!("the agent ended ({how}): {last} (all of it: {})", self.log.display()))
+                coded(ERROR, format!("the agent ended ({how}): {last} (all of it: {})", self.log.path.display()))
             }
             error = self.handle.failed() => error.into(),
         }
@@ -142,7 +149,9 @@ impl Local {
     }
 }
 
-fn last_line(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+fn last_line(log: &Log) -> String {
+    let bytes = std::fs::read(&log.path).unwrap_or_default();
+    let since = bytes.get(usize::try_from(log.from).unwrap_or(0)..).unwrap_or_default();
+    let text = String::from_utf8_lossy(since);
     text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned()
 }

@@ -1,6 +1,11 @@
 //! `morphctl`: what people and scripts say to morph.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+/// Talk, to stderr. Whoever listened there may have gone away: that must not end a training.
+macro_rules! say {
+    ($($text:tt)*) => { $crate::print::note(&format!($($text)*)) };
+}
+
 mod cli;
 mod connect;
 mod data;
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("morphctl: start: {e}");
+            say!("morphctl: start: {e}");
             return ExitCode::from(fail::ERROR);
         }
     };
@@ -41,9 +46,9 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             if e.downcast_ref::<morph_spec::load::Problems>().is_some() {
-                eprintln!("{e}");
+                say!("{e}");
             } else {
-                eprintln!("morphctl: {e:#}");
+                say!("morphctl: {}", fail::text(&e));
             }
             ExitCode::from(fail::code(&e))
         }
@@ -54,12 +59,9 @@ fn main() -> ExitCode {
 fn log(verbose: u8) {
     let level = ["error", "info", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_env("MORPH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .without_time()
-        .init();
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    lines.with_target(false).without_time().with_ansi(ansi).init();
 }
 
 async fn run(cli: Cli) -> Result<u8> {

@@ -19,6 +19,11 @@ pub fn line(text: &str) -> Result<()> {
     }
 }
 
+/// Writes `text` and a line's end to stderr; nobody there is no error.
+pub fn note(text: &str) {
+    writeln!(anstream::stderr().lock(), "{text}").ok();
+}
+
 /// Follows `--color`; otherwise NO_COLOR, TERM and the kind of stdout decide.
 pub fn set_color(global: &Global) {
     match global.color {
@@ -58,7 +63,7 @@ pub fn list(global: &Global, list: Listing) -> Result<()> {
         }
         Format::Table if list.rows.is_empty() => {
             if !global.quiet {
-                eprintln!("no {}s", list.kind);
+                say!("no {}s", list.kind);
             }
             Ok(())
         }

@@ -23,6 +23,15 @@ use crate::{
     watch::{self, Screen},
 };
 
+/// The command as it was typed, ready to be typed again.
+fn typed() -> String {
+    let quoted = |arg: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+        if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', "'\\''")) }
+    };
+    std::iter::once("morphctl".to_owned()).chain(std::env::args().skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
+}
+
 /// What is submitted.
 enum Job {
     Run { experiment: Box<Experiment>, name: String },
@@ -102,7 +111,7 @@ impl Job {
             // One that failed or was cancelled has ended for good; asking for it again means to try again.
             match done {
                 (submitted, true) => return Ok(submitted),
-                (submitted, false) => eprintln!("{} has ended without success; trying again", submitted.name),
+                (submitted, false) => say!("{} has ended without success; trying again", submitted.name),
             }
         }
         unreachable!("invariant: numbers do not end before tries do")
@@ -168,9 +177,9 @@ pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u
         }
         code = signals.next() => {
             screen.finish();
-            eprintln!("{verb} {} goes on without you", submitted.name);
-            eprintln!("  come back:  morphctl {verb} {}", args.file.display());
-            eprintln!("  stop it:    morphctl cancel {}", submitted.name);
+            say!("{verb} {} goes on without you", submitted.name);
+            say!("  come back:  {}", typed());
+            say!("  stop it:    morphctl cancel {}", submitted.name);
             Ok(code)
         }
     }
@@ -181,6 +190,13 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
     let home = connect::home(global)?;
     let cores = available_parallelism().map_or(1, |n| n.get() as u32);
     let slots = args.slots.unwrap_or_else(|| cores.max(job.world_size()));
+    if slots < job.world_size() {
+        let why = format!(
+            "--slots {slots} can never hold the {} ranks of trainer.world_size: give it as many slots",
+            job.world_size()
+        );
+        return Err(coded(USAGE, why));
+    }
     let mut signals = Signals::new()?;
     let mut local = Local::start(&home, slots).await?;
     let mut client = local.client.clone();
@@ -216,7 +232,7 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
         }
         Ended::Signal(code) => {
             drop(client);
-            eprintln!("stopping: running ranks save a checkpoint first (Ctrl-C again kills them)");
+            say!("stopping: running ranks save a checkpoint first (Ctrl-C again kills them)");
             let again = tokio::select! {
                 saved = local.drain() => Some(saved),
                 _ = signals.next() => None,
@@ -226,7 +242,7 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
                 _ => local.kill().await,
             }
             let saved = if again == Some(true) { "stopped at a checkpoint" } else { "killed; what was saved is kept" };
-            eprintln!("{saved}. The same command goes on from there: morphctl {verb} {} --local", args.file.display());
+            say!("{saved}. The same command goes on from there: {}", typed());
             Ok(code)
         }
     }
@@ -245,9 +261,9 @@ fn announce(global: &Global, verb: &str, submitted: &Submitted) {
     let Submitted { id, name, existed, over } = submitted;
     let kind = if verb == "train" { "run" } else { "sweep" };
     match (existed, over) {
-        (true, true) => eprintln!("{kind} {name} ({id}) is done already: its results are reused"),
-        (true, false) => eprintln!("{kind} {name} ({id}) exists already and goes on"),
-        _ => eprintln!("{kind} {name} ({id}) submitted"),
+        (true, true) => say!("{kind} {name} ({id}) is done already: its results are reused"),
+        (true, false) => say!("{kind} {name} ({id}) exists already and goes on"),
+        _ => say!("{kind} {name} ({id}) submitted"),
     }
 }
 
@@ -336,7 +352,7 @@ async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchResponse)
             if !tables.is_empty() {
                 print::line(tables.trim_end())?;
             }
-            if is_synthetic(client, &end.runs).await {
+            if !tables.is_empty() && is_synthetic(client, &end.runs).await {
                 print::line("These are phantoms: their numbers say nothing about patients.")?;
             }
             let best = report::ranked(&end.runs, &metric, &goal).into_iter().find(|r| r.state() == RunState::Succeeded);

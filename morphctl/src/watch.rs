@@ -58,7 +58,7 @@ impl Screen {
             Shown::Nothing => {}
             // A terminal that has gone away needs no words.
             Shown::Bars { all, .. } => drop(all.println(line)),
-            Shown::Lines { .. } => eprintln!("{line}"),
+            Shown::Lines { .. } => say!("{line}"),
         }
     }
 
@@ -150,9 +150,7 @@ fn bars(
 ) {
     if let Some(s) = &snapshot.sweep {
         let bar = sweep.get_or_insert_with(|| {
-            all.add(
-                ProgressBar::new(0).with_style(style("{prefix:16.bold} {bar:24} {msg}")).with_prefix(s.name.clone()),
-            )
+            all.add(ProgressBar::new(0).with_style(style("{prefix:16} {bar:24} {msg}")).with_prefix(s.name.clone()))
         });
         let (done, total) = steps(&snapshot.runs);
         bar.set_length(total);
@@ -166,7 +164,7 @@ fn bars(
     }
     for (run, left) in snapshot.runs.iter().zip(left) {
         let bar = bars.entry(run.id.clone()).or_insert_with(|| {
-            let style = style("  {prefix:14} {bar:24.cyan} {pos:>5}/{len:<5} {msg}");
+            let style = style("  {prefix:14} {bar:24} {pos:>5}/{len:<5} {msg}");
             all.add(ProgressBar::new(0).with_style(style).with_prefix(run.name.clone()))
         });
         bar.set_length(run.total_steps);
@@ -193,13 +191,13 @@ fn lines(said: &mut HashMap<String, Said>, snapshot: &v1::WatchResponse, left: &
             continue;
         }
         let progress = if run.total_steps > 0 { format!(" {}/{}", run.step, run.total_steps) } else { String::new() };
-        eprintln!("{}: {}{progress}  {}", run.name, json::run_state(run), status(run, *left));
+        say!("{}: {}{progress}  {}", run.name, json::run_state(run), status(run, *left));
         said.insert(run.id.clone(), Said { what, at: Instant::now() });
     }
     if let Some(s) = &snapshot.sweep {
         let what = counts(s);
         if said.get(&s.id).is_none_or(|known| known.what != what) {
-            eprintln!("{}: {what}", s.name);
+            say!("{}: {what}", s.name);
             said.insert(s.id.clone(), Said { what, at: Instant::now() });
         }
     }
