@@ -5,7 +5,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![allow(clippy::assign_op_pattern, reason = "`+=` changes a tensor in place, for all who hold it")]
 
-pub mod early_stopping;
 mod error;
 pub mod losses;
 mod morphaeus;
@@ -13,6 +12,8 @@ mod nn;
 mod optim;
 pub mod parity;
 mod tensors;
+#[cfg(test)]
+mod tests;
 pub mod vgg;
 
 use std::collections::BTreeMap;

@@ -116,7 +116,7 @@ impl Adam {
     /// Goes on from what [`Self::state`] gave.
     ///
     /// # Errors
-    /// [`Error::StateDict`] names parameters or moments that are missing or unknown.
+    /// [`Error::StateDict`] names parameters or moments that are missing, unknown or of another shape.
     pub fn load_state(&mut self, tensors: &Tensors, steps: &BTreeMap<String, u64>) -> Result<(), Error> {
         let known = |name: &String| self.slots.iter().any(|s| s.name == *name);
         let unexpected: Vec<String> = steps.keys().filter(|n| !known(n)).cloned().collect();
@@ -136,7 +136,12 @@ impl Adam {
                     unexpected: Vec::new(),
                     misshapen: Vec::new(),
                 })?;
-                from_data(data, slot.param.device())
+                let tensor = from_data(data, slot.param.device())?;
+                if tensor.size() != slot.param.size() {
+                    let misshapen = vec![format!("{key}: {:?} instead of {:?}", tensor.size(), slot.param.size())];
+                    return Err(Error::StateDict { missing: Vec::new(), unexpected: Vec::new(), misshapen });
+                }
+                Ok(tensor)
             };
             slot.state = Some(Moments {
                 step: *step,

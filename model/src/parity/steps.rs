@@ -20,7 +20,7 @@ const STEPS: usize = 3;
 const NOISE: f64 = 1e-3;
 
 /// Relative bound of losses in f64.
-const DOUBLE: f64 = 1e-6;
+const DOUBLE: f64 = 1e-9;
 
 /// The recorder's names of the loss terms, in its order, and ours.
 const TERMS: [(&str, &str); 6] = [

@@ -46,7 +46,8 @@ impl Orders {
                 }
             }
             tracing::error!("the agent is gone, and with it this rank");
-            std::process::exit(1);
+            // Not `process::exit`: its atexit handlers would pull libtorch's statics away from the thread that trains.
+            morph_collective::native::exit(1);
         });
         orders
     }

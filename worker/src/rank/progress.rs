@@ -93,4 +93,33 @@ mod tests {
         });
         assert!(!at.early_stopping.stopped);
     }
+    #[test]
+    fn patience_is_the_references() {
+        let root = std::env::var_os("MORPH_GOLDEN").map(std::path::PathBuf::from);
+        let root = root.unwrap_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden").into());
+        let Ok(file) = std::fs::read(root.join("ops/ops.json")) else {
+            eprintln!("skipped: the recorded vectors are not here (ops/ops.json); set MORPH_GOLDEN");
+            return;
+        };
+        let facts: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        for case in facts["early_stopping"].as_array().unwrap() {
+            let rule = experiment::EarlyStopping {
+                patience: case["patience"].as_u64().unwrap() as u32,
+                min_delta: case["min_delta"].as_f64().unwrap(),
+            };
+            let mut at = Position::default();
+            let recorded = case["stop_counter_best"].as_array().unwrap();
+            for (value, after) in case["values"].as_array().unwrap().iter().zip(recorded) {
+                at.judge(value.as_f64().unwrap(), &rule);
+                let state = &mut at.early_stopping;
+                // The reference counts from 0 again once it has said stop; here nothing follows a stop.
+                let stopped = std::mem::take(&mut state.stopped);
+                if stopped {
+                    state.epochs_since = 0;
+                }
+                let said = serde_json::json!([stopped, state.epochs_since, state.best]);
+                assert_eq!(&said, after, "patience {}", rule.patience);
+            }
+        }
+    }
 }

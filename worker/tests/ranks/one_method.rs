@@ -1,22 +1,14 @@
-//! The number of ranks does not change the method: two ranks train as one does, for both norm modes, in f64. Each test starts
-//! this same test binary once per rank.
-#![allow(clippy::unwrap_used)]
-#![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
+//! The number of ranks does not change the method: two ranks train as one does, for both norm modes, in f64.
 
-use std::{
-    env,
-    process::{Command, Stdio},
-    time::Duration,
-};
-
-use morph_collective::{Ddp, DdpOptions, TcpStore, backward};
+use morph_collective::{Ddp, DdpOptions, backward};
 use morph_data::sampler::share;
 use morph_model::{Adam, Method, Statistics, build};
 use morph_spec::Experiment;
 use morph_worker::rank::group::Group;
 use tch::{Device, Kind, Tensor};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{both, group};
+
 /// Not divisible by two ranks evenly in every step: shares of 4 and 3.
 const BATCH: i64 = 7;
 
@@ -96,42 +88,11 @@ fn hash(tensors: &[(String, Tensor)]) -> String {
     format!("{h:x}")
 }
 
-/// In a rank's process: its group.
-fn group() -> Option<Group> {
-    let number = |name| env::var(name).ok()?.parse::<u32>().ok();
-    let (rank, port) = (number("T_RANK")?, number("T_PORT")?);
-    let store = TcpStore::connect("127.0.0.1", port as u16, 2, PATIENCE).unwrap();
-    Some(Group::over(store, rank, 2, PATIENCE, "127.0.0.1").unwrap())
-}
-
-/// Runs `test` in two processes; what both printed between `<` and `>`.
-fn both(test: &str) -> Vec<String> {
-    let store = TcpStore::serve("127.0.0.1", 2, PATIENCE).unwrap();
-    let rank = |rank: u32| {
-        Command::new(env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture"])
-            .envs([("T_RANK", rank.to_string()), ("T_PORT", store.port().to_string())])
-            .env("TORCH_CPP_LOG_LEVEL", "FATAL")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let children: Vec<_> = (0..2).map(rank).collect();
-    let said = children.into_iter().map(|child| {
-        let out = child.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        assert!(out.status.success(), "{}: {text}\n{}", out.status, String::from_utf8_lossy(&out.stderr));
-        text.split_once('<').and_then(|(_, rest)| rest.split_once('>')).map(|(said, _)| said.to_owned()).unwrap()
-    });
-    said.collect()
-}
-
 /// Trains the same network over both ranks and alone on the whole batches, through warm-up and beyond.
 fn two_are_one(test: &str, norm_mode: &str) {
     tch::set_num_threads(1);
     let Some(group) = group() else {
-        let said = both(test);
+        let said = both(test, &[]);
         assert_eq!(said[0], said[1], "the ranks are the same to the bit");
         return;
     };
@@ -155,12 +116,12 @@ fn two_are_one(test: &str, norm_mode: &str) {
 
 #[test]
 fn two_ranks_are_one_with_batch_norm_over_the_global_batch() {
-    two_are_one("two_ranks_are_one_with_batch_norm_over_the_global_batch", "batch");
+    two_are_one("one_method::two_ranks_are_one_with_batch_norm_over_the_global_batch", "batch");
 }
 
 #[test]
 fn two_ranks_are_one_with_frozen_batch_norm() {
-    two_are_one("two_ranks_are_one_with_frozen_batch_norm", "frozen");
+    two_are_one("one_method::two_ranks_are_one_with_frozen_batch_norm", "frozen");
 }
 
 #[test]

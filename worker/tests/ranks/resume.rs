@@ -1,0 +1,248 @@
+//! A run that was interrupted anywhere ends in the very bits of one that was not, with two ranks; and scores are the same
+//! bits with two ranks as with one.
+
+use std::{env, path::Path, sync::Arc};
+
+use morph_data::{Meta, manifest, shard::Writer};
+use morph_objects::Objects;
+use morph_spec::{
+    Digest, Experiment, Manifest,
+    manifest::{PatientIds, Shard, VERSION},
+};
+use morph_worker::{
+    evaluate::{self, Scene},
+    rank::{
+        self,
+        events::Events,
+        group::{Group, Place},
+        images::{Dataset, Sets},
+        orders::Orders,
+        progress::Position,
+        saver::Saver,
+        snapshot::{self, Net, Provenance},
+        trainer::{Bench, End, Trainer},
+    },
+};
+use tch::{Device, Kind};
+use tokio::runtime::Runtime;
+
+use crate::{both, group};
+
+const SIDE: u32 = 32;
+/// Five batches of 5, 5, 5, 5 and 2: the ranks' shares differ in size.
+const TRAIN: u32 = 22;
+const PLACE: Place = Place { device: Device::Cpu, kind: Kind::Float };
+
+fn experiment(folder: &Path) -> Experiment {
+    serde_json::from_value(serde_json::json!({
+        "kind": "experiment", "name": "t", "dataset": {"url": folder.join("data").display().to_string()},
+        "model": {"method": "morphaeus", "image_size": SIDE, "channels": [4, 8, 8, 8], "refine_channels": 8},
+        "trainer": {
+            "world_size": 2, "epochs": 3, "batch_size": 5, "drop_last": false, "device": "cpu",
+            "optimizer": {"lr": 1e-3},
+            "loss": {"morph": {"start_epoch": 1, "beta_epochs": 4}},
+            "checkpoint": {"every_steps": 2, "keep_last": 2},
+        },
+        "evaluation": {"batch_size": 3, "panel_cases": 1},
+    }))
+    .unwrap()
+}
+
+/// Writes a small dataset of noise.
+async fn write_dataset(folder: &Path) {
+    let data = Objects::open(&folder.join("data").display().to_string()).unwrap();
+    let mut rng = morph_spec::Rng::keyed(5, "noise", 0);
+    let mut shards = Vec::new();
+    for (split, samples) in [("train", TRAIN), ("val", 7), ("test", 14)] {
+        let mut writer = Writer::new(SIDE, SIDE);
+        for i in 0..samples {
+            let image: Vec<u8> = (0..SIDE * SIDE).map(|_| rng.next_u64() as u8).collect();
+            let sick = split == "test" && i % 2 == 1;
+            let meta = Meta {
+                id: format!("{split}-{i}"),
+                patient: format!("{split}-{i}"),
+                label: if sick { "Lung Opacity" } else { "Normal" }.into(),
+                view: Some(if i % 3 == 0 { "AP" } else { "PA" }.into()),
+                sex: None,
+                age: None,
+                boxes: Vec::new(),
+                source: format!("{i}.dcm"),
+                digest: Digest::of(&image),
+            };
+            writer.push(&image, meta);
+        }
+        let labels = writer.labels();
+        let bytes = writer.finish().unwrap();
+        let file = format!("{split}.arrow");
+        shards.push(Shard {
+            file: file.clone(),
+            split: split.into(),
+            samples: samples.into(),
+            bytes: bytes.len() as u64,
+            blake3: Digest::of(&bytes),
+            labels,
+        });
+        data.put(&file, bytes.into()).await.unwrap();
+    }
+    let manifest = Manifest {
+        version: VERSION,
+        name: "noise".into(),
+        preprocess: morph_spec::dataset::Preprocess { size: SIDE, ..Default::default() },
+        fingerprint: Digest::of(b"noise"),
+        image_size: [SIDE, SIDE],
+        counts: shards.iter().map(|s| (s.split.clone(), s.labels.clone())).collect(),
+        shards,
+        patient_ids: PatientIds::Image,
+        synthetic: true,
+        skipped: Default::default(),
+    };
+    manifest::commit(&data, &manifest).await.unwrap();
+}
+
+struct Rank {
+    group: Group,
+    experiment: Experiment,
+    runtime: Runtime,
+    sets: Sets,
+    digest: Digest,
+    output: Objects,
+}
+
+impl Rank {
+    fn new(group: Group, folder: &Path) -> Self {
+        rank::set_up(1).unwrap();
+        let (experiment, runtime) = (experiment(folder), rank::runtime().unwrap());
+        let cache = folder.join("cache");
+        let dataset = runtime.block_on(Dataset::open(&experiment.dataset.url, None, &cache, 1 << 30)).unwrap();
+        let sets = runtime.block_on(dataset.sets(&experiment)).unwrap();
+        let output = Objects::open(&folder.join("checkpoints").display().to_string()).unwrap();
+        Self { group, experiment, runtime, sets, digest: dataset.digest, output }
+    }
+
+    /// Trains as attempt `attempt`, from the checkpoint `from` if there is one, as a rank's process does.
+    fn train(&self, attempt: u32, from: Option<&str>, orders: &Orders) -> (End, Net, Position) {
+        let mut net = rank::build(&self.experiment, PLACE, &self.runtime).unwrap();
+        let experiment = serde_json::to_value(&self.experiment).unwrap();
+        let provenance = Provenance { experiment, dataset: self.digest, world: 2 };
+        let at = from.map_or_else(Position::default, |name| {
+            let url = self.output.at(name).url_of(morph_checkpoint::MANIFEST);
+            let saved = self.runtime.block_on(morph_checkpoint::load(&url, None)).unwrap();
+            snapshot::restore(&mut net, &saved, &provenance).unwrap()
+        });
+        let events = Arc::new(Events::silent());
+        let saver = (self.group.rank() == 0).then(|| {
+            let handle = self.runtime.handle().clone();
+            Saver::new(handle, self.output.clone(), attempt, 2, Vec::new(), Arc::clone(&events))
+        });
+        orders.begin_training().ok();
+        let bench = Bench {
+            experiment: &self.experiment,
+            sets: &self.sets,
+            group: &self.group,
+            place: PLACE,
+            orders,
+            events: &events,
+            provenance: &provenance,
+        };
+        let mut trainer = Trainer::new(bench, net, at, saver);
+        let end = trainer.train().unwrap();
+        let (net, at, _) = trainer.into_parts();
+        (end, net, at)
+    }
+
+    /// Everything in which a resumed run could differ, as one text.
+    fn state(net: &Net, at: &Position) -> String {
+        let provenance = Provenance { experiment: serde_json::Value::Null, dataset: Digest::of(b""), world: 2 };
+        let mut taken = snapshot::take(net, at, &provenance).unwrap();
+        // The only thing that rank 0 alone knows, and that names the attempt.
+        if let Some(best) = &mut taken.state.best {
+            best.url.clear();
+        }
+        let mut bytes = serde_json::to_vec(&taken.state).unwrap();
+        for (name, tensor) in &taken.tensors {
+            bytes.extend(name.bytes());
+            bytes.extend(&tensor.bytes);
+        }
+        format!("step {} {}", at.step, Digest::of(&bytes))
+    }
+
+    /// The scores by both ranks are those by this one alone, bit for bit.
+    fn assert_scores_do_not_depend_on_ranks(&self, net: &Net) {
+        let (solo, orders) = (Group::solo(), Orders::default());
+        let score = |group| {
+            let scene = Scene {
+                experiment: &self.experiment,
+                test: &self.sets.test,
+                validation: &self.sets.validation,
+                group,
+                place: PLACE,
+                orders: &orders,
+            };
+            evaluate::score(&scene, net.method.as_ref(), (1, None)).unwrap().unwrap()
+        };
+        let shared = score(&self.group);
+        assert_eq!(shared.is_some(), self.group.rank() == 0, "rank 0 has the scores of all");
+        if let Some(shared) = shared {
+            let alone = score(&solo).unwrap();
+            assert_eq!((shared.report, shared.csv, shared.panel), (alone.report, alone.csv, alone.panel));
+        }
+    }
+}
+
+/// In a rank's process: what the phase named by `T_PHASE` asks for.
+fn rank_main(group: Group) -> String {
+    let folder = env::var_os("T_FOLDER").unwrap();
+    let rank = Rank::new(group, Path::new(&folder));
+    let phase = env::var("T_PHASE").unwrap();
+    let (attempt, orders) = (env::var("T_ATTEMPT").unwrap().parse().unwrap(), Orders::default());
+    match phase.as_str() {
+        "through" => {
+            let (end, net, at) = rank.train(attempt, None, &orders);
+            assert_eq!((end, at.step, at.epoch), (End::Finished, 15, 3));
+            rank.assert_scores_do_not_depend_on_ranks(&net);
+            Rank::state(&net, &at)
+        }
+        "stop" => {
+            // One rank is told, both stop after the same step.
+            if rank.group.rank() == 1 {
+                orders.request_stop();
+            }
+            let (end, _, at) = rank.train(attempt, None, &orders);
+            assert_eq!(end, End::Stopped);
+            format!("step {} batch {}", at.step, at.batch)
+        }
+        from => {
+            let (end, net, at) = rank.train(attempt, Some(from), &orders);
+            assert_eq!(end, End::Finished);
+            Rank::state(&net, &at)
+        }
+    }
+}
+
+#[test]
+fn two_ranks_go_on_from_the_middle_of_an_epoch_to_the_same_bits() {
+    if let Some(group) = group() {
+        println!("<{}>", rank_main(group));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    rank::runtime().unwrap().block_on(write_dataset(folder.path()));
+    let run = |phase: &str, attempt: &str| {
+        let variables = [("T_FOLDER", folder.path().to_str().unwrap()), ("T_PHASE", phase), ("T_ATTEMPT", attempt)];
+        both("resume::two_ranks_go_on_from_the_middle_of_an_epoch_to_the_same_bits", &variables)
+    };
+    let through = run("through", "1");
+    assert_eq!(through[0], through[1], "the ranks are the same to the bit");
+    assert_eq!(run("stop", "2"), ["step 1 batch 1", "step 1 batch 1"]);
+    // Where an order stopped it; where kill -9 could have: in the warm-up, after it, and in the last epoch.
+    for from in ["step-00000001-a2", "step-00000002-a1", "step-00000008-a1", "step-00000014-a1"] {
+        assert_eq!(run(from, "3"), through, "resumed from {from}");
+        // What this attempt saved is of no more use, and the next has the same name.
+        for entry in std::fs::read_dir(folder.path().join("checkpoints")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_str().unwrap().ends_with("-a3") {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+    }
+}
