@@ -71,9 +71,12 @@ fn ctrl_c_checkpoints_and_the_same_command_goes_on() -> Result<()> {
 fn no_libtorch_is_linked_into_the_control_plane() -> Result<()> {
     for name in ["morphctl", "morph-coordinator"] {
         let out = run(Command::new("ldd").arg(program(name)?))?;
-        let libraries = String::from_utf8_lossy(&out.stdout);
-        ensure!(out.status.success() && libraries.contains("libc.so"), "{libraries}");
-        ensure!(!libraries.contains("torch") && !libraries.contains("c10"), "{name} links {libraries}");
+        let printed = String::from_utf8_lossy(&out.stdout);
+        // Only the names: the load addresses behind them are random hexadecimal, and hold "c10" now and then.
+        let libraries: Vec<&str> = printed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        ensure!(out.status.success() && libraries.contains(&"libc.so.6"), "{printed}");
+        let torch = libraries.iter().find(|name| name.contains("torch") || name.contains("c10"));
+        ensure!(torch.is_none(), "{name} links {printed}");
     }
     Ok(())
 }
