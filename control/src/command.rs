@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use morph_spec::{Digest, Experiment, Fence, Manifest, RunId, SweepId, WorkerId};
+use serde::{Deserialize, Serialize};
 
 use crate::{Checkpoint, Exit};
 
@@ -44,6 +45,23 @@ pub enum Command {
     },
     /// Stop a run or all of a sweep for good.
     Cancel(Target),
+    /// Hold a run or all of a sweep back; running ones save a checkpoint first.
+    Pause(Target),
+    /// Let what was paused go on.
+    Resume(Target),
+    /// Try a run that failed or was cancelled again, or all such runs of a sweep.
+    Retry(Target),
+    /// Give a worker no new work.
+    Cordon {
+        /// Which.
+        worker: WorkerId,
+        /// For people.
+        reason: String,
+        /// Also have its ranks save, stop, and go on elsewhere.
+        drain: bool,
+    },
+    /// Give a worker work again.
+    Uncordon(WorkerId),
     /// Stop all attempts with a checkpoint and start none.
     Drain {
         /// One line for people.
@@ -79,7 +97,8 @@ pub enum Command {
 }
 
 /// A run or a sweep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Target {
     /// A run.
     Run(RunId),
@@ -104,6 +123,10 @@ pub struct Hello {
     pub live: Vec<Fence>,
     /// Datasets in its cache.
     pub cached: Vec<Digest>,
+    /// What it is.
+    pub labels: BTreeMap<String, String>,
+    /// Main memory in bytes for all its ranks; 0: not counted.
+    pub memory: u64,
 }
 
 /// News of an attempt.

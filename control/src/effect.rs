@@ -2,7 +2,7 @@
 
 use morph_spec::{Fence, WorkerId};
 
-use crate::{Attempt, Cluster, Event, Run, RunState, What};
+use crate::{Attempt, Cluster, Event, Rank, Run, RunState, What};
 
 /// An order to an agent, under the fence of the attempt that it is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,8 @@ pub enum Effect {
         rank: u32,
         /// Which of the attempt's ranks on that worker, from 0.
         local_rank: u32,
+        /// Which of the worker's slots, from 0.
+        device: u32,
     },
     /// Know where the ranks meet.
     Rendezvous {
@@ -114,7 +116,7 @@ pub fn react(cluster: &Cluster, event: &Event, out: &mut Vec<Effect>) {
 
 /// All orders that hold for `worker`.
 pub fn orders(cluster: &Cluster, worker: WorkerId) -> Vec<Effect> {
-    let live = cluster.runs.values().filter_map(|run| Some((run, run.attempt()?)));
+    let live = cluster.runs_on(worker).filter_map(|run| Some((run, run.attempt()?)));
     live.flat_map(|(run, attempt)| of_run(run, attempt)).filter(|e| e.worker() == worker).collect()
 }
 
@@ -139,7 +141,8 @@ fn of_run(run: &Run, attempt: &Attempt) -> Vec<Effect> {
     let mut out = Vec::new();
     for (rank, placed) in attempt.ranks.iter().enumerate().filter(|(_, r)| r.is_live()) {
         let local_rank = attempt.ranks[..rank].iter().filter(|r| r.worker == placed.worker).count() as u32;
-        out.push(Effect::StartRank { fence, worker: placed.worker, rank: rank as u32, local_rank });
+        let Rank { worker, device, .. } = *placed;
+        out.push(Effect::StartRank { fence, worker, rank: rank as u32, local_rank, device });
     }
     if let Some(address) = &attempt.store {
         out.extend(workers.iter().map(|&worker| Effect::Rendezvous { fence, worker, address: address.clone() }));

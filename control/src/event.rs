@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, Dataset, Exit, Outcome, Stop, SweepEnd};
+use crate::{Checkpoint, Dataset, Exit, Outcome, Stop, SweepEnd, Target};
 
 /// Version of the events' JSON that this build writes.
 pub const VERSION: u32 = 1;
@@ -68,6 +68,9 @@ pub enum What {
         dataset: Digest,
         /// Failures in a row that are forgiven.
         max_retries: u32,
+        /// What must have succeeded before.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        after: Vec<Target>,
     },
     /// A gang was placed: a new attempt.
     RunPlaced {
@@ -77,6 +80,12 @@ pub enum What {
         ranks: Vec<WorkerId>,
         /// Step of the checkpoint that it starts from.
         resume: Option<u64>,
+        /// Slots of the workers, by rank; empty: a worker's first, second, ….
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        devices: Vec<u32>,
+        /// Whether it fills a gap in front of a run that waits for more.
+        #[serde(default, skip_serializing_if = "is_false")]
+        backfill: bool,
     },
     /// Rank 0 serves the store.
     StoreReady {
@@ -148,6 +157,28 @@ pub enum What {
         /// What becomes of the run.
         next: Next,
     },
+    /// A run that waited is held back.
+    RunPaused {
+        /// Which.
+        run: RunId,
+    },
+    /// A paused run waits for slots again.
+    RunResumed {
+        /// Which.
+        run: RunId,
+    },
+    /// A run that had failed or was cancelled is tried again, from its newest checkpoint.
+    RunRetried {
+        /// Which.
+        run: RunId,
+    },
+    /// A run is given up without another attempt.
+    RunGivenUp {
+        /// Which.
+        run: RunId,
+        /// Why, one line.
+        error: String,
+    },
     /// A run was cancelled while it waited.
     RunCancelled {
         /// Which.
@@ -157,6 +188,28 @@ pub enum What {
     SweepCancelled {
         /// Which.
         sweep: SweepId,
+    },
+    /// A sweep is held back; so are its runs, each with its own event.
+    SweepPaused {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// A paused sweep goes on.
+    SweepResumed {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// Those of a sweep's runs that had failed or were cancelled are tried again, each with its own event.
+    SweepRetried {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// A sweep is stopped, since all its runs fail for the same cause.
+    SweepHalted {
+        /// Which.
+        sweep: SweepId,
+        /// Why, one line.
+        reason: String,
     },
     /// All runs of a sweep are over.
     SweepEnded {
@@ -185,6 +238,26 @@ pub enum What {
         live: Vec<Fence>,
         /// Datasets in its cache.
         cached: Vec<Digest>,
+        /// What it is.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        labels: BTreeMap<String, String>,
+        /// Main memory in bytes; 0: not counted.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        memory: u64,
+    },
+    /// A worker gets no new work.
+    WorkerCordoned {
+        /// Who.
+        worker: WorkerId,
+        /// For people.
+        reason: String,
+        /// Whether the circuit breaker did it.
+        automatic: bool,
+    },
+    /// A worker gets work again.
+    WorkerUncordoned {
+        /// Who.
+        worker: WorkerId,
     },
     /// An agent's session ended; its ranks may train on.
     WorkerAway {
@@ -201,6 +274,16 @@ pub enum What {
         /// Who.
         worker: WorkerId,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What becomes of a run whose attempt has ended.
@@ -223,6 +306,8 @@ pub enum Next {
     },
     /// It is cancelled.
     Cancel,
+    /// It is held back.
+    Pause,
 }
 
 impl Event {
@@ -248,10 +333,20 @@ impl Event {
             What::StopRequested { .. } => "stop_requested",
             What::StopEscalated { .. } => "stop_escalated",
             What::AttemptEnded { .. } => "attempt_ended",
+            What::RunPaused { .. } => "run_paused",
+            What::RunResumed { .. } => "run_resumed",
+            What::RunRetried { .. } => "run_retried",
+            What::RunGivenUp { .. } => "run_given_up",
             What::RunCancelled { .. } => "run_cancelled",
+            What::SweepPaused { .. } => "sweep_paused",
+            What::SweepResumed { .. } => "sweep_resumed",
+            What::SweepRetried { .. } => "sweep_retried",
+            What::SweepHalted { .. } => "sweep_halted",
             What::SweepCancelled { .. } => "sweep_cancelled",
             What::SweepEnded { .. } => "sweep_ended",
             What::WorkerJoined { .. } => "worker_joined",
+            What::WorkerCordoned { .. } => "worker_cordoned",
+            What::WorkerUncordoned { .. } => "worker_uncordoned",
             What::WorkerAway { .. } => "worker_away",
             What::WorkerLost { .. } => "worker_lost",
             What::WorkerLeft { .. } => "worker_left",
@@ -261,7 +356,12 @@ impl Event {
     /// The run that it is about.
     pub fn run(&self) -> Option<RunId> {
         match &self.what {
-            What::RunSubmitted { run, .. } | What::RunCancelled { run } => Some(*run),
+            What::RunSubmitted { run, .. }
+            | What::RunPaused { run }
+            | What::RunResumed { run }
+            | What::RunRetried { run }
+            | What::RunGivenUp { run, .. }
+            | What::RunCancelled { run } => Some(*run),
             What::RunPlaced { fence, .. }
             | What::StoreReady { fence, .. }
             | What::RankReady { fence, .. }
@@ -278,9 +378,13 @@ impl Event {
     /// The sweep that it is about (not: the sweep of its run).
     pub fn sweep(&self) -> Option<SweepId> {
         match &self.what {
-            What::SweepSubmitted { sweep, .. } | What::SweepCancelled { sweep } | What::SweepEnded { sweep, .. } => {
-                Some(*sweep)
-            }
+            What::SweepSubmitted { sweep, .. }
+            | What::SweepPaused { sweep }
+            | What::SweepResumed { sweep }
+            | What::SweepRetried { sweep }
+            | What::SweepHalted { sweep, .. }
+            | What::SweepCancelled { sweep }
+            | What::SweepEnded { sweep, .. } => Some(*sweep),
             _ => None,
         }
     }
@@ -296,9 +400,10 @@ impl Event {
             }
             What::SweepSubmitted { name, .. } => format!("sweep {name} submitted"),
             What::RunSubmitted { name, .. } => format!("run {name} submitted"),
-            What::RunPlaced { fence, ranks, resume } => {
+            What::RunPlaced { fence, ranks, resume, backfill, .. } => {
                 let from = resume.map(|step| format!(", goes on from step {step}")).unwrap_or_default();
-                format!("attempt {}: {} ranks placed{from}", fence.attempt, ranks.len())
+                let gap = if *backfill { ", in a gap" } else { "" };
+                format!("attempt {}: {} ranks placed{gap}{from}", fence.attempt, ranks.len())
             }
             What::StoreReady { fence, address } => format!("attempt {}: ranks meet at {address}", fence.attempt),
             What::RankReady { fence, rank, step, .. } => {
@@ -329,6 +434,7 @@ impl Event {
             What::StopEscalated { fence } => format!("attempt {}: did not stop in time, killed", fence.attempt),
             What::AttemptEnded { fence, outcome, error, next } => {
                 let then = match next {
+                    Next::Pause => "; the run is paused".into(),
                     Next::Queue { failures: 0, .. } => "; the run is queued again".into(),
                     Next::Queue { failures, .. } => format!("; the run is queued again after {failures} failures"),
                     Next::Succeed => "; the run succeeded".into(),
@@ -337,12 +443,25 @@ impl Event {
                 };
                 format!("attempt {} {}{}{then}", fence.attempt, outcome.word(), because(error))
             }
+            What::RunPaused { .. } => "paused while it waited".into(),
+            What::RunResumed { .. } => "resumed".into(),
+            What::RunRetried { .. } => "tried again".into(),
+            What::RunGivenUp { error, .. } => format!("given up: {error}"),
             What::RunCancelled { .. } => "cancelled while it waited".into(),
+            What::SweepPaused { .. } => "sweep paused".into(),
+            What::SweepResumed { .. } => "sweep resumed".into(),
+            What::SweepRetried { .. } => "sweep tried again".into(),
+            What::SweepHalted { reason, .. } => format!("sweep stopped: {reason}"),
             What::SweepCancelled { .. } => "sweep cancelled".into(),
             What::SweepEnded { end, .. } => format!("sweep ended: {end:?}").to_lowercase(),
             What::WorkerJoined { worker, host, slots, .. } => {
                 format!("worker {worker} at {host} joined with {slots} slots")
             }
+            What::WorkerCordoned { worker, reason, automatic } => {
+                let how = if *automatic { " by the circuit breaker" } else { "" };
+                format!("worker {worker} is cordoned{how}: {reason}")
+            }
+            What::WorkerUncordoned { worker } => format!("worker {worker} is uncordoned"),
             What::WorkerAway { worker } => format!("worker {worker} is away"),
             What::WorkerLost { worker } => format!("worker {worker} is lost"),
             What::WorkerLeft { worker } => format!("worker {worker} left"),

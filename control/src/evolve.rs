@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, mem};
 
-use morph_spec::Fence;
+use morph_spec::{Fence, RunId};
 
 use crate::{
-    Attempt, Cluster, Event, Exit, Next, Past, Rank, RankState, Run, RunState, Submission, Sweep, What, Worker,
-    WorkerState,
+    Attempt, Cluster, Cordon, Event, Exit, Next, Outcome, Past, Rank, RankState, Run, RunState, Submission, Sweep,
+    What, Worker, WorkerState,
 };
 
 /// Applies `event` to `cluster`.
@@ -15,96 +15,67 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
     match &event.what {
         What::CoordinatorStarted {} => {
             cluster.draining = None;
-            for worker in cluster.workers.values_mut() {
-                if matches!(worker.state, WorkerState::Ready | WorkerState::Away { .. }) {
-                    worker.state = WorkerState::Away { since: at };
-                }
-            }
+            let here = |w: &&Worker| matches!(w.state, WorkerState::Ready | WorkerState::Away { .. });
+            let here: Vec<_> = cluster.workers.values().filter(here).map(|w| w.id).collect();
+            here.into_iter().for_each(|worker| set_worker(cluster, worker, WorkerState::Away { since: at }));
         }
         What::DrainBegan { reason } => cluster.draining = Some(reason.clone()),
         What::DatasetRegistered { dataset } => {
             cluster.urls.insert(dataset.url.clone(), dataset.digest);
             cluster.datasets.insert(dataset.digest, dataset.clone());
         }
-        What::SweepSubmitted { sweep, key, name, spec } => {
-            cluster.keys.insert(key.clone(), Submission::Sweep(*sweep));
-            cluster.sweeps.insert(
-                *sweep,
-                Sweep {
-                    id: *sweep,
-                    name: name.clone(),
-                    spec: spec.clone(),
-                    runs: Vec::new(),
-                    cancelled: false,
-                    end: None,
-                    created_at: at,
-                    ended_at: None,
-                },
-            );
+        What::SweepSubmitted { .. }
+        | What::SweepCancelled { .. }
+        | What::SweepPaused { .. }
+        | What::SweepResumed { .. }
+        | What::SweepRetried { .. }
+        | What::SweepHalted { .. }
+        | What::SweepEnded { .. } => of_sweep(cluster, event),
+        What::RunSubmitted { .. } => submitted(cluster, event),
+        What::RunCancelled { run } => idle(cluster, *run, |run| run.state = RunState::Cancelled { at }),
+        What::RunGivenUp { run, error } => {
+            idle(cluster, *run, |run| run.state = RunState::Failed { at, error: error.clone() });
         }
-        What::RunSubmitted { run, key, name, sweep, params, experiment, dataset, max_retries } => {
-            if let Some(key) = key {
-                cluster.keys.insert(key.clone(), Submission::Run(*run));
+        What::RunPaused { run } => idle(cluster, *run, |run| run.state = RunState::Paused { since: at }),
+        What::RunResumed { run } => idle(cluster, *run, |run| {
+            if matches!(run.state, RunState::Paused { .. }) {
+                run.state = RunState::Queued { not_before: at, since: at };
             }
-            if let Some(sweep) = sweep.and_then(|s| cluster.sweeps.get_mut(&s)) {
-                sweep.runs.push(*run);
+        }),
+        What::RunRetried { run } => change(cluster, *run, |run| {
+            if matches!(run.state, RunState::Failed { .. } | RunState::Cancelled { .. }) {
+                (run.failures, run.losses, run.last_error) = (0, 0, None);
+                run.state = RunState::Queued { not_before: at, since: at };
             }
-            cluster.order.push(*run);
-            cluster.runs.insert(
-                *run,
-                Run {
-                    id: *run,
-                    name: name.clone(),
-                    sweep: *sweep,
-                    experiment: experiment.clone(),
-                    params: params.clone(),
-                    dataset: *dataset,
-                    max_retries: *max_retries,
-                    state: RunState::Queued { not_before: at },
-                    attempts: 0,
-                    past: Vec::new(),
-                    checkpoints: Vec::new(),
-                    failures: 0,
-                    failure_step: 0,
-                    last_error: None,
-                    total_steps: 0,
-                    start_step: 0,
-                    summary: Default::default(),
-                    summary_json: String::new(),
-                    artifacts: Vec::new(),
-                    created_at: at,
-                    started_at: None,
-                },
-            );
-        }
-        What::RunCancelled { run } => {
-            if let Some(run) = cluster.runs.get_mut(run).filter(|r| r.attempt().is_none() && !r.is_over()) {
-                run.state = RunState::Cancelled { at };
-            }
-        }
-        What::SweepCancelled { sweep } => {
-            if let Some(sweep) = cluster.sweeps.get_mut(sweep) {
-                sweep.cancelled = true;
-            }
-        }
-        What::SweepEnded { sweep, end, .. } => {
-            if let Some(sweep) = cluster.sweeps.get_mut(sweep) {
-                sweep.end = Some(*end);
-                sweep.ended_at = Some(at);
-            }
-        }
+        }),
         What::WorkerAway { worker } => set_worker(cluster, *worker, WorkerState::Away { since: at }),
         What::WorkerLost { worker } => set_worker(cluster, *worker, WorkerState::Lost),
         What::WorkerLeft { worker } => set_worker(cluster, *worker, WorkerState::Left),
-        What::WorkerJoined { .. } => joined(cluster, event),
-        What::RunPlaced { fence, ranks, .. } => {
-            if let Some(run) = cluster.runs.get_mut(&fence.run) {
-                run.attempts = fence.attempt;
-                let ranks = ranks.iter().map(|&worker| Rank { worker, state: RankState::Placed }).collect();
-                let attempt = Attempt { number: fence.attempt, placed_at: at, ranks, store: None, evaluated: false };
-                run.state = RunState::Starting { attempt };
+        What::WorkerCordoned { worker, reason, automatic } => {
+            if let Some(worker) = cluster.workers.get_mut(worker) {
+                worker.cordoned = Some(Cordon { reason: reason.clone(), automatic: *automatic, at });
             }
         }
+        What::WorkerUncordoned { worker } => {
+            if let Some(worker) = cluster.workers.get_mut(worker) {
+                worker.cordoned = None;
+                worker.strikes.clear();
+            }
+        }
+        What::WorkerJoined { .. } => joined(cluster, event),
+        What::RunPlaced { fence, ranks, devices, backfill, .. } => change(cluster, fence.run, |run| {
+            run.attempts = fence.attempt;
+            let device = |rank: usize| {
+                let earlier = || ranks[..rank].iter().filter(|w| **w == ranks[rank]).count() as u32;
+                devices.get(rank).copied().unwrap_or_else(earlier)
+            };
+            let placed = ranks.iter().enumerate();
+            let ranks =
+                placed.map(|(i, &worker)| Rank { worker, device: device(i), state: RankState::Placed }).collect();
+            let (number, backfill) = (fence.attempt, *backfill);
+            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill };
+            run.state = RunState::Starting { attempt };
+        }),
         What::RankReady { fence, rank, step, total_steps } => ready(cluster, event, *fence, *rank, *step, *total_steps),
         What::StoreReady { fence, .. }
         | What::CheckpointCommitted { fence, .. }
@@ -113,22 +84,124 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
         | What::StopRequested { fence, .. }
         | What::StopEscalated { fence }
         | What::AttemptEnded { fence, .. } => {
-            let current = |r: &&mut Run| r.attempt().is_some_and(|a| a.number == fence.attempt);
-            if let Some(run) = cluster.runs.get_mut(&fence.run).filter(current) {
-                of_attempt(run, event);
+            if cluster.is_current(*fence) {
+                strikes(cluster, event);
+                change(cluster, fence.run, |run| of_attempt(run, event));
             }
         }
     }
 }
 
-fn set_worker(cluster: &mut Cluster, worker: morph_spec::WorkerId, state: WorkerState) {
-    if let Some(worker) = cluster.workers.get_mut(&worker) {
-        worker.state = state;
+/// Changes a run, and what is indexed of it.
+fn change(cluster: &mut Cluster, run: RunId, f: impl FnOnce(&mut Run)) {
+    let Some(run) = cluster.runs.get_mut(&run) else { return };
+    cluster.index.remove(&cluster.policy, run);
+    f(run);
+    cluster.index.add(&cluster.policy, run);
+}
+
+/// [`change`] of a run that waits.
+fn idle(cluster: &mut Cluster, run: RunId, f: impl FnOnce(&mut Run)) {
+    if cluster.runs.get(&run).is_some_and(|r| r.attempt().is_none() && !r.is_over()) {
+        change(cluster, run, f);
+    }
+}
+
+fn of_sweep(cluster: &mut Cluster, event: &Event) {
+    let at = event.at;
+    if let What::SweepSubmitted { sweep, key, name, spec } = &event.what {
+        cluster.keys.insert(key.clone(), Submission::Sweep(*sweep));
+        cluster.index.sweep_names.insert(name.clone(), *sweep);
+        let new = Sweep {
+            id: *sweep,
+            name: name.clone(),
+            spec: spec.clone(),
+            runs: Vec::new(),
+            cancelled: false,
+            paused: false,
+            halted: None,
+            end: None,
+            created_at: at,
+            ended_at: None,
+        };
+        cluster.sweeps.insert(*sweep, new);
+        return;
+    }
+    let Some(sweep) = event.sweep().and_then(|id| cluster.sweeps.get_mut(&id)) else { return };
+    match &event.what {
+        What::SweepCancelled { .. } => (sweep.cancelled, sweep.paused) = (true, false),
+        What::SweepPaused { .. } => sweep.paused = true,
+        What::SweepResumed { .. } => sweep.paused = false,
+        What::SweepHalted { reason, .. } => sweep.halted = Some(reason.clone()),
+        What::SweepRetried { .. } => {
+            (sweep.cancelled, sweep.halted, sweep.end, sweep.ended_at) = (false, None, None, None);
+        }
+        What::SweepEnded { end, .. } => {
+            sweep.end = Some(*end);
+            sweep.ended_at = Some(at);
+        }
+        _ => {}
+    }
+    cluster.index.sweep_ended(sweep.id, sweep.end);
+}
+
+fn submitted(cluster: &mut Cluster, event: &Event) {
+    let What::RunSubmitted { run: id, key, name, sweep, params, experiment, dataset, max_retries, after } = &event.what
+    else {
+        return;
+    };
+    if let Some(key) = key {
+        cluster.keys.insert(key.clone(), Submission::Run(*id));
+    }
+    if let Some(sweep) = sweep.and_then(|s| cluster.sweeps.get_mut(&s)) {
+        sweep.runs.push(*id);
+    }
+    let run = Run {
+        id: *id,
+        seq: cluster.order.len() as u64,
+        name: name.clone(),
+        sweep: *sweep,
+        experiment: experiment.clone(),
+        params: params.clone(),
+        dataset: *dataset,
+        max_retries: *max_retries,
+        after: after.clone(),
+        state: RunState::Queued { not_before: event.at, since: event.at },
+        attempts: 0,
+        past: Vec::new(),
+        checkpoints: Vec::new(),
+        failures: 0,
+        losses: 0,
+        failure_step: 0,
+        last_error: None,
+        total_steps: 0,
+        start_step: 0,
+        summary: Default::default(),
+        summary_json: String::new(),
+        artifacts: Vec::new(),
+        created_at: event.at,
+        started_at: None,
+    };
+    cluster.order.push(*id);
+    cluster.index.name_run(name, *id);
+    cluster.index.add(&cluster.policy, &run);
+    cluster.runs.insert(*id, run);
+}
+
+fn set_worker(cluster: &mut Cluster, id: morph_spec::WorkerId, state: WorkerState) {
+    let Some(worker) = cluster.workers.get_mut(&id) else { return };
+    worker.state = state;
+    if matches!(state, WorkerState::Away { .. }) {
+        cluster.index.away.insert(id);
+    } else {
+        cluster.index.away.remove(&id);
     }
 }
 
 fn joined(cluster: &mut Cluster, event: &Event) {
-    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached } = &event.what else {
+    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached, labels, memory } =
+        &event.what
+    else {
         return;
     };
     let known = cluster.workers.get(id);
@@ -141,49 +214,90 @@ fn joined(cluster: &mut Cluster, event: &Event) {
         slots: *slots,
         version: version.clone(),
         state: WorkerState::Ready,
+        labels: labels.clone(),
+        memory: *memory,
+        cordoned: known.and_then(|w| w.cordoned.clone()),
+        strikes: known.map(|w| w.strikes.clone()).unwrap_or_default(),
         cached: lies,
         joined_at: known.map_or(event.at, |w| w.joined_at),
     };
     cluster.workers.insert(*id, worker);
-    for run in cluster.runs.values_mut() {
-        let fence = run.fence();
-        let RunState::Stopping { attempt, .. } = &mut run.state else { continue };
-        for rank in attempt.ranks.iter_mut().filter(|r| r.worker == *id && r.is_live()) {
-            match rank.state {
-                RankState::Missing { .. } if live.contains(&fence) => rank.state = RankState::Ready,
-                RankState::Placed | RankState::Ready if !live.contains(&fence) => {
-                    rank.state = RankState::Missing { since: event.at };
+    cluster.index.away.remove(id);
+    let stopping: Vec<RunId> = cluster.index.stopping.iter().copied().collect();
+    for run in stopping {
+        change(cluster, run, |run| {
+            let fence = run.fence();
+            let RunState::Stopping { attempt, .. } = &mut run.state else { return };
+            for rank in attempt.ranks.iter_mut().filter(|r| r.worker == *id && r.is_live()) {
+                match rank.state {
+                    RankState::Missing { .. } if live.contains(&fence) => rank.state = RankState::Ready,
+                    RankState::Placed | RankState::Ready if !live.contains(&fence) => {
+                        rank.state = RankState::Missing { since: event.at };
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
+        });
     }
 }
 
 fn ready(cluster: &mut Cluster, event: &Event, fence: Fence, rank: u32, step: u64, total_steps: u64) {
-    let Some(run) = cluster.runs.get_mut(&fence.run) else { return };
+    let Some(run) = cluster.runs.get(&fence.run) else { return };
     let dataset = run.dataset;
-    let Some(attempt) = run.attempt_mut().filter(|a| a.number == fence.attempt) else { return };
-    let Some(found) = attempt.ranks.get_mut(rank as usize).filter(|r| r.is_live()) else { return };
-    found.state = RankState::Ready;
+    let attempt = run.attempt().filter(|a| a.number == fence.attempt);
+    let Some(found) = attempt.and_then(|a| a.ranks.get(rank as usize)).filter(|r| r.is_live()) else { return };
     let worker = found.worker;
-    let all = attempt.ranks.iter().all(|r| matches!(r.state, RankState::Ready));
-    run.total_steps = total_steps;
-    run.start_step = step;
+    change(cluster, fence.run, |run| {
+        run.total_steps = total_steps;
+        run.start_step = step;
+        let Some(attempt) = run.attempt_mut() else { return };
+        attempt.ranks[rank as usize].state = RankState::Ready;
+        let all = attempt.ranks.iter().all(|r| matches!(r.state, RankState::Ready));
+        if let (true, RunState::Starting { attempt }) = (all, &mut run.state) {
+            let attempt = mem::replace(attempt, empty());
+            run.state = RunState::Running { attempt };
+            run.started_at = run.started_at.or(Some(event.at));
+        }
+    });
     // A rank opens its dataset before it joins, so now it lies in that node's cache.
     if let Some(worker) = cluster.workers.get_mut(&worker) {
         worker.cached.insert(dataset);
-    }
-    if let (true, RunState::Starting { attempt }) = (all, &mut run.state) {
-        let attempt = mem::replace(attempt, empty());
-        run.state = RunState::Running { attempt };
-        run.started_at = run.started_at.or(Some(event.at));
     }
 }
 
 /// What stands in for an attempt for the moment in which it moves from one state to the next.
 fn empty() -> Attempt {
-    Attempt { number: 0, placed_at: Default::default(), ranks: Vec::new(), store: None, evaluated: false }
+    Attempt {
+        number: 0,
+        placed_at: Default::default(),
+        ranks: Vec::new(),
+        store: None,
+        evaluated: false,
+        backfill: false,
+    }
+}
+
+/// What the circuit breaker goes by: failures on a worker, and that runs get further there.
+fn strikes(cluster: &mut Cluster, event: &Event) {
+    let of_rank = |fence: &Fence, rank: usize| Some(cluster.attempt(*fence)?.ranks.get(rank)?.worker);
+    match &event.what {
+        What::RankExited { fence, rank, exit: Exit::Infra, error } => {
+            let Some(worker) = of_rank(fence, *rank as usize).and_then(|w| cluster.workers.get_mut(&w)) else { return };
+            if worker.strikes.iter().all(|(run, _)| *run != fence.run) {
+                worker.strikes.push((fence.run, error.clone()));
+            }
+        }
+        What::CheckpointCommitted { fence, .. } | What::Evaluated { fence, .. } => {
+            let Some(attempt) = cluster.attempt(*fence) else { return };
+            let workers: BTreeSet<_> = attempt.ranks.iter().map(|r| r.worker).collect();
+            for worker in workers {
+                if let Some(worker) = cluster.workers.get_mut(&worker) {
+                    worker.strikes.clear();
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn of_attempt(run: &mut Run, event: &Event) {
@@ -226,32 +340,48 @@ fn of_attempt(run: &mut Run, event: &Event) {
                 stop.killed = true;
             }
         }
-        What::AttemptEnded { outcome, error, next, .. } => {
-            let Some(attempt) = run.attempt_mut() else { return };
-            let attempt = mem::replace(attempt, empty());
-            run.past.push(Past {
-                number: attempt.number,
-                placed_at: attempt.placed_at,
-                ended_at: event.at,
-                ranks: attempt.ranks.iter().map(|r| r.worker).collect(),
-                outcome: *outcome,
-                error: error.clone(),
-            });
-            run.state = match next {
-                Next::Queue { not_before, failures } => {
-                    if *failures > 0 {
-                        run.failures = *failures;
-                        run.failure_step = run.newest_checkpoint().map_or(0, |c| c.step);
-                        run.last_error = Some(error.clone());
-                    }
-                    RunState::Queued { not_before: *not_before }
-                }
-                Next::Succeed => RunState::Succeeded { at: event.at },
-                Next::Fail { error } => RunState::Failed { at: event.at, error: error.clone() },
-                Next::Cancel => RunState::Cancelled { at: event.at },
-            };
-        }
+        What::AttemptEnded { outcome, error, next, .. } => ended(run, event, *outcome, error, next),
         _ => {}
+    }
+}
+
+fn ended(run: &mut Run, event: &Event, outcome: Outcome, error: &str, next: &Next) {
+    let at = event.at;
+    let Some(attempt) = run.attempt_mut() else { return };
+    let attempt = mem::replace(attempt, empty());
+    run.past.push(Past {
+        number: attempt.number,
+        placed_at: attempt.placed_at,
+        ended_at: at,
+        ranks: attempt.ranks.iter().map(|r| r.worker).collect(),
+        outcome,
+        error: error.to_owned(),
+    });
+    run.state = match next {
+        Next::Queue { not_before, failures } => {
+            let lost = outcome == Outcome::Lost;
+            if *failures > 0 || lost {
+                run.losses = match (run.progressed(), lost) {
+                    (true, lost) => u32::from(lost),
+                    (false, lost) => run.losses + u32::from(lost),
+                };
+                run.failures = *failures;
+                run.failure_step = run.newest_checkpoint().map_or(0, |c| c.step);
+                run.last_error = Some(error.to_owned());
+            }
+            RunState::Queued { not_before: *not_before, since: at }
+        }
+        Next::Succeed => RunState::Succeeded { at },
+        Next::Fail { error } => RunState::Failed { at, error: error.clone() },
+        Next::Cancel => RunState::Cancelled { at },
+        Next::Pause => RunState::Paused { since: at },
+    };
+}
+
+impl Run {
+    /// Whether it has got further since the last failure.
+    pub(crate) fn progressed(&self) -> bool {
+        self.newest_checkpoint().map_or(0, |c| c.step) > self.failure_step
     }
 }
 

@@ -1,6 +1,6 @@
 //! The contract of this room as predicates: tests ask them after every single command.
 
-use crate::{Cluster, Command, Event, What, evolve};
+use crate::{Cluster, Command, Event, WHOLE, What, evolve, index::Index};
 
 /// Whether `events`, which `command` brought about, lead from `before` to `after` as they may.
 ///
@@ -9,8 +9,9 @@ use crate::{Cluster, Command, Event, What, evolve};
 pub fn check(before: &Cluster, command: &Command, events: &[Event], after: &Cluster) -> Result<(), String> {
     gangs_are_whole(after)?;
     slots_hold_one_rank(before, events)?;
-    history_only_grows(before, after)?;
+    history_only_grows(before, events, after)?;
     old_attempts_are_fenced(before, command, events)?;
+    the_index_is_true(after)?;
     events_are_the_truth(before, events, after)
 }
 
@@ -21,8 +22,9 @@ pub fn check(before: &Cluster, command: &Command, events: &[Event], after: &Clus
 pub fn gangs_are_whole(cluster: &Cluster) -> Result<(), String> {
     for run in cluster.runs.values() {
         let Some(attempt) = run.attempt() else { continue };
-        if attempt.ranks.len() != run.width() as usize {
-            return Err(format!("gangs_are_whole: {} has {} of {} ranks", run.name, attempt.ranks.len(), run.width()));
+        let ranks = attempt.ranks.len() as u32;
+        if !(run.least_width()..=run.width()).contains(&ranks) {
+            return Err(format!("gangs_are_whole: {} has {ranks} of {} ranks", run.name, run.width()));
         }
         if attempt.number != run.attempts {
             return Err(format!(
@@ -37,7 +39,7 @@ pub fn gangs_are_whole(cluster: &Cluster) -> Result<(), String> {
     Ok(())
 }
 
-/// No placement puts more ranks on a worker than it has free slots, nor on one that is not there.
+/// No placement takes more of a slot, or of a worker's memory, than is free, or goes to a worker that takes no work.
 ///
 /// # Errors
 /// Names the worker.
@@ -47,29 +49,51 @@ pub fn slots_hold_one_rank(before: &Cluster, events: &[Event]) -> Result<(), Str
         evolve(&mut cluster, event);
         let What::RunPlaced { ranks, .. } = &event.what else { continue };
         for id in ranks {
+            let broken = |what: String| Err(format!("slots_hold_one_rank: {id} {what}"));
             let Some(worker) = cluster.workers.get(id) else {
-                return Err(format!("slots_hold_one_rank: placed on {id}, which nobody knows"));
+                return broken("is placed on, which nobody knows".into());
             };
-            if cluster.used(*id) > worker.slots {
-                return Err(format!(
-                    "slots_hold_one_rank: {id} has {} ranks in {} slots",
-                    cluster.used(*id),
-                    worker.slots
-                ));
+            if worker.state != crate::WorkerState::Ready || worker.cordoned.is_some() {
+                return broken("is placed on, which takes no work".into());
             }
-            if worker.state != crate::WorkerState::Ready {
-                return Err(format!("slots_hold_one_rank: placed on {id}, which is not here"));
+            // Counted from the runs, not looked up: the index is what is to be trusted.
+            let mut shares = vec![0; worker.slots as usize];
+            let mut memory = 0;
+            for run in cluster.runs.values() {
+                let ranks = run.attempt().into_iter().flat_map(|a| &a.ranks);
+                for rank in ranks.filter(|r| r.worker == *id && r.is_live()) {
+                    memory += run.experiment.scheduling.memory.0;
+                    match shares.get_mut(rank.device as usize) {
+                        Some(taken) => *taken += run.share(),
+                        None if run.fence() == event_fence(event) => {
+                            return broken(format!("has no slot {}", rank.device));
+                        }
+                        // Placed when the worker had more slots.
+                        None => {}
+                    }
+                }
+            }
+            if let Some(taken) = shares.iter().find(|taken| **taken > WHOLE) {
+                return broken(format!("has {taken} thousandths of a slot taken"));
+            }
+            if worker.memory > 0 && memory > worker.memory {
+                return broken(format!("has {memory} of {} bytes taken", worker.memory));
             }
         }
     }
     Ok(())
 }
 
-/// Runs, checkpoints and attempts are never taken back, and what is over stays so.
+fn event_fence(event: &Event) -> morph_spec::Fence {
+    let What::RunPlaced { fence, .. } = &event.what else { unreachable!("callers have looked") };
+    *fence
+}
+
+/// Runs, checkpoints and attempts are never taken back, and what is over stays so until somebody asks for it again.
 ///
 /// # Errors
 /// Names the run.
-pub fn history_only_grows(before: &Cluster, after: &Cluster) -> Result<(), String> {
+pub fn history_only_grows(before: &Cluster, events: &[Event], after: &Cluster) -> Result<(), String> {
     let broken = |name: &str, what: &str| Err(format!("history_only_grows: {name}: {what}"));
     for (id, old) in &before.runs {
         let Some(new) = after.runs.get(id) else { return broken(&old.name, "the run is gone") };
@@ -83,13 +107,15 @@ pub fn history_only_grows(before: &Cluster, after: &Cluster) -> Result<(), Strin
         if new.checkpoints.iter().filter(|c| c.best).count() > 1 {
             return broken(&old.name, "two checkpoints are the best");
         }
-        if old.is_over() && new != old {
+        let retried = || events.iter().any(|e| matches!(&e.what, What::RunRetried { run } if run == id));
+        if old.is_over() && new != old && !retried() {
             return broken(&old.name, "it was over and has changed");
         }
     }
     for (id, old) in &before.sweeps {
         match after.sweeps.get(id) {
             Some(new) if old.end.is_none() || new.end == old.end => {}
+            Some(_) if events.iter().any(|e| matches!(&e.what, What::SweepRetried { sweep } if sweep == id)) => {}
             _ => return broken(&old.name, "the sweep's end was taken back"),
         }
     }
@@ -109,6 +135,28 @@ pub fn old_attempts_are_fenced(before: &Cluster, command: &Command, events: &[Ev
         Some(event) => Err(format!("old_attempts_are_fenced: {fence} is old, and yet: {}", event.text())),
         None => Ok(()),
     }
+}
+
+/// What is indexed is what a fresh look at all runs would give.
+///
+/// # Errors
+/// When it is not.
+pub fn the_index_is_true(cluster: &Cluster) -> Result<(), String> {
+    let mut fresh = Index::default();
+    for run in cluster.in_order() {
+        fresh.name_run(&run.name, run.id);
+        fresh.add(&cluster.policy, run);
+    }
+    for sweep in cluster.sweeps.values() {
+        fresh.sweep_names.insert(sweep.name.clone(), sweep.id);
+        fresh.sweep_ended(sweep.id, sweep.end);
+    }
+    let away = cluster.workers.values().filter(|w| matches!(w.state, crate::WorkerState::Away { .. }));
+    fresh.away = away.map(|w| w.id).collect();
+    // An empty count and none are the same.
+    let mut kept = cluster.index.clone();
+    kept.outcomes.retain(|_, causes| !causes.is_empty());
+    if kept == fresh { Ok(()) } else { Err(format!("the_index_is_true: {kept:?}\nis not {fresh:?}")) }
 }
 
 /// Folding the events gives the state.

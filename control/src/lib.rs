@@ -18,8 +18,11 @@ mod event;
 mod evolve;
 mod find;
 mod fit;
+mod index;
 pub mod invariants;
 pub mod placement;
+mod policy;
+mod run;
 pub mod schedule;
 pub mod search;
 mod state;
@@ -31,9 +34,8 @@ pub use decide::{apply, decide, next_deadline};
 pub use effect::{Effect, orders, react};
 pub use event::{Event, Next, What};
 pub use evolve::evolve;
-pub use find::{find, find_run, find_sweep};
+pub use find::{find, find_run, find_sweep, find_worker};
 pub use fit::fits;
-pub use state::{
-    Attempt, Cause, Checkpoint, Cluster, Dataset, Exit, Outcome, Past, Policy, Rank, RankState, Run, RunState, Stop,
-    Submission, Sweep, SweepEnd, Worker, WorkerState,
-};
+pub use policy::{Policy, Project};
+pub use run::{Attempt, Cause, Checkpoint, Exit, Outcome, Past, Rank, RankState, Run, RunState, Stop, WHOLE};
+pub use state::{Cluster, Cordon, Dataset, Submission, Sweep, SweepEnd, Worker, WorkerState};

@@ -1,121 +1,281 @@
-//! Which queued run goes where, and for what the others wait. The same function decides and explains, so that the reason
-//! shown is the true one.
+//! Which queued run goes where, which must make room, and for what the others wait. The same walk decides and explains, so
+//! that the reason shown is the true one.
 //!
-//! Runs go in the order of their submission. One that would fit on the cluster but not on what is free just now holds back
-//! those behind it: else narrow runs could keep a wide one waiting for ever. One that is wider than the whole cluster holds
-//! back nobody.
+//! Order: higher priority first, raised with waiting so that nothing starves; then the project that has the smallest part
+//! of the cluster for its weight; then the older run. The first that does not fit just now is *first in line*:
+//!
+//! - It takes the slots of preemptible runs of lower priority, fewest and youngest first, if it then fits. They save a
+//!   checkpoint, stop, and are queued again: no work is lost.
+//! - Preemptible runs behind it may fill the gaps that it leaves, until it can start: then they make room again, too.
+//!   Others wait behind it, or narrow runs could keep a wide one waiting for ever.
+//! - One that could not even start on an empty cluster holds back nobody.
 
-use std::collections::BTreeMap;
+mod preempt;
+mod reason;
+mod room;
+
+use std::{cmp::Reverse, collections::BTreeMap, iter::Peekable};
 
 use morph_spec::{RunId, SweepId, Timestamp, WorkerId};
 
 use crate::{
     Cluster, Run, RunState, Worker, WorkerState,
-    placement::{NoFit, Node, place},
+    index::{Line, Usage},
+    placement::{Node, place},
 };
+use room::{Demand, Rooms};
 
-/// What a queued run gets.
+/// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
-    /// These workers, by rank.
-    Place(Vec<WorkerId>),
-    /// Nothing yet; one line for people says why.
-    Wait(String),
+pub enum Step {
+    /// Start a run.
+    Place {
+        /// Which.
+        run: RunId,
+        /// Workers by rank.
+        ranks: Vec<WorkerId>,
+        /// Slots of the workers, by rank.
+        devices: Vec<u32>,
+        /// Whether it fills a gap.
+        backfill: bool,
+    },
+    /// Have a run save, stop, and wait again.
+    Stop {
+        /// Which.
+        run: RunId,
+        /// For people.
+        reason: String,
+    },
 }
 
-/// The plan for every queued run, in order.
-pub fn plan(cluster: &Cluster, now: Timestamp) -> Vec<(RunId, Plan)> {
-    let ready: Vec<&Worker> = cluster.workers.values().filter(|w| w.state == WorkerState::Ready).collect();
-    let mut free: Vec<u32> = ready.iter().map(|w| w.slots.saturating_sub(cluster.used(w.id))).collect();
-    let mut active: BTreeMap<SweepId, u32> = BTreeMap::new();
-    for sweep in cluster.runs.values().filter(|r| r.attempt().is_some()).filter_map(|r| r.sweep) {
-        *active.entry(sweep).or_default() += 1;
+/// What there is to do just now, in order.
+pub fn plan(cluster: &Cluster, now: Timestamp) -> Vec<Step> {
+    if cluster.draining.is_some() || cluster.index.queued.is_empty() {
+        return Vec::new();
     }
-    let mut first_in_line: Option<&Run> = None;
-    let mut plans = Vec::new();
-    for run in cluster.in_order() {
-        let RunState::Queued { not_before } = run.state else { continue };
-        let limit = run.sweep.and_then(|s| cluster.sweeps.get(&s)).map_or(0, |s| s.spec.max_parallel);
-        let running = run.sweep.and_then(|s| active.get(&s).copied()).unwrap_or(0);
-        let plan = if let Some(reason) = &cluster.draining {
-            Plan::Wait(format!("waits for the coordinator, which is stopping: {reason}"))
-        } else if not_before > now {
-            Plan::Wait(again(run, not_before, now))
-        } else if limit > 0 && running >= limit {
-            Plan::Wait(format!("waits for its turn: its sweep runs at most {limit} at a time"))
-        } else if ready.is_empty() {
-            Plan::Wait(nobody(cluster))
-        } else {
-            let nodes: Vec<Node> = ready
-                .iter()
-                .zip(&free)
-                .map(|(w, &free)| Node { free, slots: w.slots, cached: w.cached.contains(&run.dataset) })
-                .collect();
-            match (place(&nodes, run.width()), first_in_line) {
-                (Err(NoFit::TooWide { slots }), _) => Plan::Wait(too_wide(run.width(), slots, ready.len())),
-                (_, Some(first)) => {
-                    Plan::Wait(format!("waits behind {} for {}", first.name, count(run.width(), "slot")))
+    let mut walk = Walk::new(cluster, now, None);
+    walk.go();
+    walk.steps
+}
+
+/// Why each queued run waits: one line for people.
+pub fn reasons(cluster: &Cluster, now: Timestamp) -> BTreeMap<RunId, String> {
+    let mut walk = Walk::new(cluster, now, Some(BTreeMap::new()));
+    walk.go();
+    walk.reasons.unwrap_or_default()
+}
+
+/// What a run gets.
+enum Verdict {
+    Place {
+        ranks: Vec<WorkerId>,
+        devices: Vec<u32>,
+        backfill: bool,
+    },
+    Wait(String),
+    /// And so do all behind it in its line.
+    AllWait(String),
+}
+
+/// The run that everybody else waits behind.
+struct First<'a> {
+    run: &'a Run,
+    /// Room is being made for it: nobody gets in between.
+    imminent: bool,
+}
+
+struct Walk<'a> {
+    cluster: &'a Cluster,
+    now: Timestamp,
+    rooms: Rooms<'a>,
+    projects: BTreeMap<&'a str, Usage>,
+    /// Live runs by sweep.
+    sweeps: BTreeMap<SweepId, u32>,
+    first: Option<First<'a>>,
+    /// Runs tried behind the first in line.
+    tried: usize,
+    steps: Vec<Step>,
+    /// Only when they are asked for: deciding needs no words.
+    reasons: Option<BTreeMap<RunId, String>>,
+}
+
+type Waiting<'a> = Peekable<std::collections::btree_set::Iter<'a, (u64, RunId)>>;
+
+impl<'a> Walk<'a> {
+    fn new(cluster: &'a Cluster, now: Timestamp, reasons: Option<BTreeMap<RunId, String>>) -> Self {
+        let serving = |w: &&Worker| w.state == WorkerState::Ready && w.cordoned.is_none();
+        Self {
+            cluster,
+            now,
+            rooms: Rooms::new(cluster, cluster.workers.values().filter(serving)),
+            projects: cluster.index.projects.iter().map(|(name, usage)| (name.as_str(), *usage)).collect(),
+            sweeps: cluster.index.sweeps.iter().map(|(id, usage)| (*id, usage.runs)).collect(),
+            first: None,
+            tried: 0,
+            steps: Vec::new(),
+            reasons,
+        }
+    }
+
+    fn go(&mut self) {
+        let mut lines: Vec<(&Line, Waiting<'a>)> =
+            self.cluster.index.queued.iter().map(|(line, runs)| (line, runs.iter().peekable())).collect();
+        while let Some(i) = self.next(&mut lines) {
+            if self.is_done() {
+                return;
+            }
+            let Some(run) = lines[i].1.next().and_then(|(_, id)| self.cluster.runs.get(id)) else { continue };
+            match self.consider(run) {
+                Verdict::Place { ranks, devices, backfill } => {
+                    self.settle(run, ranks.len());
+                    self.say(run.id, "about to be placed");
+                    self.steps.push(Step::Place { run: run.id, ranks, devices, backfill });
                 }
-                (Ok(ranks), None) => {
-                    for &node in &ranks {
-                        free[node] -= 1;
+                Verdict::Wait(why) => self.say(run.id, &why),
+                Verdict::AllWait(why) => {
+                    self.say(run.id, &why);
+                    let (_, rest) = lines.swap_remove(i);
+                    if self.reasons.is_some() {
+                        rest.for_each(|(_, id)| self.say(*id, &why));
                     }
-                    if let Some(sweep) = run.sweep {
-                        *active.entry(sweep).or_default() += 1;
-                    }
-                    Plan::Place(ranks.into_iter().map(|node| ready[node].id).collect())
-                }
-                (Err(NoFit::Short { free, slots }), None) => {
-                    first_in_line = Some(run);
-                    let (wanted, workers) = (count(run.width(), "slot"), count(ready.len() as u32, "worker"));
-                    Plan::Wait(format!("waits for {wanted}: {free} of {slots} free on {workers}"))
                 }
             }
-        };
-        plans.push((run.id, plan));
-    }
-    plans
-}
-
-/// Why each queued run waits.
-pub fn reasons(cluster: &Cluster, now: Timestamp) -> BTreeMap<RunId, String> {
-    let reason = |(run, plan)| match plan {
-        Plan::Wait(why) => (run, why),
-        Plan::Place(_) => (run, "about to be placed".to_owned()),
-    };
-    plan(cluster, now).into_iter().map(reason).collect()
-}
-
-fn count(n: u32, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-fn again(run: &Run, not_before: Timestamp, now: Timestamp) -> String {
-    let seconds = not_before.since(now).as_secs_f64().ceil();
-    match &run.last_error {
-        Some(error) if run.failures > 0 => {
-            format!("goes on in {seconds} s, try {} of {}, after: {error}", run.failures, run.max_retries)
         }
-        _ => format!("goes on in {seconds} s"),
     }
-}
 
-fn nobody(cluster: &Cluster) -> String {
-    if cluster.workers.is_empty() {
-        return "no worker has joined yet; start one: morph-worker agent --coordinator URL".into();
+    fn say(&mut self, run: RunId, why: &str) {
+        if let Some(reasons) = &mut self.reasons {
+            reasons.insert(run, why.to_owned());
+        }
     }
-    let away = cluster.workers.values().filter(|w| matches!(w.state, WorkerState::Away { .. })).count();
-    if away > 0 {
-        format!("no worker is connected, {away} may come back")
-    } else {
-        "no worker is connected: all have left or are lost".into()
-    }
-}
 
-fn too_wide(width: u32, slots: u32, workers: usize) -> String {
-    format!(
-        "needs {}, more than the whole cluster has ({slots} on {}): start more workers or lower trainer.world_size",
-        count(width, "slot"),
-        count(workers as u32, "worker"),
-    )
+    /// Whether nothing more can be placed, and nobody asks why.
+    fn is_done(&self) -> bool {
+        let stuck = self.first.as_ref().is_some_and(|f| f.imminent)
+            || self.first.is_some() && (self.rooms.are_full() || self.tried >= self.cluster.policy.backfill);
+        self.reasons.is_none() && stuck
+    }
+
+    /// The line whose first run is next.
+    fn next(&self, lines: &mut Vec<(&'a Line, Waiting<'a>)>) -> Option<usize> {
+        lines.retain_mut(|(_, runs)| runs.peek().is_some());
+        let key = |(line, runs): &mut (&'a Line, Waiting<'a>)| {
+            let (seq, id) = runs.peek()?;
+            let weight = u64::from(self.cluster.project(&line.project).unwrap_or_default().weight.max(1));
+            let has = self.projects.get(line.project.as_str()).map_or(0, |u| u.slots);
+            Some((Reverse(self.raised(line.priority, *id)), has * 1000 / weight, *seq))
+        };
+        (0..lines.len()).filter_map(|i| Some((key(&mut lines[i])?, i))).min().map(|(_, i)| i)
+    }
+
+    /// A priority, raised by waiting.
+    fn raised(&self, priority: i32, run: RunId) -> i64 {
+        let aging = self.cluster.policy.aging.as_micros();
+        let waited = match self.cluster.runs.get(&run).map(|r| &r.state) {
+            Some(RunState::Queued { since, .. }) if aging > 0 => self.now.since(*since).as_micros() / aging,
+            _ => 0,
+        };
+        i64::from(priority) + i64::try_from(waited).unwrap_or(i64::MAX / 2)
+    }
+
+    /// Takes note of a placement.
+    fn settle(&mut self, run: &'a Run, ranks: usize) {
+        let usage = self.projects.entry(run.experiment.scheduling.project.as_str()).or_default();
+        usage.slots += ranks as u64 * u64::from(run.share());
+        usage.runs += 1;
+        if let Some(sweep) = run.sweep {
+            *self.sweeps.entry(sweep).or_default() += 1;
+        }
+    }
+
+    fn consider(&mut self, run: &'a Run) -> Verdict {
+        if let Some(verdict) = self.not_yet(run) {
+            return verdict;
+        }
+        let most = match self.allowed(run) {
+            Ok(most) => most,
+            Err(verdict) => return verdict,
+        };
+        let (least, demand) = (run.least_width(), Demand::of(run));
+        let nodes: Vec<Node> = self.rooms.nodes(&demand);
+        let slots: u32 = nodes.iter().map(|n| n.slots).sum();
+        let free: u32 = nodes.iter().map(|n| n.free).sum();
+        if slots < least {
+            return Verdict::Wait(reason::too_wide(self.cluster, run, &self.rooms, slots));
+        }
+        let behind = self.first.as_ref().map(|f| (f.run, f.imminent));
+        if let Some((first, imminent)) = behind {
+            self.tried += 1;
+            if imminent || !run.experiment.scheduling.preemptible || self.tried > self.cluster.policy.backfill {
+                return Verdict::Wait(reason::behind(run, first));
+            }
+        }
+        if let Ok(chosen) = place(&nodes, most.min(free).max(least)) {
+            let (ranks, devices) = self.rooms.take(&demand, &chosen);
+            return Verdict::Place { ranks, devices, backfill: behind.is_some() };
+        }
+        if let Some((first, _)) = behind {
+            return Verdict::Wait(reason::behind(run, first));
+        }
+        let victims = preempt::victims(self.cluster, &self.rooms, run, &demand);
+        self.first = Some(First { run, imminent: victims.is_some() });
+        match victims {
+            Some(victims) => {
+                let name = &run.name;
+                let stop =
+                    |id: &RunId| Step::Stop { run: *id, reason: format!("makes room for {name}, which goes first") };
+                self.steps.extend(victims.iter().map(stop));
+                Verdict::Wait(reason::making_room(self.cluster, run, &victims))
+            }
+            None => Verdict::Wait(reason::short(run, free, slots, nodes.iter().filter(|n| n.slots > 0).count())),
+        }
+    }
+
+    /// What has nothing to do with room.
+    fn not_yet(&self, run: &Run) -> Option<Verdict> {
+        let RunState::Queued { not_before, .. } = run.state else { return Some(Verdict::Wait(String::new())) };
+        if let Some(why) = &self.cluster.draining {
+            return Some(Verdict::AllWait(format!("waits for the coordinator, which is stopping: {why}")));
+        }
+        if not_before > self.now {
+            return Some(Verdict::Wait(reason::again(run, not_before, self.now)));
+        }
+        if let Some(why) = reason::unmet(self.cluster, run) {
+            return Some(Verdict::Wait(why));
+        }
+        let limit = run.sweep.and_then(|s| self.cluster.sweeps.get(&s)).map_or(0, |s| s.spec.max_parallel);
+        let running = run.sweep.and_then(|s| self.sweeps.get(&s).copied()).unwrap_or(0);
+        if limit > 0 && running >= limit {
+            let why = format!("waits for its turn: its sweep runs at most {limit} at a time");
+            return Some(Verdict::AllWait(why));
+        }
+        if self.rooms.is_empty() {
+            return Some(Verdict::AllWait(reason::nobody(self.cluster)));
+        }
+        None
+    }
+
+    /// How many ranks the run's project lets it have.
+    fn allowed(&self, run: &Run) -> Result<u32, Verdict> {
+        let name = &run.experiment.scheduling.project;
+        let Some(project) = self.cluster.project(name) else {
+            return Err(Verdict::AllWait(format!("project {name} is not one of this cluster's projects any more")));
+        };
+        let has = self.projects.get(name.as_str()).copied().unwrap_or_default();
+        if let Some(most) = project.runs.filter(|most| has.runs >= *most) {
+            return Err(Verdict::AllWait(format!("waits for its project {name}, which has its {most} runs already")));
+        }
+        let Some(quota) = project.slots else { return Ok(run.width()) };
+        let left = quota.saturating_sub(has.slots) / u64::from(run.share());
+        let most = run.width().min(u32::try_from(left).unwrap_or(u32::MAX));
+        if most < run.least_width() {
+            let slots = |thousandths: u64| thousandths as f64 / 1000.0;
+            return Err(Verdict::Wait(format!(
+                "waits for its project {name}, which has {} of its {} slots",
+                slots(has.slots),
+                slots(quota)
+            )));
+        }
+        Ok(most)
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use morph_control::{Cluster, Command, Effect, Hello, Refusal, apply, next_deadline, react, schedule};
+use morph_control::{Cluster, Command, Effect, Hello, Refusal, apply, next_deadline, react};
 use morph_proto::v1::{self, SessionResponse, session_response};
 use morph_spec::{Rng, RunId, Timestamp, WorkerId};
 use tokio::{
@@ -389,7 +389,8 @@ impl Loop {
             let view = View {
                 cluster: &self.cluster,
                 live: &self.live,
-                reasons: schedule::reasons(&self.cluster, self.now),
+                now: self.now,
+                reasons: std::cell::OnceCell::new(),
                 last_seen: &self.last_seen,
                 connected: self.sessions.len(),
                 read_only: self.store.is_none(),

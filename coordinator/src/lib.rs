@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use morph_control::{Cluster, Command, Event, Policy, What};
+use morph_control::{Cluster, Command, Event, Policy, Project, WHOLE, What};
 use morph_objects::Objects;
 use morph_proto::v1::{agents_server::AgentsServer, coordinator_server::CoordinatorServer};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -98,7 +98,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 /// The state, folded from the database.
 fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
     let path = options.home.join(DATABASE);
-    let policy = Policy { grace: options.grace, stop_timeout: options.stop_timeout, ..Policy::default() };
+    let policy = policy(options);
     let mut cluster = Cluster::new(policy);
     let store = match (options.read_only, path.exists()) {
         (false, _) => Some(Store::open(&path)?),
@@ -123,6 +123,31 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
     }
     let store = store.filter(|_| !options.read_only);
     Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat })
+}
+
+/// The limits of the core.
+fn policy(options: &Options) -> Policy {
+    let limits = Policy { grace: options.grace, stop_timeout: options.stop_timeout, ..Policy::default() };
+    let Some(cluster) = &options.cluster else { return limits };
+    let project = |p: &morph_spec::cluster::Project| Project {
+        weight: p.weight,
+        slots: p.slots.map(|slots| (slots * f64::from(WHOLE)) as u64),
+        runs: p.runs,
+        max_priority: p.max_priority,
+    };
+    let policy = &cluster.policy;
+    Policy {
+        aging: policy.aging.0,
+        preemption: policy.preemption,
+        backfill: policy.backfill as usize,
+        backoff: policy.backoff.0,
+        backoff_max: policy.backoff_max.0,
+        losses: policy.losses,
+        worker_breaker: policy.worker_breaker,
+        sweep_breaker: policy.sweep_breaker,
+        projects: cluster.projects.iter().map(|(name, p)| (name.clone(), project(p))).collect(),
+        ..limits
+    }
 }
 
 async fn serve(

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use morph_coordinator::Options;
+use morph_spec::load::{self, Document};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -37,6 +38,9 @@ struct Cli {
     /// How long ranks may take to save and stop before they are killed.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     stop_timeout: Duration,
+    /// YAML of kind: cluster with projects, their weights and quotas, and the rules of scheduling.
+    #[arg(long, value_name = "FILE")]
+    cluster: Option<PathBuf>,
     /// Listen on other addresses than loopback although connections are not authenticated.
     #[arg(long)]
     insecure: bool,
@@ -74,6 +78,13 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let home = cli.home.clone();
+    let cluster = match &cli.cluster {
+        Some(file) => match load::file(file, &load::Options::default())? {
+            Document::Cluster(cluster) => Some(cluster),
+            other => anyhow::bail!("--cluster {}: is of kind {}, not cluster", file.display(), other.kind()),
+        },
+        None => None,
+    };
     let mut handle = morph_coordinator::start(Options {
         home: cli.home,
         listen: cli.listen,
@@ -82,6 +93,7 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         heartbeat: cli.heartbeat,
         grace: cli.grace,
         stop_timeout: cli.stop_timeout,
+        cluster,
         insecure: cli.insecure,
     })
     .await?;

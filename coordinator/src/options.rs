@@ -25,6 +25,8 @@ pub struct Options {
     pub grace: Duration,
     /// How long ranks may take to save a checkpoint and stop before they are killed.
     pub stop_timeout: Duration,
+    /// Projects and the rules of scheduling; `None`: any project is welcome, and the rules are the defaults.
+    pub cluster: Option<Box<morph_spec::Cluster>>,
     /// Allow `listen` on other addresses than loopback, without authentication.
     pub insecure: bool,
 }
@@ -39,6 +41,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(15),
             stop_timeout: Duration::from_secs(120),
+            cluster: None,
             insecure: false,
         }
     }

@@ -13,8 +13,8 @@ fn fence(fence: Fence) -> Option<v1::Fence> {
 /// `effect` as a message to its agent; `None` when what it is about is gone. `outputs`: URL of the folder of run outputs.
 pub fn message(cluster: &Cluster, outputs: &str, effect: &Effect) -> Option<Message> {
     Some(match effect {
-        Effect::StartRank { fence: of, rank, local_rank, .. } => {
-            Message::Start(start(cluster, outputs, *of, *rank, *local_rank)?)
+        Effect::StartRank { fence: of, rank, local_rank, device, .. } => {
+            Message::Start(start(cluster, outputs, *of, *rank, *local_rank, *device)?)
         }
         Effect::Rendezvous { fence: of, address, .. } => {
             Message::Rendezvous(v1::Rendezvous { fence: fence(*of), address: address.clone() })
@@ -29,16 +29,25 @@ pub fn message(cluster: &Cluster, outputs: &str, effect: &Effect) -> Option<Mess
     })
 }
 
-fn start(cluster: &Cluster, outputs: &str, of: Fence, rank: u32, local_rank: u32) -> Option<v1::StartRank> {
+fn start(
+    cluster: &Cluster,
+    outputs: &str,
+    of: Fence,
+    rank: u32,
+    local_rank: u32,
+    device: u32,
+) -> Option<v1::StartRank> {
     let run = cluster.runs.get(&of.run)?;
+    let world_size = run.attempt()?.ranks.len() as u32;
     let dataset = cluster.datasets.get(&run.dataset)?;
     // What the attempt itself has saved since is not where it starts, however often the order is repeated.
     let earlier = || run.checkpoints.iter().filter(|c| c.attempt < of.attempt);
     Some(v1::StartRank {
         fence: fence(of),
         rank,
-        world_size: run.width(),
+        world_size,
         local_rank,
+        device,
         run_name: run.name.clone(),
         experiment_json: serde_json::to_string(&*run.experiment).expect("invariant: documents are JSON"),
         dataset: Some(view::dataset(dataset, true)),

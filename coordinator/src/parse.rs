@@ -49,6 +49,8 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
         version: hello.version.clone(),
         live: hello.live.iter().map(|f| fence(Some(f))).collect::<Result<_, _>>()?,
         cached: hello.cached.iter().map(|d| parsed("hello.cached", d)).collect::<Result<_, _>>()?,
+        labels: hello.labels.clone().into_iter().collect(),
+        memory: hello.memory,
     })
 }
 

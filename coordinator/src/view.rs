@@ -1,9 +1,9 @@
 //! The core's state in the words of the wire.
 
-use std::collections::BTreeMap;
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use morph_control::{
-    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
+    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState, schedule,
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
@@ -28,8 +28,10 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// By run.
     pub live: &'a BTreeMap<RunId, Live>,
-    /// Why queued runs wait.
-    pub reasons: BTreeMap<RunId, String>,
+    /// What time it is.
+    pub now: Timestamp,
+    /// Why queued runs wait; found out when somebody asks.
+    pub reasons: OnceCell<BTreeMap<RunId, String>>,
     /// When each worker was heard last.
     pub last_seen: &'a BTreeMap<morph_spec::WorkerId, Timestamp>,
     /// Agents with an open session.
@@ -82,7 +84,9 @@ impl View<'_> {
             attempts,
             checkpoints,
             artifacts: run.artifacts.clone(),
-            world_size: run.width(),
+            world_size: run.attempt().map_or(run.width(), |a| a.ranks.len() as u32),
+            project: run.experiment.scheduling.project.clone(),
+            priority: self.cluster.priority(run),
         }
     }
 
@@ -91,7 +95,10 @@ impl View<'_> {
             return "nobody serves this home: it goes on with the same command, or when a coordinator starts".into();
         }
         match &run.state {
-            RunState::Queued { .. } => self.reasons.get(&run.id).cloned().unwrap_or_default(),
+            RunState::Queued { .. } => {
+                let reasons = self.reasons.get_or_init(|| schedule::reasons(self.cluster, self.now));
+                reasons.get(&run.id).cloned().unwrap_or_default()
+            }
             RunState::Starting { attempt } => {
                 let ready = attempt.ranks.iter().filter(|r| matches!(r.state, morph_control::RankState::Ready)).count();
                 format!("{ready} of {} ranks are ready", attempt.ranks.len())
@@ -99,8 +106,9 @@ impl View<'_> {
             RunState::Running { .. } | RunState::Succeeded { .. } => String::new(),
             RunState::Stopping { stop, .. } => match stop.cause {
                 Cause::Failure => format!("stopping its other ranks: {}", stop.reason),
-                Cause::Cancel | Cause::Drain => stop.reason.clone(),
+                Cause::Cancel | Cause::Drain | Cause::Pause | Cause::Preempt | Cause::TimeLimit => stop.reason.clone(),
             },
+            RunState::Paused { .. } => format!("paused: morphctl resume {}", run.name),
             RunState::Failed { error, .. } => error.clone(),
             RunState::Cancelled { .. } => "cancelled".into(),
         }
@@ -116,6 +124,7 @@ impl View<'_> {
             id: sweep.id.to_string(),
             name: sweep.name.clone(),
             state: match sweep.end {
+                None if sweep.paused => v1::SweepState::Paused,
                 None => v1::SweepState::Running,
                 Some(SweepEnd::Succeeded) => v1::SweepState::Succeeded,
                 Some(SweepEnd::Failed) => v1::SweepState::Failed,
@@ -140,9 +149,12 @@ impl View<'_> {
             best_value: best.map(|(_, value)| value),
             created_at: sweep.created_at.0,
             ended_at: sweep.ended_at.map_or(0, |t| t.0),
-            reason: match (sweep.end, failed) {
-                (Some(SweepEnd::Failed), n) => format!("{n} of {} runs failed", sweep.runs.len()),
+            paused: count(|s| matches!(s, RunState::Paused { .. })),
+            reason: match (sweep.end, &sweep.halted) {
+                (_, Some(why)) => format!("stopped: {why}"),
+                (Some(SweepEnd::Failed), _) => format!("{failed} of {} runs failed", sweep.runs.len()),
                 (Some(SweepEnd::Cancelled), _) => "cancelled".into(),
+                (None, _) if sweep.paused => format!("paused: morphctl resume {}", sweep.name),
                 _ => String::new(),
             },
         }
@@ -150,8 +162,6 @@ impl View<'_> {
 
     /// A worker.
     pub fn worker(&self, worker: &Worker) -> v1::Worker {
-        let has =
-            |run: &&Run| run.attempt().is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker.id && r.is_live()));
         v1::Worker {
             id: worker.id.to_string(),
             host: worker.host.clone(),
@@ -166,8 +176,11 @@ impl View<'_> {
             .into(),
             last_seen: self.last_seen.get(&worker.id).map_or(0, |t| t.0),
             version: worker.version.clone(),
-            runs: self.cluster.in_order().filter(has).map(|r| r.id.to_string()).collect(),
+            runs: self.cluster.runs_on(worker.id).map(|r| r.id.to_string()).collect(),
             joined_at: worker.joined_at.0,
+            cordoned: worker.cordoned.as_ref().map(|c| c.reason.clone()).unwrap_or_default(),
+            labels: worker.labels.clone().into_iter().collect(),
+            memory: worker.memory,
         }
     }
 }
@@ -176,6 +189,7 @@ impl View<'_> {
 fn state(run: &Run) -> v1::RunState {
     match run.state {
         RunState::Queued { .. } => v1::RunState::Queued,
+        RunState::Paused { .. } => v1::RunState::Paused,
         RunState::Starting { .. } => v1::RunState::Starting,
         RunState::Running { .. } => v1::RunState::Running,
         RunState::Stopping { .. } => v1::RunState::Stopping,

@@ -181,6 +181,55 @@ The same command again goes on where it stopped, or shows what is done.")]
         /// Name, id or the beginning of an id.
         id: String,
     },
+    /// Holds a run or all of a sweep back; running ones save a checkpoint first.
+    #[command(after_help = "Example:
+  morphctl pause demo")]
+    Pause {
+        /// Name, id or the beginning of an id.
+        id: String,
+    },
+    /// Lets a paused run or sweep go on.
+    #[command(after_help = "Example:
+  morphctl resume demo")]
+    Resume {
+        /// Name, id or the beginning of an id.
+        id: String,
+    },
+    /// Tries what failed or was cancelled again, from its newest checkpoint; what succeeded is kept.
+    #[command(after_help = "Examples:
+  morphctl retry demo         # all of the sweep's runs that did not succeed
+  morphctl retry demo-3")]
+    Retry {
+        /// Name, id or the beginning of an id.
+        id: String,
+    },
+    /// Gives a worker no new work; what runs there goes on.
+    #[command(after_help = "Example:
+  morphctl cordon node-7 --reason 'new fans on Friday'")]
+    Cordon {
+        /// Id, the beginning of one, or host.
+        worker: String,
+        /// For those who wonder.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Gives a cordoned worker work again.
+    #[command(after_help = "Example:
+  morphctl uncordon node-7")]
+    Uncordon {
+        /// Id, the beginning of one, or host.
+        worker: String,
+    },
+    /// Empties a worker: no new work, and what runs there saves a checkpoint and goes on elsewhere.
+    #[command(after_help = "Example:
+  morphctl drain node-7 --reason 'kernel update'")]
+    Drain {
+        /// Id, the beginning of one, or host.
+        worker: String,
+        /// For those who wonder.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Prints a shell's completion script.
     #[command(after_help = "Example:
   source <(morphctl completion bash)")]
@@ -215,7 +264,7 @@ The same arguments give the same bytes. Phantom numbers say nothing about patien
         #[arg(long, default_value_t = 2109)]
         seed: u64,
         /// Side in pixels.
-        #[arg(long, default_value_t = 1024)]
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(64..=8192))]
         size: u32,
     },
     /// Reads raw images, preprocesses and splits them, and writes shards and a manifest.
@@ -271,13 +320,13 @@ pub struct Set {
 /// What `train` and `sweep` take.
 #[derive(Debug, Clone, Args)]
 pub struct Submit {
-    /// The YAML file.
+    /// The YAML file; -: standard input.
     pub file: PathBuf,
     /// Fields to change.
     #[command(flatten)]
     pub set: Set,
     /// Run everything here: a coordinator in this process, and an agent with its ranks beside it.
-    #[arg(long, conflicts_with = "coordinator")]
+    #[arg(long)]
     pub local: bool,
     /// With --local: how many ranks at a time [default: one per core, and enough for one run].
     #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
@@ -288,6 +337,15 @@ pub struct Submit {
     /// Another name than the file's.
     #[arg(long)]
     pub name: Option<String>,
+    /// Whose it is, as --set scheduling.project=NAME.
+    #[arg(long, value_name = "NAME", help_heading = "Scheduling")]
+    pub project: Option<String>,
+    /// Higher goes first, as --set scheduling.priority=N.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Scheduling")]
+    pub priority: Option<i32>,
+    /// Start when this run or sweep has succeeded, as scheduling.after; may be said again.
+    #[arg(long, value_name = "RUN|SWEEP", help_heading = "Scheduling")]
+    pub after: Vec<String>,
 }
 
 /// What can be listed.

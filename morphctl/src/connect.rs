@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     cli::Global,
-    fail::{UNREACHABLE, USAGE, coded},
+    fail::{NOT_FOUND, UNREACHABLE, USAGE, coded},
 };
 
 /// The client of a coordinator.
@@ -40,13 +40,16 @@ pub enum Purpose {
 /// The home folder, absolute.
 ///
 /// # Errors
-/// When there is no working folder.
+/// When there is no working folder, or the home is no folder.
 pub fn home(global: &Global) -> Result<PathBuf> {
     let home = match &global.home {
         Some(home) => home.clone(),
         None if !Path::new("morph-home").exists() && Path::new("morph-demo").exists() => PathBuf::from("morph-demo"),
         None => PathBuf::from("morph-home"),
     };
+    if home.exists() && !home.is_dir() {
+        return Err(coded(USAGE, format!("--home {}: that is a file, not a folder", home.display())));
+    }
     std::path::absolute(&home).with_context(|| format!("find {}", home.display()))
 }
 
@@ -85,8 +88,14 @@ impl Connection {
         }
         let home = home(global)?;
         let read_only = purpose == Purpose::Ask;
-        if !home.join("state.db").exists() && !global.quiet {
-            say!("nothing has run yet in {}", home.display());
+        if !home.join("state.db").exists() {
+            let nothing = format!("nothing has run yet in {}", home.display());
+            if purpose == Purpose::Change {
+                return Err(coded(NOT_FOUND, nothing));
+            }
+            if !global.quiet {
+                say!("{nothing}");
+            }
         }
         let handle = morph_coordinator::start(Options { home, read_only, ..Options::default() }).await?;
         Ok(Self { client: to(&handle.url()).await?, embedded: Some(handle) })

@@ -32,6 +32,18 @@ pub fn options(global: &Global, set: &Set) -> Result<load::Options> {
     Ok(load::Options { set: set.set.clone(), vars: [("MORPH_HOME".to_owned(), home)].into() })
 }
 
+/// Reads a file, or standard input when its name is `-`; then relative paths in it start at the working folder.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn document(file: &Path, options: &load::Options) -> Result<Document> {
+    if file != Path::new("-") {
+        return Ok(load::file(file, options)?);
+    }
+    let text = std::io::read_to_string(std::io::stdin().lock()).context("read standard input")?;
+    Ok(load::text(&text, "standard input", Path::new(""), options)?)
+}
+
 /// Runs a `data` verb.
 ///
 /// # Errors
@@ -70,7 +82,7 @@ fn write(global: &Global, options: &synth::Options) -> Result<()> {
 }
 
 async fn prepare(global: &Global, file: &Path, set: &Set, options: &prepare::Options) -> Result<()> {
-    let Document::Dataset(spec) = load::file(file, &self::options(global, set)?)? else {
+    let Document::Dataset(spec) = document(file, &self::options(global, set)?)? else {
         return Err(coded(USAGE, format!("{}: only a file of kind: dataset can be prepared", file.display())));
     };
     let bars = Bars::new(global);
@@ -168,7 +180,8 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
     let mut wrong = 0;
     let mut documents: Vec<Value> = Vec::new();
     for file in files {
-        match load::file(file, &options) {
+        let read = document(file, &options).map_err(|e| e.downcast::<load::Problems>());
+        match read {
             Ok(document) => {
                 let name = file.display().to_string();
                 match global.output {
@@ -182,7 +195,8 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
                     Format::Name => print::line(&format!("{}/{}", document.kind(), document.name()))?,
                 }
             }
-            Err(problems) => {
+            Err(Err(e)) => return Err(e),
+            Err(Ok(problems)) => {
                 wrong += 1;
                 if global.output == Format::Json {
                     let list = |p: &load::Problem| json!({ "file": p.file, "line": p.line, "column": p.column, "field": p.field, "message": p.message, "expected": p.expected, "help": p.help });

@@ -11,7 +11,7 @@ use crate::{
     cli::{Format, Global, Thing},
     connect::{Client, Connection, Purpose},
     fail::{NOT_FOUND, coded, status},
-    get, json, print, text,
+    get, json, print, text, watch,
 };
 
 /// Events shown to people; programs get all.
@@ -121,6 +121,10 @@ fn run_text(run: &v1::Run, events: &[v1::Event]) -> String {
         page.field("Speed", format!("{:.1} images/s", run.images_per_second));
     }
     page.field("Ranks", run.world_size.to_string());
+    page.field("Project", &run.project);
+    if run.priority != 0 {
+        page.field("Priority", run.priority.to_string());
+    }
     page.field("Created", instant(run.created_at));
     page.field("Started", instant(run.started_at));
     page.field("Ended", instant(run.ended_at));
@@ -173,13 +177,7 @@ fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run]) -> String {
     page.field("State", json::sweep_state(sweep));
     page.field("Reason", &sweep.reason);
     page.field("Metric", format!("{} ({})", sweep.metric, sweep.goal));
-    page.field(
-        "Runs",
-        format!(
-            "{}: {} ok, {} running, {} queued, {} failed, {} cancelled",
-            sweep.total, sweep.succeeded, sweep.running, sweep.queued, sweep.failed, sweep.cancelled
-        ),
-    );
+    page.field("Runs", format!("{}: {}", sweep.total, watch::counts(sweep)));
     if let (Some(value), Some(best)) = (sweep.best_value, runs.iter().find(|r| r.id == sweep.best_run)) {
         page.field("Best", format!("{} with {}", best.name, text::number(value)));
     }
@@ -194,8 +192,14 @@ fn worker_text(worker: &v1::Worker) -> String {
     let mut page = Page::default();
     page.field("Worker", &worker.id);
     page.field("State", &worker.state);
+    page.field("Cordoned", &worker.cordoned);
     page.field("Host", &worker.host);
     page.field("Slots", format!("{} of {} used", worker.used, worker.slots));
+    if worker.memory > 0 {
+        page.field("Memory", text::bytes(worker.memory));
+    }
+    let labels: std::collections::BTreeSet<String> = worker.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    page.field("Labels", labels.into_iter().collect::<Vec<_>>().join(", "));
     page.field("Version", &worker.version);
     page.field("Joined", instant(worker.joined_at));
     page.field("Heard", instant(worker.last_seen));

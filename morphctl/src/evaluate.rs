@@ -1,16 +1,18 @@
 //! `evaluate`: morph-worker scores a checkpoint of a run.
 
-use std::path::Path;
+use std::{path::Path, process::Stdio};
 
 use anyhow::{Context, Result};
+use morph_objects::Objects;
 use morph_proto::v1;
+use morph_spec::manifest;
 use tokio::process::Command;
 
 use crate::{
     cli::{Format, Global},
     connect::{self, Connection, Purpose},
     fail::{REFUSED, coded, status},
-    local,
+    local, print,
 };
 
 /// What to score.
@@ -34,6 +36,9 @@ pub struct Request<'a> {
 /// When there is no such run, it has no checkpoint, or the worker fails.
 pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
     let worker = local::worker()?;
+    if let Some(url) = request.dataset {
+        Objects::open(url)?.get(manifest::FILE).await?;
+    }
     let mut connection = Connection::open(global, Purpose::Ask).await?;
     let found = connection.client.get_run(v1::GetRunRequest { run: request.run.to_owned() }).await;
     connection.close().await;
@@ -47,7 +52,7 @@ pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
         .args(["evaluate", "--checkpoint", &checkpoint.url])
         .arg("--cache")
         .arg(connect::home(global)?.join("agent/cache"));
-    command.args(["-o", if matches!(global.output, Format::Json | Format::Yaml) { "json" } else { "table" }]);
+    command.args(["-o", if global.output == Format::Table { "table" } else { "json" }]);
     if let Some(url) = request.dataset {
         command.args(["--dataset", url]);
     }
@@ -57,6 +62,21 @@ pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
     if let Some(path) = request.scores {
         command.arg("--scores").arg(path);
     }
-    let status = command.status().await.with_context(|| format!("start {}", worker.display()))?;
+    let start = || format!("start {}", worker.display());
+    let (status, report) = if global.output == Format::Table {
+        (command.status().await.with_context(start)?, Vec::new())
+    } else {
+        let out = command.stderr(Stdio::inherit()).output().await.with_context(start)?;
+        (out.status, out.stdout)
+    };
+    if status.success() {
+        match global.output {
+            Format::Table => {}
+            Format::Name => print::line(&format!("run/{}", run.name))?,
+            Format::Json | Format::Yaml => {
+                print::value(global, &serde_json::from_slice(&report).context("read the report of morph-worker")?)?;
+            }
+        }
+    }
     Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
 }

@@ -24,6 +24,8 @@ pub const UNREACHABLE: u8 = 6;
 pub const FAILED: u8 = 100;
 /// What was waited for was cancelled.
 pub const CANCELLED: u8 = 103;
+/// The terminal was closed (SIGHUP).
+pub const HANGUP: u8 = 129;
 /// Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
 /// SIGTERM.

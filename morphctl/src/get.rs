@@ -132,7 +132,7 @@ pub fn workers(workers: &[v1::Worker]) -> Listing {
     let row = |w: &v1::Worker| {
         vec![
             w.id.clone(),
-            w.state.clone(),
+            if w.cordoned.is_empty() { w.state.clone() } else { format!("{},cordoned", w.state) },
             w.host.clone(),
             format!("{}/{}", w.used, w.slots),
             w.version.clone(),

@@ -1,4 +1,4 @@
-//! `logs` and `cancel`.
+//! `logs`.
 
 use anyhow::Result;
 use morph_proto::v1;
@@ -22,34 +22,28 @@ pub async fn logs(global: &Global, request: v1::LogsRequest) -> Result<()> {
 }
 
 async fn stream(global: &Global, client: &mut Client, request: v1::LogsRequest) -> Result<()> {
+    let v1::LogsRequest { run, rank, attempt, .. } = request.clone();
     let mut lines = client.logs(request).await.map_err(|s| status(&s))?.into_inner();
+    let mut any = false;
     while let Some(batch) = lines.message().await.map_err(|s| status(&s))? {
+        any |= !batch.lines.is_empty();
         for l in &batch.lines {
             match global.output {
                 Format::Json => print::line(&json::line(l).to_string())?,
-                _ => print::line(&format!("{} {}.{} {}", text::instant(l.at), l.attempt, l.rank, l.text))?,
+                Format::Yaml => {
+                    print::line("---")?;
+                    print::value(global, &json::line(l))?;
+                }
+                Format::Table | Format::Name => {
+                    print::line(&format!("{} {}.{} {}", text::instant(l.at), l.attempt, l.rank, l.text))?;
+                }
             }
         }
     }
-    Ok(())
-}
-
-/// Cancels the run or sweep that `id` means.
-///
-/// # Errors
-/// When nobody answers, or there is no such thing.
-pub async fn cancel(global: &Global, id: &str) -> Result<()> {
-    let mut connection = Connection::open(global, Purpose::Change).await?;
-    let done = connection.client.cancel(v1::CancelRequest { id: id.to_owned() }).await;
-    connection.close().await;
-    let runs = done.map_err(|s| status(&s))?.into_inner().runs;
-    match global.output {
-        Format::Json | Format::Yaml => print::value(global, &serde_json::json!({ "cancelled": runs })),
-        Format::Name => runs.iter().try_for_each(|r| print::line(&format!("run/{r}"))),
-        Format::Table if runs.is_empty() => print::line(&format!("{id} was over already: nothing to cancel")),
-        Format::Table => print::line(&format!(
-            "cancelled {} of {id}",
-            if runs.len() == 1 { "1 run".into() } else { format!("{} runs", runs.len()) }
-        )),
+    if !any && !global.quiet {
+        let attempt = attempt.map(|n| format!(", attempt {n}")).unwrap_or_default();
+        let rank = rank.map(|n| format!(", rank {n}")).unwrap_or_default();
+        say!("run {run}{attempt}{rank} has logged nothing");
     }
+    Ok(())
 }

@@ -6,6 +6,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::print::note(&format!($($text)*)) };
 }
 
+mod change;
 mod cli;
 mod connect;
 mod data;
@@ -29,7 +30,10 @@ use clap::{CommandFactory, Parser};
 use morph_proto::v1;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    change::Wish,
+    cli::{Cli, Command},
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -61,7 +65,7 @@ fn log(verbose: u8) {
     let filter = EnvFilter::try_from_env("MORPH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    lines.with_target(false).without_time().with_ansi(ansi).init();
+    lines.with_target(false).without_time().with_ansi(ansi).log_internal_errors(false).init();
 }
 
 async fn run(cli: Cli) -> Result<u8> {
@@ -80,7 +84,13 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Logs { run, follow, rank, attempt, tail } => {
             logs::logs(global, v1::LogsRequest { run, follow, rank, attempt, tail: tail.unwrap_or(0) }).await?;
         }
-        Command::Cancel { id } => logs::cancel(global, &id).await?,
+        Command::Cancel { id } => change::ask(global, Wish::Cancel, &id).await?,
+        Command::Pause { id } => change::ask(global, Wish::Pause, &id).await?,
+        Command::Resume { id } => change::ask(global, Wish::Resume, &id).await?,
+        Command::Retry { id } => change::ask(global, Wish::Retry, &id).await?,
+        Command::Cordon { worker, reason } => change::cordon(global, &worker, &reason, false).await?,
+        Command::Drain { worker, reason } => change::cordon(global, &worker, &reason, true).await?,
+        Command::Uncordon { worker } => change::uncordon(global, &worker).await?,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "morphctl", &mut script);

@@ -5,10 +5,7 @@ use std::{future::Future, pin::Pin, thread::available_parallelism};
 use anyhow::{Context, Result};
 use morph_objects::Objects;
 use morph_proto::v1::{self, RunState, SweepState};
-use morph_spec::{
-    Digest, Experiment,
-    load::{self, Document},
-};
+use morph_spec::{Digest, Experiment, load::Document};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::Code;
 
@@ -16,7 +13,7 @@ use crate::{
     cli::{Format, Global, Submit},
     connect::{self, Client, Connection},
     data,
-    fail::{CANCELLED, FAILED, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
+    fail::{CANCELLED, FAILED, HANGUP, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
     json,
     local::Local,
     print, report,
@@ -29,7 +26,9 @@ fn typed() -> String {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
         if !arg.is_empty() && arg.chars().all(plain) { arg } else { format!("'{}'", arg.replace('\'', "'\\''")) }
     };
-    std::iter::once("morphctl".to_owned()).chain(std::env::args().skip(1).map(quoted)).collect::<Vec<_>>().join(" ")
+    // Names of files need not be UTF-8; `args` would panic.
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("morphctl".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// What is submitted.
@@ -44,11 +43,19 @@ struct Submitted {
     name: String,
     existed: bool,
     over: bool,
+    /// Runs that are tried again.
+    retried: usize,
 }
 
 /// Reads the file as the verb wants it.
 fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
-    let document = load::file(&args.file, &data::options(global, &args.set)?)?;
+    let mut set = args.set.clone();
+    set.set.extend(args.project.iter().map(|project| format!("scheduling.project={project}")));
+    set.set.extend(args.priority.iter().map(|priority| format!("scheduling.priority={priority}")));
+    if !args.after.is_empty() {
+        set.set.push(format!("scheduling.after=[{}]", args.after.join(", ")));
+    }
+    let document = data::document(&args.file, &data::options(global, &set)?)?;
     match (document, verb) {
         (Document::Experiment(mut experiment), "train") => {
             absolute(&mut experiment)?;
@@ -65,6 +72,7 @@ fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
             let fix = match other.kind() {
                 "experiment" => "morphctl train",
                 "sweep" => "morphctl sweep",
+                "cluster" => "morph-coordinator --cluster",
                 _ => "morphctl data prepare",
             };
             let file = args.file.display();
@@ -103,21 +111,23 @@ impl Job {
         }
     }
 
-    async fn submit(&self, client: &mut Client) -> Result<Submitted> {
-        let key = self.key()?;
-        for n in 1u32.. {
-            let key = if n == 1 { key.clone() } else { format!("{key}-{n}") };
-            let done = self.submit_as(client, key).await?;
-            // One that failed or was cancelled has ended for good; asking for it again means to try again.
-            match done {
-                (submitted, true) => return Ok(submitted),
-                (submitted, false) => say!("{} has ended without success; trying again", submitted.name),
-            }
-        }
-        unreachable!("invariant: numbers do not end before tries do")
+    /// Whether a sweep sets the number of ranks itself.
+    fn chooses_world_size(&self) -> bool {
+        matches!(self, Self::Sweep(sweep) if sweep.parameters.keys().any(|name| name == "trainer.world_size"))
     }
 
-    /// True when it is worth following.
+    /// Submits it, or finds what the same submission has made. What of that failed or was cancelled is tried again.
+    async fn submit(&self, client: &mut Client) -> Result<Submitted> {
+        let (mut submitted, good) = self.submit_as(client, self.key()?).await?;
+        if !good {
+            let request = v1::RetryRequest { id: submitted.id.clone() };
+            submitted.retried = client.retry(request).await.map_err(|s| status(&s))?.into_inner().runs.len();
+            submitted.over = false;
+        }
+        Ok(submitted)
+    }
+
+    /// Submits it once; false when it has ended without success.
     async fn submit_as(&self, client: &mut Client, key: String) -> Result<(Submitted, bool)> {
         match self {
             Self::Run { experiment, name } => {
@@ -128,7 +138,7 @@ impl Job {
                 let state = run.state();
                 let over = matches!(state, RunState::Succeeded | RunState::Failed | RunState::Cancelled);
                 let good = !matches!(state, RunState::Failed | RunState::Cancelled);
-                Ok((Submitted { id: run.id, name: run.name, existed: done.existed, over }, good))
+                Ok((Submitted { id: run.id, name: run.name, existed: done.existed, over, retried: 0 }, good))
             }
             Self::Sweep(sweep) => {
                 let request = v1::SubmitSweepRequest { key, sweep_json: serde_json::to_string(sweep)? };
@@ -136,8 +146,8 @@ impl Job {
                 let sweep = done.sweep.unwrap_or_default();
                 let state = sweep.state();
                 let good = !matches!(state, SweepState::Failed | SweepState::Cancelled);
-                let over = state != SweepState::Running;
-                Ok((Submitted { id: sweep.id, name: sweep.name, existed: done.existed, over }, good))
+                let over = !matches!(state, SweepState::Running | SweepState::Paused);
+                Ok((Submitted { id: sweep.id, name: sweep.name, existed: done.existed, over, retried: 0 }, good))
             }
         }
     }
@@ -187,10 +197,17 @@ pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u
 
 /// `--local`.
 async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> Result<u8> {
+    // Said by the environment it is a default, which the command line may override.
+    if std::env::args_os().any(|arg| arg.to_string_lossy().starts_with("--coordinator")) {
+        return Err(coded(USAGE, "--local and --coordinator exclude each other: one trains here, the other elsewhere"));
+    }
+    if global.coordinator.is_some() && !global.quiet {
+        say!("--local: MORPH_COORDINATOR is set, and not used");
+    }
     let home = connect::home(global)?;
     let cores = available_parallelism().map_or(1, |n| n.get() as u32);
     let slots = args.slots.unwrap_or_else(|| cores.max(job.world_size()));
-    if slots < job.world_size() {
+    if slots < job.world_size() && !job.chooses_world_size() {
         let why = format!(
             "--slots {slots} can never hold the {} ranks of trainer.world_size: give it as many slots",
             job.world_size()
@@ -208,9 +225,14 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
         }
     };
     announce(global, verb, &submitted);
+    company(global, &mut client, &submitted).await;
     let mut screen = Screen::new(global);
+    let work = async {
+        arrived(client.clone()).await;
+        follow(&mut client, &submitted, &mut screen).await
+    };
     let ended = tokio::select! {
-        end = follow(&mut client, &submitted, &mut screen) => Ended::Work(Box::new(end)),
+        end = work => Ended::Work(Box::new(end)),
         code = signals.next() => Ended::Signal(code),
         error = local.failed() => Ended::Broken(error),
     };
@@ -258,12 +280,42 @@ fn announce(global: &Global, verb: &str, submitted: &Submitted) {
     if global.quiet {
         return;
     }
-    let Submitted { id, name, existed, over } = submitted;
+    let Submitted { id, name, existed, over, retried } = submitted;
     let kind = if verb == "train" { "run" } else { "sweep" };
     match (existed, over) {
+        _ if *retried > 0 && verb == "sweep" => {
+            let runs = if *retried == 1 { "1 run".to_owned() } else { format!("{retried} runs") };
+            say!("{kind} {name} ({id}) exists already: {runs} of it did not succeed and are tried again");
+        }
+        _ if *retried > 0 => say!("{kind} {name} ({id}) exists already: it did not succeed and is tried again"),
         (true, true) => say!("{kind} {name} ({id}) is done already: its results are reused"),
         (true, false) => say!("{kind} {name} ({id}) exists already and goes on"),
         _ => say!("{kind} {name} ({id}) submitted"),
+    }
+}
+
+/// Waits a moment for the agent that is being started here, so that nobody is told to start one.
+async fn arrived(mut client: Client) {
+    for _ in 0..50 {
+        // What fails here fails louder soon.
+        let Ok(all) = client.list_workers(v1::ListWorkersRequest::default()).await else { return };
+        if all.into_inner().workers.iter().any(|w| w.state == "ready") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// Mentions what else goes on in this home, since it takes slots too.
+async fn company(global: &Global, client: &mut Client, submitted: &Submitted) {
+    // Only a remark: what fails here fails louder soon.
+    let Ok(all) = client.list_runs(v1::ListRunsRequest::default()).await else { return };
+    let is_open = |r: &&v1::Run| !matches!(r.state(), RunState::Succeeded | RunState::Failed | RunState::Cancelled);
+    let is_other = |r: &&v1::Run| r.id != submitted.id && r.sweep != submitted.id;
+    let runs = all.into_inner().runs;
+    let others: Vec<&str> = runs.iter().filter(is_open).filter(is_other).map(|r| r.name.as_str()).collect();
+    if let (Some(first), false) = (others.first(), global.quiet) {
+        say!("goes on too and shares the slots: {} (stop one: morphctl cancel {first})", others.join(", "));
     }
 }
 
@@ -399,15 +451,20 @@ async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
     serde_json::from_str::<morph_spec::Manifest>(&json).is_ok_and(|m| m.synthetic)
 }
 
-/// Ctrl-C and SIGTERM.
+/// Ctrl-C, SIGTERM, and the end of the terminal.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// The exit code of the next signal.
@@ -415,6 +472,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => TERMINATED,
+            _ = self.hangup.recv() => HANGUP,
         }
     }
 }

@@ -214,6 +214,7 @@ pub fn counts(s: &v1::Sweep) -> String {
         (s.succeeded, "ok"),
         (s.running, "running"),
         (s.queued, "queued"),
+        (s.paused, "paused"),
         (s.failed, "failed"),
         (s.cancelled, "cancelled"),
     ];

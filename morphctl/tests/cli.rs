@@ -37,6 +37,12 @@ fn every_verb_has_help_with_an_example() {
         "describe",
         "logs",
         "cancel",
+        "pause",
+        "resume",
+        "retry",
+        "cordon",
+        "uncordon",
+        "drain",
         "completion",
         "data synth",
         "data prepare",
@@ -159,4 +165,43 @@ fn completion_is_a_script() {
     let home = home();
     let (code, out, _) = run(&home, &["completion", "bash"]);
     assert!(code == 0 && out.contains("_morphctl"), "{out}");
+}
+
+#[test]
+fn a_home_that_is_a_file_is_refused_and_cancel_makes_no_home() {
+    let home = home();
+    let file = home.path().join("file");
+    fs::write(&file, "x").unwrap();
+    let (code, _, err) = run(&home, &["--home", file.to_str().unwrap(), "get", "runs"]);
+    assert!(code == 2 && err.contains("not a folder"), "{code} {err}");
+    let none = home.path().join("none");
+    let (code, _, err) = run(&home, &["--home", none.to_str().unwrap(), "cancel", "x"]);
+    assert!(code == 3 && err.contains("nothing has run yet"), "{code} {err}");
+    assert!(!none.exists());
+}
+
+#[test]
+fn standard_input_is_a_file_called_dash() {
+    let home = home();
+    let validate = |text: &str| morphctl(home.path()).args(["validate", "-"]).write_stdin(text).output().unwrap();
+    assert_eq!(validate(EXPERIMENT).status.code(), Some(0));
+    let out = validate("kind: experiment\nname: x\ndatset: {url: d}\n");
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(2) && err.contains("standard input:3:1"), "{err}");
+}
+
+#[test]
+fn local_and_a_coordinator_exclude_each_other_but_the_environment_gives_way() {
+    let home = home();
+    fs::write(home.path().join("x.yaml"), EXPERIMENT).unwrap();
+    let (code, _, err) = run(&home, &["train", "x.yaml", "--local", "--coordinator", "http://127.0.0.1:9"]);
+    assert!(code == 2 && err.contains("exclude"), "{code} {err}");
+    let out = morphctl(home.path())
+        .args(["train", "x.yaml", "--local"])
+        .env("MORPH_COORDINATOR", "http://127.0.0.1:9")
+        .env("MORPH_WORKER", "/nonexistent")
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(err.contains("not used") && err.contains("MORPH_WORKER"), "{err}");
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Scheduling;
+
 /// An experiment YAML. Its canonical JSON is what travels and is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,9 @@ pub struct Experiment {
     /// How it is scored.
     #[serde(default)]
     pub evaluation: Evaluation,
+    /// How it is scheduled.
+    #[serde(default)]
+    pub scheduling: Scheduling,
 }
 
 /// The word in `kind:`.

@@ -25,6 +25,9 @@ macro_rules! ulid_id {
         pub struct $name(Ulid);
 
         impl $name {
+            /// No identity sorts after it.
+            pub const LAST: Self = Self(Ulid(u128::MAX));
+
             /// A new identity: 48 bits of time, 80 bits of `rng`; sorts by age.
             pub fn new(now: Timestamp, rng: &mut Rng) -> Self {
                 let random = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64());

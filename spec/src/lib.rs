@@ -5,6 +5,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod check;
+pub mod cluster;
 pub mod dataset;
 pub mod experiment;
 pub mod ids;
@@ -12,14 +13,17 @@ pub mod load;
 pub mod manifest;
 mod nearest;
 pub mod rng;
+pub mod scheduling;
 pub mod sweep;
 pub mod time;
 
 pub use check::FieldProblem;
+pub use cluster::Cluster;
 pub use dataset::Dataset;
 pub use experiment::Experiment;
 pub use ids::{Digest, Fence, RunId, SweepId, WorkerId};
 pub use manifest::Manifest;
 pub use rng::Rng;
+pub use scheduling::Scheduling;
 pub use sweep::Sweep;
 pub use time::Timestamp;

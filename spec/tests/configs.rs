@@ -62,7 +62,7 @@ fn every_config_is_valid_and_survives_a_round_trip() {
         let again = load::text(&document.to_yaml(), "written", Path::new(""), &Options::default());
         assert_eq!(again.unwrap_or_else(|p| panic!("{p}")), document, "{}", path.display());
     }
-    assert_eq!(kinds.len(), 3, "{kinds:?}");
+    assert_eq!(kinds.len(), 4, "{kinds:?}");
 }
 
 #[test]

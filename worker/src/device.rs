@@ -7,12 +7,12 @@ use tch::{Cuda, Device};
 
 use crate::rank::failure::Failure;
 
-/// The device that `wanted` means for the `local_rank`-th rank of this node.
+/// The device that `wanted` means for a rank in this node's slot `slot`.
 ///
 /// # Errors
 /// When CUDA is asked for and there is none.
-pub fn pick(wanted: experiment::Device, local_rank: u32) -> Result<Device, Failure> {
-    let cuda = |n: usize| Device::Cuda(local_rank as usize % n);
+pub fn pick(wanted: experiment::Device, slot: u32) -> Result<Device, Failure> {
+    let cuda = |n: usize| Device::Cuda(slot as usize % n);
     match wanted {
         experiment::Device::Cpu => Ok(Device::Cpu),
         experiment::Device::Auto => Ok(gpus_or_warn().map_or(Device::Cpu, cuda)),

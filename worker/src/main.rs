@@ -4,7 +4,8 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use morph_worker::{agent, device, evaluate, rank};
+use morph_spec::scheduling::Bytes;
+use morph_worker::{agent, device, evaluate, node, rank};
 use tracing_subscriber::EnvFilter;
 
 /// Runs training where the GPUs (or CPUs) are.
@@ -78,6 +79,19 @@ struct AgentArgs {
     /// Limit of the node's dataset cache, in GiB.
     #[arg(long, default_value_t = 64, value_name = "GIB")]
     cache_gib: u64,
+    /// What this node is, for scheduling.nodes of experiments; may be said again. `device` (cpu, cuda) and `os` are known.
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Main memory for all ranks [default: what the machine, or the container, has].
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE, like zone=a".into()),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -161,6 +175,8 @@ fn serve(args: AgentArgs) -> Result<()> {
         host: args.host,
         die_with_parent: args.die_with_parent,
         cache_bytes: args.cache_gib.saturating_mul(1 << 30),
+        labels: node::labels(args.labels),
+        memory: args.memory.map_or_else(node::memory, |m| m.0),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(agent::run(options))

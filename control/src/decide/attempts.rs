@@ -1,44 +1,23 @@
 //! How attempts stop and end, and what becomes of their runs.
+//!
+//! What people ask for is in `wishes`.
+
+use std::time::Duration;
 
 use morph_spec::{Fence, Rng, Timestamp};
 
-use crate::{
-    Attempt, Cause, Cluster, Exit, Next, Outcome, Policy, RankState, Refusal, Run, RunState, Stop, Target, What,
-};
-
-/// Stops a run, or all of a sweep, for good.
-pub(super) fn cancel(cluster: &Cluster, now: Timestamp, target: Target) -> Result<Vec<What>, Refusal> {
-    let one = |run: &Run| -> Option<What> {
-        match &run.state {
-            RunState::Queued { .. } => Some(What::RunCancelled { run: run.id }),
-            RunState::Stopping { stop, .. } if stop.cause == Cause::Cancel => None,
-            _ => stop(run, Cause::Cancel, &cluster.policy, now, "cancelled"),
-        }
-    };
-    match target {
-        Target::Run(id) => {
-            let run = cluster.runs.get(&id).ok_or_else(|| Refusal::NotFound(format!("there is no run {id}")))?;
-            Ok(one(run).into_iter().collect())
-        }
-        Target::Sweep(id) => {
-            let sweep = cluster.sweeps.get(&id).ok_or_else(|| Refusal::NotFound(format!("there is no sweep {id}")))?;
-            let runs = sweep.runs.iter().filter_map(|id| cluster.runs.get(id)).filter_map(one);
-            let first = (!sweep.cancelled && sweep.end.is_none()).then_some(What::SweepCancelled { sweep: id });
-            Ok(first.into_iter().chain(runs).collect())
-        }
-    }
-}
+use crate::{Attempt, Cause, Cluster, Exit, Next, Outcome, Policy, RankState, Run, RunState, Stop, What};
 
 /// Stops all attempts with a checkpoint; their runs are queued again.
 pub(super) fn drain(cluster: &Cluster, now: Timestamp, reason: String) -> Vec<What> {
-    let open = cluster.runs.values().filter(|r| !matches!(r.state, RunState::Stopping { .. }));
+    let open = cluster.live_runs().filter(|r| !matches!(r.state, RunState::Stopping { .. }));
     let stops: Vec<What> = open.filter_map(|r| stop(r, Cause::Drain, &cluster.policy, now, &reason)).collect();
     let first = (cluster.draining.as_ref() != Some(&reason)).then_some(What::DrainBegan { reason });
     first.into_iter().chain(stops).collect()
 }
 
 /// The order to stop a run's live attempt on purpose.
-fn stop(run: &Run, cause: Cause, policy: &Policy, now: Timestamp, reason: &str) -> Option<What> {
+pub(super) fn stop(run: &Run, cause: Cause, policy: &Policy, now: Timestamp, reason: &str) -> Option<What> {
     run.attempt()?;
     let (checkpoint, killed, kill_at) = match &run.state {
         // Nothing was trained yet: nothing to save, and ranks may be deep in waiting for each other.
@@ -150,30 +129,55 @@ impl<'a> Ends<'a> {
         let (outcome, next) = match (cause, worst) {
             _ if done => (Outcome::Succeeded, Next::Succeed),
             (Some(Cause::Cancel), _) => (Outcome::Stopped, Next::Cancel),
+            (Some(Cause::Pause), Exit::Stopped) => (Outcome::Stopped, Next::Pause),
             (_, Exit::User) => (Outcome::Failed, Next::Fail { error: error.clone() }),
+            (Some(Cause::Pause), _) => (Outcome::Failed, Next::Pause),
+            (Some(Cause::TimeLimit), _) => {
+                let limit = self.run.experiment.scheduling.time_limit;
+                let step = self.run.newest_checkpoint().map_or(0, |c| c.step);
+                let error = format!("its time limit of {limit} is over at step {step}; raise scheduling.time_limit");
+                (Outcome::Stopped, Next::Fail { error })
+            }
+            (Some(Cause::Preempt), Exit::Stopped) => (Outcome::Stopped, Next::Queue { not_before: now, failures: 0 }),
             // An agent that leaves needs a moment to be gone, or the run would be placed on it again.
             (Some(Cause::Drain), _) | (None, Exit::Stopped) => {
                 (Outcome::Stopped, Next::Queue { not_before: now.after(policy.backoff), failures: 0 })
             }
             (_, worst) => {
-                let outcome = if worst == Exit::Lost { Outcome::Lost } else { Outcome::Failed };
-                (outcome, self.again(&error, policy, now, rng))
+                let lost = worst == Exit::Lost;
+                (if lost { Outcome::Lost } else { Outcome::Failed }, self.again(&error, lost, policy, now, rng))
             }
         };
         What::AttemptEnded { fence: self.fence, outcome, error, next }
     }
 
-    /// After a failure that was not the run's own: once more, unless there was no progress for too long.
-    fn again(&self, error: &str, policy: &Policy, now: Timestamp, rng: &mut Rng) -> Next {
+    /// After a failure that was not the configuration's: once more, unless there was no progress for too long.
+    fn again(&self, error: &str, lost: bool, policy: &Policy, now: Timestamp, rng: &mut Rng) -> Next {
         let run = self.run;
-        let progress = run.newest_checkpoint().map_or(0, |c| c.step) > run.failure_step;
+        let progress = run.progressed();
+        if lost {
+            // Not the run's fault, and so not counted as one; but a run that takes every worker down must end, too.
+            let losses = if progress { 1 } else { run.losses + 1 };
+            if losses > policy.losses {
+                let error =
+                    format!("gave up after {losses} lost workers without progress in between; the last: {error}");
+                return Next::Fail { error };
+            }
+            let failures = if progress { 0 } else { run.failures };
+            return Next::Queue { not_before: now.after(Self::pause(policy, losses, rng)), failures };
+        }
         let failures = if progress { 1 } else { run.failures + 1 };
         if failures > run.max_retries {
             let error = format!("gave up after {failures} failures without progress in between; the last: {error}");
             return Next::Fail { error };
         }
-        let pause = policy.backoff.saturating_mul(1 << (failures - 1).min(16)).min(policy.backoff_max);
-        // Jitter, so that runs that failed together do not come back together.
-        Next::Queue { not_before: now.after(pause.mul_f64(0.75 + 0.5 * rng.uniform())), failures }
+        Next::Queue { not_before: now.after(Self::pause(policy, failures, rng)), failures }
+    }
+
+    /// The pause before the next attempt after the `n`-th failure; with jitter, so that runs that failed together do not
+    /// come back together.
+    fn pause(policy: &Policy, n: u32, rng: &mut Rng) -> Duration {
+        let pause = policy.backoff.saturating_mul(1 << n.saturating_sub(1).min(16)).min(policy.backoff_max);
+        pause.mul_f64(0.75 + 0.5 * rng.uniform())
     }
 }

@@ -4,11 +4,12 @@ mod attempts;
 mod reports;
 mod submit;
 mod tick;
+mod wishes;
 mod workers;
 
 use morph_spec::{Rng, Timestamp};
 
-use crate::{Cluster, Command, Event, Refusal, RunState, What, WorkerState, evolve, schedule};
+use crate::{Cluster, Command, Event, Refusal, RunState, What, WorkerState, evolve, schedule, state::Soft};
 
 /// What `command` makes happen at `now`: events to record and to [`evolve`] with, in order. None: it changes nothing.
 ///
@@ -23,7 +24,12 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
             submit::run(cluster, now, rng, key, &name, *experiment, dataset)?
         }
         Command::SubmitSweep { key, sweep, datasets } => submit::sweep(cluster, now, rng, key, *sweep, &datasets)?,
-        Command::Cancel(target) => attempts::cancel(cluster, now, target)?,
+        Command::Cancel(target) => wishes::cancel(cluster, now, target)?,
+        Command::Pause(target) => wishes::pause(cluster, now, target)?,
+        Command::Resume(target) => wishes::resume(cluster, target)?,
+        Command::Retry(target) => wishes::retry(cluster, target)?,
+        Command::Cordon { worker, reason, drain } => wishes::cordon(cluster, now, worker, &reason, drain)?,
+        Command::Uncordon(worker) => wishes::uncordon(cluster, worker)?,
         Command::Drain { reason } => attempts::drain(cluster, now, reason),
         Command::Hello(hello) => workers::hello(cluster, now, rng, *hello),
         Command::WorkerAway { worker, incarnation, clean } => workers::away(cluster, worker, &incarnation, clean),
@@ -38,11 +44,17 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
 /// # Errors
 /// As [`decide`].
 pub fn apply(cluster: &mut Cluster, now: Timestamp, rng: &mut Rng, command: Command) -> Result<Vec<Event>, Refusal> {
+    let tick = command == Command::Tick;
     let mut all = decide(cluster, now, rng, command)?;
     all.iter().for_each(|event| evolve(cluster, event));
+    let due = next_deadline(cluster, now).is_some_and(|at| at <= now);
+    if !tick && !due && !all.iter().any(|e| stirs(&e.what)) {
+        return Ok(all);
+    }
     loop {
         let more = decide(cluster, now, rng, Command::Tick)?;
         if more.is_empty() {
+            cluster.ticked = Soft(now.max(cluster.ticked.0));
             return Ok(all);
         }
         more.iter().for_each(|event| evolve(cluster, event));
@@ -50,29 +62,59 @@ pub fn apply(cluster: &mut Cluster, now: Timestamp, rng: &mut Rng, command: Comm
     }
 }
 
-/// When something is due by itself, after `now`: then [`Command::Tick`] makes it happen.
-pub fn next_deadline(cluster: &Cluster, now: Timestamp) -> Option<Timestamp> {
-    let workers = cluster.workers.values().filter_map(|w| match w.state {
-        WorkerState::Away { since } => Some(since.after(cluster.policy.grace)),
-        _ => None,
-    });
-    let runs = cluster.runs.values().flat_map(|run| match &run.state {
-        RunState::Queued { not_before } => vec![*not_before],
-        RunState::Stopping { attempt, stop } => {
-            let kill = (!stop.killed).then_some(stop.kill_at);
-            kill.into_iter().chain(tick::missing(attempt).map(|(_, since)| since.after(cluster.policy.grace))).collect()
-        }
-        _ => Vec::new(),
-    });
-    workers.chain(runs).filter(|&at| at > now).min()
+/// Whether something may follow from it by itself, at once. News that come with every step of training are not among them.
+fn stirs(what: &What) -> bool {
+    !matches!(
+        what,
+        What::StoreReady { .. }
+            | What::RankReady { .. }
+            | What::CheckpointCommitted { .. }
+            | What::Evaluated { .. }
+            | What::DatasetRegistered { .. }
+    )
 }
 
-/// New attempts of the runs that fit just now.
-fn placements(cluster: &Cluster, now: Timestamp) -> impl Iterator<Item = What> + '_ {
-    schedule::plan(cluster, now).into_iter().filter_map(|(id, plan)| {
-        let schedule::Plan::Place(ranks) = plan else { return None };
-        let run = cluster.runs.get(&id)?;
-        let fence = morph_spec::Fence { run: id, attempt: run.attempts + 1 };
-        Some(What::RunPlaced { fence, ranks, resume: run.newest_checkpoint().map(|c| c.step) })
-    })
+/// When something is due by itself: then [`Command::Tick`] makes it happen. In the past when that is overdue.
+pub fn next_deadline(cluster: &Cluster, now: Timestamp) -> Option<Timestamp> {
+    let Cluster { index, policy, .. } = cluster;
+    let seen = cluster.ticked.0.min(now);
+    let later = (std::ops::Bound::Excluded((seen, morph_spec::RunId::LAST)), std::ops::Bound::Unbounded);
+    let wake = index.wakes.range(later).next().map(|(at, _)| *at);
+    let away = index.away.iter().filter_map(|id| match cluster.workers.get(id)?.state {
+        WorkerState::Away { since } => Some(since.after(policy.grace)),
+        _ => None,
+    });
+    let limits = index.limited.iter().filter_map(|id| {
+        let run = cluster.runs.get(id)?;
+        run.overdue_at().filter(|_| !matches!(run.state, RunState::Stopping { .. }))
+    });
+    let stops = index.stopping.iter().filter_map(|id| cluster.runs.get(id)).flat_map(|run| match &run.state {
+        RunState::Stopping { attempt, stop } => {
+            let kill = (!stop.killed).then_some(stop.kill_at);
+            let missing = tick::missing(attempt).map(|(_, since)| since.after(policy.grace));
+            kill.into_iter().chain(missing).min()
+        }
+        _ => None,
+    });
+    // Older runs rise in the queue by waiting alone.
+    let aged = (!index.queued.is_empty() && !policy.aging.is_zero()).then(|| seen.after(policy.aging));
+    wake.into_iter().chain(away).chain(limits).chain(stops).chain(aged).min()
+}
+
+/// New attempts of the runs that fit just now, and what must stop so that others can start.
+fn placements(cluster: &Cluster, now: Timestamp) -> Vec<What> {
+    schedule::plan(cluster, now)
+        .into_iter()
+        .filter_map(|step| match step {
+            schedule::Step::Place { run, ranks, devices, backfill } => {
+                let run = cluster.runs.get(&run)?;
+                let fence = morph_spec::Fence { run: run.id, attempt: run.attempts + 1 };
+                let resume = run.newest_checkpoint().map(|c| c.step);
+                Some(What::RunPlaced { fence, ranks, resume, devices, backfill })
+            }
+            schedule::Step::Stop { run, reason } => {
+                attempts::stop(cluster.runs.get(&run)?, crate::Cause::Preempt, &cluster.policy, now, &reason)
+            }
+        })
+        .collect()
 }

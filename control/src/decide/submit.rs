@@ -1,13 +1,10 @@
 //! Datasets, runs and sweeps come in.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use morph_spec::{Digest, Experiment, Manifest, Rng, RunId, SweepId, Timestamp, manifest};
 
-use crate::{Cluster, Dataset, Refusal, Submission, What, fits, search};
+use crate::{Cluster, Dataset, Refusal, Submission, Target, What, find, fits, search};
 
 /// Retries of a run that belongs to no sweep.
 const RETRIES: u32 = 3;
@@ -25,6 +22,14 @@ fn check(cluster: &Cluster, experiment: &Experiment, digest: Digest) -> Result<(
     let unknown =
         || Refusal::Invalid(format!("dataset {digest} is not registered: register {} first", experiment.dataset.url));
     let dataset = cluster.datasets.get(&digest).ok_or_else(unknown)?;
+    let project = &experiment.scheduling.project;
+    if cluster.project(project).is_none() {
+        let known: Vec<&str> = cluster.policy.projects.keys().map(String::as_str).collect();
+        let known = known.join(", ");
+        return Err(Refusal::Invalid(format!(
+            "scheduling.project: there is no project {project:?}, there is: {known}"
+        )));
+    }
     fits(experiment, dataset).map_err(Refusal::Invalid)
 }
 
@@ -53,10 +58,14 @@ pub(super) fn run(
         None => {}
     }
     check(cluster, &experiment, dataset)?;
-    let mut names = Names::of_runs(cluster);
     let name = if name.is_empty() {
-        names.numbered(&experiment.name)
-    } else if names.0.contains(name) {
+        numbered(cluster, &experiment.name, 0)
+    } else if !is_name(name) {
+        return Err(Refusal::Invalid(format!(
+            "{:?} is no name: 1 to 100 letters, digits, `.`, `_` or `-`, a letter or digit first",
+            name.chars().take(100).collect::<String>()
+        )));
+    } else if cluster.index.run_names.contains_key(name) {
         return Err(Refusal::Exists(format!("there is already a run {name:?}; choose another name")));
     } else {
         name.to_owned()
@@ -67,6 +76,7 @@ pub(super) fn run(
         name,
         sweep: None,
         params: BTreeMap::new(),
+        after: after(cluster, &experiment)?,
         experiment: Arc::new(experiment),
         dataset,
         max_retries: RETRIES,
@@ -89,12 +99,13 @@ pub(super) fn sweep(
     }
     let invalid = |e: search::Error| Refusal::Invalid(e.to_string());
     let points = search::ask(&spec, 0, u32::MAX).map_err(invalid)?;
-    let name = Names(cluster.sweeps.values().map(|s| s.name.clone()).collect()).free(&spec.name);
+    let mut candidates = std::iter::once(spec.name.clone()).chain((2u64..).map(|n| format!("{}.{n}", spec.name)));
+    let is_free = |name: &String| !cluster.index.sweep_names.contains_key(name);
+    let name = candidates.find(is_free).expect("invariant: numbers do not end");
     let id = SweepId::new(now, rng);
-    let mut names = Names::of_runs(cluster);
     let spec = Arc::new(spec);
     let mut events = vec![What::SweepSubmitted { sweep: id, key, name: name.clone(), spec: spec.clone() }];
-    for params in points {
+    for (i, params) in points.into_iter().enumerate() {
         let experiment = search::with(&spec.experiment, &params).map_err(invalid)?;
         let url = &experiment.dataset.url;
         let dataset = *datasets.get(url).ok_or_else(|| Refusal::Invalid(format!("dataset {url} is not registered")))?;
@@ -102,9 +113,10 @@ pub(super) fn sweep(
         events.push(What::RunSubmitted {
             run: RunId::new(now, rng),
             key: None,
-            name: names.numbered(&name),
+            name: numbered(cluster, &name, i as u64),
             sweep: Some(id),
             params,
+            after: after(cluster, &experiment)?,
             experiment: Arc::new(experiment),
             dataset,
             max_retries: spec.max_retries,
@@ -113,27 +125,22 @@ pub(super) fn sweep(
     Ok(events)
 }
 
-/// Names that are taken.
-struct Names(BTreeSet<String>);
+/// The `ahead`-th next name `base-N`; numbers that people have given to runs themselves are passed over.
+fn numbered(cluster: &Cluster, base: &str, ahead: u64) -> String {
+    let highest = cluster.index.numbers.get(base).copied().unwrap_or(0);
+    format!("{base}-{}", highest + 1 + ahead)
+}
 
-impl Names {
-    fn of_runs(cluster: &Cluster) -> Self {
-        Self(cluster.runs.values().map(|r| r.name.clone()).collect())
-    }
+/// Names become parts of other names, of folders and of arguments.
+fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.len() <= 100 && name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
 
-    /// `base-1`, or the first number that is free; taken from now on.
-    fn numbered(&mut self, base: &str) -> String {
-        self.first((1u64..).map(|n| format!("{base}-{n}")))
-    }
-
-    /// `base`, or `base.2`, …; taken from now on.
-    fn free(&mut self, base: &str) -> String {
-        self.first(std::iter::once(base.to_owned()).chain((2u64..).map(|n| format!("{base}.{n}"))))
-    }
-
-    fn first(&mut self, mut candidates: impl Iterator<Item = String>) -> String {
-        let name = candidates.find(|n| !self.0.contains(n)).expect("invariant: numbers do not end");
-        self.0.insert(name.clone());
-        name
-    }
+/// What must have succeeded before `experiment` runs.
+fn after(cluster: &Cluster, experiment: &Experiment) -> Result<Vec<Target>, Refusal> {
+    let wanted = &experiment.scheduling.after;
+    let found =
+        wanted.iter().map(|text| find(cluster, text).map_err(|e| Refusal::Invalid(format!("scheduling.after: {e}"))));
+    found.collect()
 }

@@ -3,33 +3,101 @@
 use morph_spec::{Rng, Timestamp};
 
 use super::{attempts, placements, workers};
-use crate::{Attempt, Cluster, Exit, RankState, RunState, Sweep, SweepEnd, What, WorkerState};
+use crate::{Attempt, Cause, Cluster, Exit, RankState, Run, RunState, Sweep, SweepEnd, What, WorkerState};
 
-/// Lost workers first, then overdue stops, then ended sweeps, then placements; the caller asks again until there is nothing.
+/// Lost workers first, then overdue stops, then runs that took too long or wait in vain, then ended sweeps, then the
+/// circuit breakers, then placements; the caller asks again until there is nothing.
 pub(super) fn tick(cluster: &Cluster, now: Timestamp, rng: &mut Rng) -> Vec<What> {
-    let grace = cluster.policy.grace;
-    for worker in cluster.workers.values() {
-        if matches!(worker.state, WorkerState::Away { since } if since.after(grace) <= now) {
+    let Cluster { policy, index, .. } = cluster;
+    for worker in index.away.iter().filter_map(|id| cluster.workers.get(id)) {
+        if matches!(worker.state, WorkerState::Away { since } if since.after(policy.grace) <= now) {
             return workers::lose(cluster, now, rng, worker.id);
         }
     }
-    for run in cluster.runs.values() {
+    for run in index.stopping.iter().filter_map(|id| cluster.runs.get(id)) {
         let RunState::Stopping { attempt, stop } = &run.state else { continue };
         let fence = run.fence();
         if !stop.killed && stop.kill_at <= now {
             return vec![What::StopEscalated { fence }];
         }
-        if let Some((rank, _)) = missing(attempt).find(|(_, since)| since.after(grace) <= now) {
+        if let Some((rank, _)) = missing(attempt).find(|(_, since)| since.after(policy.grace) <= now) {
             let mut ends = attempts::Ends::new(run, fence);
             ends.rank(rank, Exit::Stopped, "its agent does not have it; it was never started".into());
-            return ends.finish(&cluster.policy, now, rng);
+            return ends.finish(policy, now, rng);
         }
     }
-    let ended: Vec<What> = cluster.sweeps.values().filter_map(|sweep| end(cluster, sweep)).collect();
+    for run in index.limited.iter().filter_map(|id| cluster.runs.get(id)) {
+        let open = !matches!(run.state, RunState::Stopping { .. });
+        if open && run.overdue_at().is_some_and(|at| at <= now) {
+            let reason = format!("its time limit of {} is over", run.experiment.scheduling.time_limit);
+            return attempts::stop(run, Cause::TimeLimit, policy, now, &reason).into_iter().collect();
+        }
+    }
+    let in_vain: Vec<What> = index.dependent.iter().filter_map(|id| in_vain(cluster, cluster.runs.get(id)?)).collect();
+    if !in_vain.is_empty() {
+        return in_vain;
+    }
+    let done = || index.done.iter().filter_map(|id| cluster.sweeps.get(id));
+    let ended: Vec<What> = done().filter_map(|sweep| end(cluster, sweep)).collect();
     if !ended.is_empty() {
         return ended;
     }
-    placements(cluster, now).collect()
+    let halted: Vec<What> =
+        index.open.keys().filter_map(|id| cluster.sweeps.get(id)).flat_map(|s| halt(cluster, now, s)).collect();
+    if !halted.is_empty() {
+        return halted;
+    }
+    let tripped = breaker(cluster);
+    if !tripped.is_empty() {
+        return tripped;
+    }
+    placements(cluster, now)
+}
+
+/// A run that waits for one that will not succeed is given up.
+fn in_vain(cluster: &Cluster, run: &Run) -> Option<What> {
+    let target = run.after.iter().find(|target| cluster.succeeded(**target) == Some(false))?;
+    let error = format!("it was to run after {}, which did not succeed", cluster.name_of(*target));
+    Some(What::RunGivenUp { run: run.id, error })
+}
+
+/// A sweep of which all runs fail for the same cause is stopped: the rest would only fail, too.
+fn halt(cluster: &Cluster, now: Timestamp, sweep: &Sweep) -> Vec<What> {
+    let k = cluster.policy.sweep_breaker;
+    let Some(outcomes) = cluster.index.outcomes.get(&sweep.id) else { return Vec::new() };
+    let (Some((Some(_), n)), 1) = (outcomes.first_key_value(), outcomes.len()) else { return Vec::new() };
+    if k == 0 || *n < k || sweep.halted.is_some() || sweep.cancelled {
+        return Vec::new();
+    }
+    let runs = || sweep.runs.iter().filter_map(|id| cluster.runs.get(id));
+    let error = runs().rev().find_map(|r| match &r.state {
+        RunState::Failed { error, .. } => Some(error.as_str()),
+        _ => None,
+    });
+    let reason = format!("{n} runs failed for the same cause and none succeeded: {}", error.unwrap_or_default());
+    let rest = runs().filter_map(|run| match &run.state {
+        RunState::Queued { .. } | RunState::Paused { .. } => Some(What::RunCancelled { run: run.id }),
+        RunState::Stopping { stop, .. } if stop.cause == Cause::Cancel => None,
+        _ => attempts::stop(run, Cause::Cancel, &cluster.policy, now, "its sweep was stopped"),
+    });
+    std::iter::once(What::SweepHalted { sweep: sweep.id, reason }).chain(rest).collect()
+}
+
+/// Workers on which one run after the other fails get no more work, as long as another worker is left.
+fn breaker(cluster: &Cluster) -> Vec<What> {
+    let k = cluster.policy.worker_breaker as usize;
+    let serving = |w: &&crate::Worker| w.state == WorkerState::Ready && w.cordoned.is_none();
+    let tripped = |w: &&crate::Worker| k > 0 && w.strikes.len() >= k;
+    // Only workers that carry something, or just did, have strikes; few do.
+    let Some(bad) = cluster.workers.values().filter(serving).find(tripped) else { return Vec::new() };
+    if cluster.workers.values().filter(serving).all(|w| w.id == bad.id) {
+        return Vec::new();
+    }
+    let names: Vec<&str> =
+        bad.strikes.iter().filter_map(|(run, _)| Some(cluster.runs.get(run)?.name.as_str())).collect();
+    let last = bad.strikes.last().map_or("", |(_, error)| error.as_str());
+    let reason = format!("{} runs failed here in a row ({}); the last: {last}", names.len(), names.join(", "));
+    vec![What::WorkerCordoned { worker: bad.id, reason, automatic: true }]
 }
 
 /// Ranks whose agents do not know them, and since when.

@@ -1,8 +1,6 @@
 //! Agents come and go.
 
-use std::collections::BTreeSet;
-
-use morph_spec::{Rng, RunId, Timestamp, WorkerId};
+use morph_spec::{Rng, Timestamp, WorkerId};
 
 use super::attempts::Ends;
 use crate::{Cluster, Exit, Hello, What, WorkerState};
@@ -23,6 +21,8 @@ pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hel
         version: hello.version,
         live: hello.live,
         cached: hello.cached,
+        labels: hello.labels,
+        memory: hello.memory,
     });
     events
 }
@@ -67,12 +67,8 @@ fn ends(
     why: &str,
     which: impl Fn(morph_spec::Fence) -> bool,
 ) -> Vec<What> {
-    let here = |id: &RunId| {
-        cluster.runs.get(id).and_then(|r| r.attempt()).is_some_and(|a| a.ranks.iter().any(|r| r.worker == worker))
-    };
-    let runs: BTreeSet<RunId> = cluster.runs.keys().copied().filter(|id| here(id)).collect();
     let mut events = Vec::new();
-    for run in runs.iter().filter_map(|id| cluster.runs.get(id)).filter(|r| which(r.fence())) {
+    for run in cluster.runs_on(worker).filter(|r| which(r.fence())) {
         let mut ends = Ends::new(run, run.fence());
         let ranks = run.attempt().map(|a| a.ranks.as_slice()).unwrap_or_default();
         for (rank, _) in ranks.iter().enumerate().filter(|(_, r)| r.worker == worker) {

@@ -4,6 +4,7 @@ use morph_spec::RunId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::Cause;
 
 /// A step of a random history.
 #[derive(Debug, Clone)]
@@ -12,9 +13,15 @@ enum Step {
     Restart,
     Hello(u64, bool),
     Away(u64, bool),
-    Run(u32),
+    Run(u32, u8),
     Sweep,
     Cancel(usize),
+    Pause(usize),
+    Resume(usize),
+    Retry(usize),
+    OfSweep(u8),
+    Cordon(u64, bool),
+    Uncordon(u64),
     Drain,
     Ready(usize, usize),
     Store(usize),
@@ -30,9 +37,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Step::Restart),
         (1u64..4, any::<bool>()).prop_map(|(w, fresh)| Step::Hello(w, fresh)),
         (1u64..4, any::<bool>()).prop_map(|(w, clean)| Step::Away(w, clean)),
-        (1u32..4).prop_map(Step::Run),
+        (1u32..4, any::<u8>()).prop_map(|(width, how)| Step::Run(width, how)),
         Just(Step::Sweep),
         (0usize..6).prop_map(Step::Cancel),
+        (0usize..6).prop_map(Step::Pause),
+        (0usize..6).prop_map(Step::Resume),
+        (0usize..6).prop_map(Step::Retry),
+        (0u8..4).prop_map(Step::OfSweep),
+        (1u64..4, any::<bool>()).prop_map(|(w, drain)| Step::Cordon(w, drain)),
+        (1u64..4).prop_map(Step::Uncordon),
         Just(Step::Drain),
         (0usize..6, 0usize..3).prop_map(|(r, rank)| Step::Ready(r, rank)),
         (0usize..6).prop_map(Step::Store),
@@ -79,7 +92,43 @@ impl World {
                 let incarnation = self.cluster.workers.get(&id).map_or_else(String::new, |w| w.incarnation.clone());
                 self.tell(Command::WorkerAway { worker: id, incarnation, clean: *clean }).unwrap();
             }
-            Step::Run(width) => drop(self.run(&format!("run-{n}"), *width)),
+            Step::Run(width, how) => {
+                let after = if how & 16 == 0 { None } else { runs.last().map(|r| self.cluster.runs[r].name.clone()) };
+                let mut experiment = Box::new(experiment(*width));
+                experiment.scheduling = serde_json::from_value(json!({
+                    "priority": how & 3, "preemptible": how & 4 == 0, "min_world_size": u32::from(how & 8 == 8),
+                    "after": after.into_iter().collect::<Vec<_>>(), "slot_share": if how & 32 == 0 { 1.0 } else { 0.5 },
+                    "time_limit": if how & 64 == 0 { "0s" } else { "30s" },
+                }))
+                .unwrap();
+                let (key, dataset) = (format!("run-{n}"), dataset());
+                self.tell(Command::SubmitRun { key, name: String::new(), experiment, dataset }).unwrap();
+            }
+            Step::Pause(i) | Step::Resume(i) | Step::Retry(i) => {
+                let Some(target) = run(i).map(Target::Run) else { return };
+                // Refused when there is nothing to pause, resume or retry.
+                self.tell(match step {
+                    Step::Pause(_) => Command::Pause(target),
+                    Step::Resume(_) => Command::Resume(target),
+                    _ => Command::Retry(target),
+                })
+                .ok();
+            }
+            Step::OfSweep(how) => {
+                let Some(target) = self.cluster.sweeps.keys().next().map(|s| Target::Sweep(*s)) else { return };
+                self.tell(match how {
+                    0 => Command::Pause(target),
+                    1 => Command::Resume(target),
+                    2 => Command::Retry(target),
+                    _ => Command::Cancel(target),
+                })
+                .ok();
+            }
+            // Refused when nobody knows the worker.
+            Step::Cordon(who, drain) => {
+                self.tell(Command::Cordon { worker: worker(*who), reason: "r".into(), drain: *drain }).ok();
+            }
+            Step::Uncordon(who) => drop(self.tell(Command::Uncordon(worker(*who))).ok()),
             Step::Sweep => drop(self.sweep()),
             Step::Cancel(i) => {
                 if let Some(run) = run(i) {
@@ -133,6 +182,14 @@ proptest! {
         prop_assert_eq!(&folded, &w.cluster);
 
         w.tell(Command::Start).unwrap();
+        for who in 1..4 {
+            w.tell(Command::Uncordon(worker(who))).ok();
+        }
+        let paused = |r: &&crate::Run| matches!(r.state, RunState::Paused { .. }) || w.stop_of(r.id) == Some(Cause::Pause);
+        let paused: Vec<RunId> = w.cluster.runs.values().filter(paused).map(|r| r.id).collect();
+        for run in paused {
+            w.tell(Command::Resume(Target::Run(run))).unwrap();
+        }
         for round in 0..400 {
             if w.cluster.runs.values().all(crate::Run::is_over) {
                 break;

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf, pin::Pin, time::Duration};
 
-use morph_control::{Command, Refusal, Target, WorkerState, find, find_run, find_sweep, search};
+use morph_control::{
+    Cause, Command, Refusal, Run, RunState, Target, WorkerState, find, find_run, find_sweep, find_worker, search,
+};
 use morph_objects::Objects;
 use morph_proto::v1::{self, coordinator_server};
 use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
@@ -83,6 +85,20 @@ impl Coordinator {
         Ok((digest, known))
     }
 
+    /// The run or sweep that `text` means, and those of its runs that are `wanted`.
+    async fn runs(&self, text: String, wanted: fn(&Run) -> bool) -> Result<(Target, Vec<String>), Status> {
+        self.find(move |v| {
+            let target = target(v, &text)?;
+            let runs = match target {
+                Target::Run(id) => vec![id],
+                Target::Sweep(id) => v.cluster.sweeps.get(&id).map(|s| s.runs.clone()).unwrap_or_default(),
+            };
+            let found = runs.iter().filter_map(|id| v.cluster.runs.get(id)).filter(|r| wanted(r));
+            Ok((target, found.map(|r| r.id.to_string()).collect()))
+        })
+        .await
+    }
+
     /// What `key` has made.
     async fn existing(&self, key: &str) -> Result<bool, Status> {
         if key.is_empty() {
@@ -119,12 +135,12 @@ fn snapshot(view: &View<'_>, target: Target) -> Result<(v1::WatchResponse, bool)
     let over = sweep.map_or_else(|| runs.iter().all(|r| r.is_over()), |s| s.end.is_some());
     let ready = || cluster.workers.values().filter(|w| w.state == WorkerState::Ready);
     let total: u32 = ready().map(|w| w.slots).sum();
-    let used: u32 = ready().map(|w| cluster.used(w.id)).sum();
+    let idle: u32 = ready().map(|w| cluster.idle(w.id)).sum();
     let response = v1::WatchResponse {
         sweep: sweep.map(|s| view.sweep(s)),
         runs: runs.into_iter().map(|r| view.run(r, false)).collect(),
         workers_ready: ready().count() as u32,
-        slots_free: total.saturating_sub(used),
+        slots_free: idle,
         slots_total: total,
     };
     Ok((response, over))
@@ -244,20 +260,50 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Answer<v1::CancelResponse> {
-        let text = request.into_inner().id;
-        let (target, runs) = self
-            .find(move |v| {
-                let target = target(v, &text)?;
-                let runs = match target {
-                    Target::Run(id) => vec![id],
-                    Target::Sweep(id) => v.cluster.sweeps.get(&id).map(|s| s.runs.clone()).unwrap_or_default(),
-                };
-                let open = |id: &morph_spec::RunId| v.cluster.runs.get(id).is_some_and(|r| !r.is_over());
-                Ok((target, runs.into_iter().filter(open).map(|id| id.to_string()).collect()))
-            })
-            .await?;
+        let (target, runs) = self.runs(request.into_inner().id, |r| !r.is_over()).await?;
         self.core.command(Command::Cancel(target)).await?;
         Ok(Response::new(v1::CancelResponse { runs }))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::PauseResponse> {
+        let open = |r: &Run| !r.is_over() && !matches!(r.state, RunState::Paused { .. });
+        let (target, runs) = self.runs(request.into_inner().id, open).await?;
+        self.core.command(Command::Pause(target)).await?;
+        Ok(Response::new(v1::PauseResponse { runs }))
+    }
+
+    async fn resume(&self, request: Request<v1::ResumeRequest>) -> Answer<v1::ResumeResponse> {
+        let paused = |r: &Run| match &r.state {
+            RunState::Paused { .. } => true,
+            RunState::Stopping { stop, .. } => stop.cause == Cause::Pause,
+            _ => false,
+        };
+        let (target, runs) = self.runs(request.into_inner().id, paused).await?;
+        self.core.command(Command::Resume(target)).await?;
+        Ok(Response::new(v1::ResumeResponse { runs }))
+    }
+
+    async fn retry(&self, request: Request<v1::RetryRequest>) -> Answer<v1::RetryResponse> {
+        let ended = |r: &Run| matches!(r.state, RunState::Failed { .. } | RunState::Cancelled { .. });
+        let (target, runs) = self.runs(request.into_inner().id, ended).await?;
+        self.core.command(Command::Retry(target)).await?;
+        Ok(Response::new(v1::RetryResponse { runs }))
+    }
+
+    async fn cordon(&self, request: Request<v1::CordonRequest>) -> Answer<v1::CordonResponse> {
+        let v1::CordonRequest { worker: text, reason, drain } = request.into_inner();
+        let worker = self.find(move |v| find_worker(v.cluster, &text)).await?;
+        let reason = if reason.is_empty() { "by hand".to_owned() } else { reason };
+        self.core.command(Command::Cordon { worker, reason, drain }).await?;
+        let runs = self.core.ask(move |v| v.cluster.runs_on(worker).map(|r| r.id.to_string()).collect()).await?;
+        Ok(Response::new(v1::CordonResponse { worker: worker.to_string(), runs }))
+    }
+
+    async fn uncordon(&self, request: Request<v1::UncordonRequest>) -> Answer<v1::UncordonResponse> {
+        let text = request.into_inner().worker;
+        let worker = self.find(move |v| find_worker(v.cluster, &text)).await?;
+        self.core.command(Command::Uncordon(worker)).await?;
+        Ok(Response::new(v1::UncordonResponse { worker: worker.to_string() }))
     }
 
     type WatchStream = Feed<v1::WatchResponse>;

@@ -10,6 +10,7 @@ use crate::{
     experiment::{Model, NormMode, Trainer},
     load,
     nearest::nearest,
+    scheduling::HIGHEST_PRIORITY,
 };
 
 /// The names under which losses and timings are recorded, which no pathology may have.
@@ -31,6 +32,7 @@ impl Experiment {
         loss(&mut c, self);
         norm(&mut c, self);
         evaluation(&mut c, self);
+        scheduling(&mut c, self);
         c.done()
     }
 
@@ -103,6 +105,37 @@ pub(crate) fn blank() -> Experiment {
         json!({"kind": "experiment", "name": "x", "dataset": {"url": "x"}, "model": {"method": "morphaeus"}}),
     )
     .expect("invariant: everything else has a default")
+}
+
+fn scheduling(c: &mut Checks, e: &Experiment) {
+    let s = &e.scheduling;
+    c.name(&s.project, "scheduling.project");
+    c.that(
+        s.priority.abs() <= HIGHEST_PRIORITY,
+        "scheduling.priority",
+        format!("{} is out of bounds", s.priority),
+        &format!("from -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"),
+    );
+    c.that(
+        s.slot_share > 0.0 && s.slot_share <= 1.0,
+        "scheduling.slot_share",
+        format!("{} is no part of a slot", s.slot_share),
+        "above 0, up to 1",
+    );
+    c.that(
+        s.min_world_size <= e.trainer.world_size,
+        "scheduling.min_world_size",
+        format!("{} is more than trainer.world_size, which is {}", s.min_world_size, e.trainer.world_size),
+        "",
+    );
+    for (label, value) in &s.nodes {
+        let field = format!("scheduling.nodes.{label}");
+        c.not_empty(label, &field, "a label of nodes");
+        c.not_empty(value, &field, "the label's value");
+    }
+    for (i, name) in s.after.iter().enumerate() {
+        c.not_empty(name, &format!("scheduling.after.{i}"), "name or id of a run or sweep");
+    }
 }
 
 fn model(c: &mut Checks, m: &Model) {

@@ -1,5 +1,6 @@
 //! What serde cannot see: bounds, and fields that must agree with each other.
 
+mod cluster;
 mod dataset;
 mod experiment;
 mod sweep;

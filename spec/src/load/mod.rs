@@ -1,4 +1,4 @@
-//! YAML → [`Experiment`], [`Sweep`] or [`Dataset`], with errors that point at file, line, column and field.
+//! YAML → [`Experiment`], [`Sweep`], [`Dataset`] or [`Cluster`], with errors that point at file, line, column and field.
 //!
 //! The way of a file: YAML → tree with places → `${VAR}` → a sweep's `experiment: path`, and W&B's nested parameters made
 //! flat → `--set` → typed value → `validate`. Each step reports all that it finds, and the next ones go on with the rest.
@@ -24,7 +24,7 @@ use report::Sources;
 use tree::{At, Node, Value};
 
 use crate::{
-    Dataset, Experiment, FieldProblem, Sweep,
+    Cluster, Dataset, Experiment, FieldProblem, Sweep,
     nearest::{one_of, suggest},
 };
 
@@ -37,20 +37,23 @@ pub enum Document {
     Sweep(Box<Sweep>),
     /// `kind: dataset`
     Dataset(Box<Dataset>),
+    /// `kind: cluster`
+    Cluster(Box<Cluster>),
 }
 
 /// The words for `kind:`.
-const KINDS: [&str; 3] = ["experiment", "sweep", "dataset"];
+const KINDS: [&str; 4] = ["experiment", "sweep", "dataset", "cluster"];
 /// A file with more bytes is no configuration.
 const MOST_BYTES: u64 = 1 << 20;
 
 impl Document {
-    /// `experiment`, `sweep` or `dataset`.
+    /// `experiment`, `sweep`, `dataset` or `cluster`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Experiment(_) => "experiment",
             Self::Sweep(_) => "sweep",
             Self::Dataset(_) => "dataset",
+            Self::Cluster(_) => "cluster",
         }
     }
 
@@ -60,6 +63,7 @@ impl Document {
             Self::Experiment(e) => &e.name,
             Self::Sweep(s) => &s.name,
             Self::Dataset(d) => &d.name,
+            Self::Cluster(c) => &c.name,
         }
     }
 
@@ -69,6 +73,7 @@ impl Document {
             Self::Experiment(e) => yaml(e),
             Self::Sweep(s) => yaml(s),
             Self::Dataset(d) => yaml(d),
+            Self::Cluster(c) => yaml(c),
         }
     }
 }
@@ -177,6 +182,10 @@ impl Loader<'_> {
                 self.overrides(&mut tree, |_| false);
                 self.checked(tree, Dataset::validate).map(|d| Document::Dataset(Box::new(d)))
             }
+            "cluster" => {
+                self.overrides(&mut tree, |_| false);
+                self.checked(tree, Cluster::validate).map(|c| Document::Cluster(Box::new(c)))
+            }
             _ => {
                 self.include(&mut tree, base)?;
                 self.flatten(&mut tree);
@@ -245,6 +254,8 @@ impl Loader<'_> {
                     "sweep"
                 } else if has("source") {
                     "dataset"
+                } else if has("projects") || has("policy") {
+                    "cluster"
                 } else {
                     "experiment"
                 };

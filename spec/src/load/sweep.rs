@@ -27,7 +27,7 @@ const PARAMETER: [&str; 5] = ["value", "values", "min", "max", "distribution"];
 
 /// Whether the field that begins with `first` is the experiment's and not the sweep's.
 pub(super) fn belongs_to_experiment(first: &str) -> bool {
-    !OWN.contains(&first) && ["dataset", "model", "trainer", "evaluation"].contains(&first)
+    !OWN.contains(&first) && ["dataset", "model", "trainer", "evaluation", "scheduling"].contains(&first)
 }
 
 /// Makes `set`'s path one of this tree: `trainer.…` of a sweep is its experiment's, and `parameters.a.b.values` is the

@@ -50,6 +50,10 @@ pub struct Options {
     pub die_with_parent: bool,
     /// Limit of the node's cache in bytes.
     pub cache_bytes: u64,
+    /// What this node is, for `scheduling.nodes`.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// Main memory in bytes for all ranks; 0: not counted.
+    pub memory: u64,
 }
 
 /// Serves until told to leave.
@@ -179,6 +183,8 @@ impl Shell {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     live: self.agent.live(),
                     cached: Vec::new(),
+                    labels: self.options.labels.clone().into_iter().collect(),
+                    memory: self.options.memory,
                 });
                 // A fresh channel has room for it.
                 drop(sender.try_send(SessionRequest { message: Some(hello) }));

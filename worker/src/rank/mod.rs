@@ -96,8 +96,8 @@ pub struct Job {
     pub rank: u32,
     /// Number of ranks.
     pub world: u32,
-    /// Which of this node's ranks.
-    pub local_rank: u32,
+    /// Which of this node's slots: the GPU.
+    pub device: u32,
     /// The experiment.
     pub experiment: Experiment,
     /// Its canonical JSON.
@@ -136,7 +136,7 @@ impl Job {
             attempt: fence.attempt,
             rank: start.rank,
             world: start.world_size.max(1),
-            local_rank: start.local_rank,
+            device: start.device,
             experiment: serde_json::from_str(&start.experiment_json).map_err(|e| bad("experiment", e.to_string()))?,
             experiment_json: serde_json::from_str(&start.experiment_json)
                 .map_err(|e| bad("experiment", e.to_string()))?,
@@ -153,7 +153,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let job = Job::parse(start)?;
     let settings = &job.experiment.trainer;
     set_up(settings.threads)?;
-    let place = Place { device: device::pick(settings.device, job.local_rank)?, kind: Kind::Float };
+    let place = Place { device: device::pick(settings.device, job.device)?, kind: Kind::Float };
     let runtime = runtime()?;
 
     let dataset =

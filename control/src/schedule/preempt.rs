@@ -1,0 +1,63 @@
+//! Who makes room for the first in line.
+
+use std::cmp::Reverse;
+
+use morph_spec::RunId;
+
+use super::room::{Demand, Rooms};
+use crate::{Cluster, Run, RunState};
+
+/// Runs that are tried as victims.
+const MOST: usize = 512;
+
+/// The runs that must stop so that `first` can start, fewest and cheapest first; none when those that are stopping anyway
+/// leave room enough. `None` when no such runs would do.
+pub(super) fn victims(cluster: &Cluster, rooms: &Rooms<'_>, first: &Run, demand: &Demand<'_>) -> Option<Vec<RunId>> {
+    let least = first.least_width();
+    let mut rooms = rooms.clone();
+    let mut ending = false;
+    for run in cluster.index.stopping.iter().filter_map(|id| cluster.runs.get(id)) {
+        ending |= rooms.free(run, true);
+    }
+    if ending && rooms.fit(demand) >= least {
+        return Some(Vec::new());
+    }
+    let mut candidates: Vec<&Run> = cluster.live_runs().filter(|run| gives_way(cluster, run, first)).collect();
+    candidates.sort_by_key(|run| {
+        let attempt = run.attempt();
+        let placed_at = attempt.map(|a| a.placed_at).unwrap_or_default();
+        (!attempt.is_some_and(|a| a.backfill), cluster.priority(run), Reverse(placed_at), Reverse(run.seq))
+    });
+    let mut chosen = Vec::new();
+    for run in candidates.into_iter().take(MOST) {
+        if !rooms.free(run, true) {
+            continue;
+        }
+        chosen.push(run);
+        if rooms.fit(demand) >= least {
+            // The first ones chosen may not have been needed after all.
+            chosen.retain(|run| {
+                rooms.free(run, false);
+                let needed = rooms.fit(demand) < least;
+                if needed {
+                    rooms.free(run, true);
+                }
+                needed
+            });
+            return Some(chosen.into_iter().map(|run| run.id).collect());
+        }
+    }
+    None
+}
+
+/// Whether `run` may be stopped for `first`: only for a higher priority as submitted, not as raised by waiting, or two runs
+/// could take turns for ever; or when it was let in front of `first` on that condition.
+fn gives_way(cluster: &Cluster, run: &Run, first: &Run) -> bool {
+    let live = matches!(run.state, RunState::Starting { .. } | RunState::Running { .. });
+    if !live || !run.experiment.scheduling.preemptible {
+        return false;
+    }
+    let lower = cluster.priority(run) < cluster.priority(first);
+    let let_in = run.attempt().is_some_and(|a| a.backfill) && run.seq > first.seq;
+    let_in && cluster.priority(run) <= cluster.priority(first) || cluster.policy.preemption && lower
+}
