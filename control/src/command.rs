@@ -78,6 +78,13 @@ pub enum Command {
         /// Whether it closed the session itself and in order.
         clean: bool,
     },
+    /// An agent was asked to end: it stops its ranks with a checkpoint, and starts nothing.
+    WorkerLeaving {
+        /// Who.
+        worker: WorkerId,
+        /// Which start of it.
+        incarnation: String,
+    },
     /// An agent was silent for too long.
     WorkerLost {
         /// Who.
@@ -157,6 +164,8 @@ pub enum Report {
         /// URLs of what was written.
         artifacts: Vec<String>,
     },
+    /// The agent was told to stop the attempt, and has no rank of it: what was placed there was never started.
+    NotHere,
     /// A rank is over.
     RankExited {
         /// Which.

@@ -86,6 +86,9 @@ pub enum What {
         /// Whether it fills a gap in front of a run that waits for more.
         #[serde(default, skip_serializing_if = "is_false")]
         backfill: bool,
+        /// By how much waiting had raised its priority.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        raised: u64,
     },
     /// Rank 0 serves the store.
     StoreReady {
@@ -259,6 +262,11 @@ pub enum What {
         /// Who.
         worker: WorkerId,
     },
+    /// An agent is about to leave and takes no new work.
+    WorkerLeaving {
+        /// Who.
+        worker: WorkerId,
+    },
     /// An agent's session ended; its ranks may train on.
     WorkerAway {
         /// Who.
@@ -347,6 +355,7 @@ impl Event {
             What::WorkerJoined { .. } => "worker_joined",
             What::WorkerCordoned { .. } => "worker_cordoned",
             What::WorkerUncordoned { .. } => "worker_uncordoned",
+            What::WorkerLeaving { .. } => "worker_leaving",
             What::WorkerAway { .. } => "worker_away",
             What::WorkerLost { .. } => "worker_lost",
             What::WorkerLeft { .. } => "worker_left",
@@ -462,6 +471,7 @@ impl Event {
                 format!("worker {worker} is cordoned{how}: {reason}")
             }
             What::WorkerUncordoned { worker } => format!("worker {worker} is uncordoned"),
+            What::WorkerLeaving { worker } => format!("worker {worker} is leaving"),
             What::WorkerAway { worker } => format!("worker {worker} is away"),
             What::WorkerLost { worker } => format!("worker {worker} is lost"),
             What::WorkerLeft { worker } => format!("worker {worker} left"),

@@ -48,6 +48,11 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
                 run.state = RunState::Queued { not_before: at, since: at };
             }
         }),
+        What::WorkerLeaving { worker } => {
+            if let Some(worker) = cluster.workers.get_mut(worker) {
+                worker.leaving = true;
+            }
+        }
         What::WorkerAway { worker } => set_worker(cluster, *worker, WorkerState::Away { since: at }),
         What::WorkerLost { worker } => set_worker(cluster, *worker, WorkerState::Lost),
         What::WorkerLeft { worker } => set_worker(cluster, *worker, WorkerState::Left),
@@ -63,7 +68,7 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             }
         }
         What::WorkerJoined { .. } => joined(cluster, event),
-        What::RunPlaced { fence, ranks, devices, backfill, .. } => change(cluster, fence.run, |run| {
+        What::RunPlaced { fence, ranks, devices, backfill, raised, .. } => change(cluster, fence.run, |run| {
             run.attempts = fence.attempt;
             let device = |rank: usize| {
                 let earlier = || ranks[..rank].iter().filter(|w| **w == ranks[rank]).count() as u32;
@@ -72,8 +77,8 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             let placed = ranks.iter().enumerate();
             let ranks =
                 placed.map(|(i, &worker)| Rank { worker, device: device(i), state: RankState::Placed }).collect();
-            let (number, backfill) = (fence.attempt, *backfill);
-            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill };
+            let (number, backfill, raised) = (fence.attempt, *backfill, *raised);
+            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill, raised };
             run.state = RunState::Starting { attempt };
         }),
         What::RankReady { fence, rank, step, total_steps } => ready(cluster, event, *fence, *rank, *step, *total_steps),
@@ -216,6 +221,8 @@ fn joined(cluster: &mut Cluster, event: &Event) {
         state: WorkerState::Ready,
         labels: labels.clone(),
         memory: *memory,
+        // The same agent, back from a broken connection, is still about to leave.
+        leaving: known.is_some_and(|w| w.leaving && w.incarnation == *incarnation),
         cordoned: known.and_then(|w| w.cordoned.clone()),
         strikes: known.map(|w| w.strikes.clone()).unwrap_or_default(),
         cached: lies,
@@ -274,6 +281,7 @@ fn empty() -> Attempt {
         store: None,
         evaluated: false,
         backfill: false,
+        raised: 0,
     }
 }
 

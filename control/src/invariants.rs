@@ -53,7 +53,7 @@ pub fn slots_hold_one_rank(before: &Cluster, events: &[Event]) -> Result<(), Str
             let Some(worker) = cluster.workers.get(id) else {
                 return broken("is placed on, which nobody knows".into());
             };
-            if worker.state != crate::WorkerState::Ready || worker.cordoned.is_some() {
+            if !worker.serves() {
                 return broken("is placed on, which takes no work".into());
             }
             // Counted from the runs, not looked up: the index is what is to be trusted.

@@ -11,6 +11,7 @@
 //! 4. Folding the events of [`apply`] gives the state that it left.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod agent;
 mod command;
 mod decide;
 mod effect;
@@ -23,6 +24,7 @@ pub mod invariants;
 pub mod placement;
 mod policy;
 mod run;
+pub mod sabotage;
 pub mod schedule;
 pub mod search;
 mod state;

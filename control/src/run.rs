@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::Target;
+use crate::{
+    Target,
+    sabotage::{Mechanism, is_broken},
+};
 
 /// One training of an experiment.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,6 +129,9 @@ pub struct Attempt {
     pub evaluated: bool,
     /// Whether it fills a gap in front of a run that waits for more: it gives way when that one can start.
     pub backfill: bool,
+    /// By how much waiting had raised the run's priority when it was placed: it keeps that as long as it runs, or whoever it
+    /// went before would take its slots at once.
+    pub raised: u64,
 }
 
 /// A rank of a live attempt.
@@ -334,6 +340,21 @@ impl Run {
     pub fn newest_checkpoint(&self) -> Option<&Checkpoint> {
         // Of two of the same step the later one: max_by_key returns the last of equals.
         self.checkpoints.iter().max_by_key(|c| c.step)
+    }
+
+    /// Where its attempt `number` starts. What that attempt itself has saved since is not among it, however often the order to
+    /// start is repeated.
+    pub fn start_of(&self, number: u32) -> Option<&Checkpoint> {
+        let earlier = self.earlier(number);
+        if is_broken(Mechanism::NewestCheckpoint) {
+            return earlier.min_by_key(|c| c.step);
+        }
+        earlier.max_by_key(|c| c.step)
+    }
+
+    /// Checkpoints of attempts before `number`, oldest first.
+    pub fn earlier(&self, number: u32) -> impl Iterator<Item = &Checkpoint> {
+        self.checkpoints.iter().filter(move |c| c.attempt < number)
     }
 
     /// Number of ranks of its gang, when there is room.

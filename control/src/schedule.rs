@@ -19,9 +19,10 @@ use std::{cmp::Reverse, collections::BTreeMap, iter::Peekable};
 use morph_spec::{RunId, SweepId, Timestamp, WorkerId};
 
 use crate::{
-    Cluster, Run, RunState, Worker, WorkerState,
+    Cluster, Run, RunState,
     index::{Line, Usage},
     placement::{Node, place},
+    sabotage::{Mechanism, is_broken},
 };
 use room::{Demand, Rooms};
 
@@ -38,6 +39,8 @@ pub enum Step {
         devices: Vec<u32>,
         /// Whether it fills a gap.
         backfill: bool,
+        /// By how much waiting has raised its priority.
+        raised: u64,
     },
     /// Have a run save, stop, and wait again.
     Stop {
@@ -103,11 +106,10 @@ type Waiting<'a> = Peekable<std::collections::btree_set::Iter<'a, (u64, RunId)>>
 
 impl<'a> Walk<'a> {
     fn new(cluster: &'a Cluster, now: Timestamp, reasons: Option<BTreeMap<RunId, String>>) -> Self {
-        let serving = |w: &&Worker| w.state == WorkerState::Ready && w.cordoned.is_none();
         Self {
             cluster,
             now,
-            rooms: Rooms::new(cluster, cluster.workers.values().filter(serving)),
+            rooms: Rooms::new(cluster, cluster.workers.values().filter(|w| w.serves())),
             projects: cluster.index.projects.iter().map(|(name, usage)| (name.as_str(), *usage)).collect(),
             sweeps: cluster.index.sweeps.iter().map(|(id, usage)| (*id, usage.runs)).collect(),
             first: None,
@@ -129,7 +131,8 @@ impl<'a> Walk<'a> {
                 Verdict::Place { ranks, devices, backfill } => {
                     self.settle(run, ranks.len());
                     self.say(run.id, "about to be placed");
-                    self.steps.push(Step::Place { run: run.id, ranks, devices, backfill });
+                    let raised = self.raised(run.id);
+                    self.steps.push(Step::Place { run: run.id, ranks, devices, backfill, raised });
                 }
                 Verdict::Wait(why) => self.say(run.id, &why),
                 Verdict::AllWait(why) => {
@@ -163,19 +166,19 @@ impl<'a> Walk<'a> {
             let (seq, id) = runs.peek()?;
             let weight = u64::from(self.cluster.project(&line.project).unwrap_or_default().weight.max(1));
             let has = self.projects.get(line.project.as_str()).map_or(0, |u| u.slots);
-            Some((Reverse(self.raised(line.priority, *id)), has * 1000 / weight, *seq))
+            let priority = i64::from(line.priority).saturating_add_unsigned(self.raised(*id));
+            Some((Reverse(priority), has * 1000 / weight, *seq))
         };
         (0..lines.len()).filter_map(|i| Some((key(&mut lines[i])?, i))).min().map(|(_, i)| i)
     }
 
-    /// A priority, raised by waiting.
-    fn raised(&self, priority: i32, run: RunId) -> i64 {
+    /// By how much waiting raises a run's priority.
+    fn raised(&self, run: RunId) -> u64 {
         let aging = self.cluster.policy.aging.as_micros();
-        let waited = match self.cluster.runs.get(&run).map(|r| &r.state) {
-            Some(RunState::Queued { since, .. }) if aging > 0 => self.now.since(*since).as_micros() / aging,
+        match self.cluster.runs.get(&run).map(|r| &r.state) {
+            Some(RunState::Queued { since, .. }) if aging > 0 => (self.now.since(*since).as_micros() / aging) as u64,
             _ => 0,
-        };
-        i64::from(priority) + i64::try_from(waited).unwrap_or(i64::MAX / 2)
+        }
     }
 
     /// Takes note of a placement.
@@ -196,7 +199,10 @@ impl<'a> Walk<'a> {
             Ok(most) => most,
             Err(verdict) => return verdict,
         };
-        let (least, demand) = (run.least_width(), Demand::of(run));
+        let (mut least, demand) = (run.least_width(), Demand::of(run));
+        if is_broken(Mechanism::WholeGangs) {
+            least = 1;
+        }
         let nodes: Vec<Node> = self.rooms.nodes(&demand);
         let slots: u32 = nodes.iter().map(|n| n.slots).sum();
         let free: u32 = nodes.iter().map(|n| n.free).sum();

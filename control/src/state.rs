@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Attempt, Policy, Project, Run, RunState, Target,
     index::{Index, Load},
+    sabotage::{Mechanism, is_broken},
 };
 
 /// Everything the coordinator knows that is not a metric or a log line.
@@ -130,6 +131,8 @@ pub struct Worker {
     pub labels: BTreeMap<String, String>,
     /// Main memory in bytes for all its ranks; 0: not counted.
     pub memory: u64,
+    /// Whether it is about to leave: then it gets no new work either.
+    pub leaving: bool,
     /// Why it gets no new work.
     pub cordoned: Option<Cordon>,
     /// Runs that failed there since one got further there, each once.
@@ -175,7 +178,8 @@ impl Cluster {
 
     /// The live attempt that `fence` names, if it is the newest of its run.
     pub fn attempt(&self, fence: Fence) -> Option<&Attempt> {
-        self.runs.get(&fence.run)?.attempt().filter(|a| a.number == fence.attempt)
+        let newest = self.runs.get(&fence.run)?.attempt();
+        newest.filter(|a| a.number == fence.attempt || is_broken(Mechanism::Fence))
     }
 
     /// Whether what is said under `fence` counts.
@@ -246,6 +250,13 @@ impl Cluster {
         let scheduling = &run.experiment.scheduling;
         let most = self.project(&scheduling.project).unwrap_or_default().max_priority;
         scheduling.priority.min(most)
+    }
+}
+
+impl Worker {
+    /// Whether it takes new work.
+    pub fn serves(&self) -> bool {
+        self.state == WorkerState::Ready && self.cordoned.is_none() && !self.leaving
     }
 }
 

@@ -327,14 +327,18 @@ impl Loop {
         if seq > known.acked {
             known.acked = seq;
             let incarnation = known.incarnation.clone();
-            self.heed(worker, said);
+            self.heed(worker, &incarnation, said);
             self.batch.acks.push((worker, incarnation, seq));
         }
         self.then.push(Then::Say(worker, Box::new(session_response::Message::Ack(v1::Ack { seq }))));
     }
 
-    fn heed(&mut self, worker: WorkerId, said: Said) {
+    fn heed(&mut self, worker: WorkerId, incarnation: &str, said: Said) {
         match said {
+            Said::Leaving => {
+                let incarnation = incarnation.to_owned();
+                self.decide(Command::WorkerLeaving { worker, incarnation }).ok();
+            }
             Said::Core(fence, report) => {
                 self.decide(Command::Report { worker, fence, report }).ok();
             }

@@ -40,8 +40,6 @@ fn start(
     let run = cluster.runs.get(&of.run)?;
     let world_size = run.attempt()?.ranks.len() as u32;
     let dataset = cluster.datasets.get(&run.dataset)?;
-    // What the attempt itself has saved since is not where it starts, however often the order is repeated.
-    let earlier = || run.checkpoints.iter().filter(|c| c.attempt < of.attempt);
     Some(v1::StartRank {
         fence: fence(of),
         rank,
@@ -51,8 +49,8 @@ fn start(
         run_name: run.name.clone(),
         experiment_json: serde_json::to_string(&*run.experiment).expect("invariant: documents are JSON"),
         dataset: Some(view::dataset(dataset, true)),
-        resume: earlier().max_by_key(|c| c.step).map(view::checkpoint),
+        resume: run.start_of(of.attempt).map(view::checkpoint),
         output_url: format!("{outputs}/{}", run.id),
-        older: earlier().map(view::checkpoint).collect(),
+        older: run.earlier(of.attempt).map(view::checkpoint).collect(),
     })
 }

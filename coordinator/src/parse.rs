@@ -17,6 +17,8 @@ pub enum Said {
     Metrics(Fence, Vec<Point>),
     /// Kept beside the events.
     Lines(Vec<Line>),
+    /// The agent is about to leave.
+    Leaving,
     /// A kind of report that this version does not know.
     Nothing,
 }
@@ -99,6 +101,8 @@ pub fn report(report: report::Report) -> Result<Said, String> {
             };
             Said::Core(fence(e.fence.as_ref())?, Report::RankExited { rank: e.rank, exit, error: e.error })
         }
+        R::NotHere(n) => Said::Core(fence(n.fence.as_ref())?, Report::NotHere),
+        R::Leaving(_) => Said::Leaving,
         R::Progress(p) => Said::Progress(fence(p.fence.as_ref())?, p),
         R::Metrics(m) => {
             let points = m.points.into_iter().filter(|p| p.value.is_finite());

@@ -168,6 +168,7 @@ impl View<'_> {
             slots: worker.slots,
             used: self.cluster.used(worker.id),
             state: match worker.state {
+                WorkerState::Ready if worker.leaving => "leaving",
                 WorkerState::Ready => "ready",
                 WorkerState::Away { .. } => "away",
                 WorkerState::Lost => "lost",

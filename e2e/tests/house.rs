@@ -50,6 +50,7 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
         &["morph-spec", "morph-proto", "morph-objects", "morph-data", "morph-checkpoint", "morph-coordinator"],
         &["tch"],
     ),
+    ("morph-sim", &["morph-spec", "morph-control"], &["tokio", "tch", "tonic", "object_store", "rusqlite"]),
     ("morph-e2e", &[], &["tch"]),
 ];
 
@@ -171,4 +172,16 @@ fn no_path_of_one_machine_is_committed() {
         })
         .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn only_the_simulator_may_break_mechanisms() {
+    for entry in fs::read_dir(root()).expect("the repository can be read") {
+        let manifest = entry.expect("an entry").path().join("Cargo.toml");
+        let Ok(text) = fs::read_to_string(&manifest) else { continue };
+        let allowed = manifest.ends_with("control/Cargo.toml") || manifest.ends_with("sim/Cargo.toml");
+        assert!(allowed || !text.contains("sabotage"), "{} speaks of sabotage", manifest.display());
+    }
+    let sim = fs::read_to_string(root().join("sim/Cargo.toml")).expect("sim has a manifest");
+    assert!(!sim.contains("default ="), "sabotage is never on by itself");
 }

@@ -190,6 +190,9 @@ pub struct Trainer {
     pub checkpoint: Checkpointing,
     /// Seconds after which a collective that does not finish is an error.
     pub collective_timeout_s: u32,
+    /// Seconds after which a rank 0 that has said nothing is taken for hung and killed; the run goes on from its checkpoint.
+    /// 0: never. It says something with every few steps, but nothing while data is fetched or scores are computed.
+    pub stall_timeout_s: u32,
 }
 
 impl Default for Trainer {
@@ -207,6 +210,7 @@ impl Default for Trainer {
             early_stopping: EarlyStopping::default(),
             checkpoint: Checkpointing::default(),
             collective_timeout_s: 60,
+            stall_timeout_s: 1800,
         }
     }
 }

@@ -65,18 +65,6 @@ pub enum Exit {
     Infra,
 }
 
-impl From<Exit> for v1::Exit {
-    fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Succeeded => Self::Succeeded,
-            Exit::Stopped => Self::Stopped,
-            Exit::PeerLost => Self::PeerLost,
-            Exit::User => Self::User,
-            Exit::Infra => Self::Infra,
-        }
-    }
-}
-
 /// One value of one metric.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
@@ -164,11 +152,14 @@ pub enum Event {
 }
 
 impl Event {
-    /// The report that tells the coordinator; `None` for what only the agent needs.
-    pub fn report(self, fence: &v1::Fence, rank: u32) -> Option<v1::report::Report> {
+    /// The report that tells the coordinator.
+    ///
+    /// # Errors
+    /// The verdict of an exit: that is for the agent, who reports what the kernel says beside it.
+    pub fn report(self, fence: &v1::Fence, rank: u32) -> Result<v1::report::Report, (Exit, String)> {
         use v1::report::Report;
         let fence = Some(fence.clone());
-        Some(match self {
+        Ok(match self {
             Self::StoreReady { address } => Report::Store(v1::StoreReady { fence, address }),
             Self::Ready { step, total_steps } => Report::Ready(v1::RankReady { fence, rank, step, total_steps }),
             Self::Progress { step, epoch, total_steps, images_per_second } => {
@@ -204,7 +195,7 @@ impl Event {
                 summary_json: report,
                 artifacts,
             }),
-            Self::Exiting { .. } => return None,
+            Self::Exiting { exit, error } => return Err((exit, error)),
         })
     }
 }

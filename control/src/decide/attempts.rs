@@ -79,13 +79,13 @@ impl<'a> Ends<'a> {
         };
         match exit {
             Exit::Succeeded => None,
-            // An agent is leaving: it asked its rank to stop, and the ranks agree on the step.
-            Exit::Stopped => under_way.is_none().then(|| Stop {
-                cause: Cause::Drain,
-                checkpoint: true,
-                killed: false,
-                kill_at: now.after(policy.stop_timeout),
-                reason: "another rank was asked to stop".into(),
+            // An agent is leaving: it asked its rank to stop, and the ranks agree on the step. Those that have not met yet
+            // have nothing to save, and would wait for each other.
+            Exit::Stopped => under_way.is_none().then(|| {
+                let reason = "another rank was asked to stop".to_owned();
+                let begun = matches!(self.run.state, RunState::Running { .. });
+                let kill_at = if begun { now.after(policy.stop_timeout) } else { now };
+                Stop { cause: Cause::Drain, checkpoint: begun, killed: !begun, kill_at, reason }
             }),
             // The one to blame has yet to say why; give it a moment.
             Exit::PeerLost => {

@@ -9,7 +9,12 @@ mod workers;
 
 use morph_spec::{Rng, Timestamp};
 
-use crate::{Cluster, Command, Event, Refusal, RunState, What, WorkerState, evolve, schedule, state::Soft};
+use crate::{
+    Cluster, Command, Event, Refusal, RunState, What, WorkerState, evolve,
+    sabotage::{Mechanism, is_broken},
+    schedule,
+    state::Soft,
+};
 
 /// What `command` makes happen at `now`: events to record and to [`evolve`] with, in order. None: it changes nothing.
 ///
@@ -33,6 +38,7 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
         Command::Drain { reason } => attempts::drain(cluster, now, reason),
         Command::Hello(hello) => workers::hello(cluster, now, rng, *hello),
         Command::WorkerAway { worker, incarnation, clean } => workers::away(cluster, worker, &incarnation, clean),
+        Command::WorkerLeaving { worker, incarnation } => workers::leaving(cluster, worker, &incarnation),
         Command::WorkerLost { worker, incarnation } => workers::silent(cluster, now, rng, worker, &incarnation),
         Command::Report { worker, fence, report } => reports::report(cluster, now, rng, worker, fence, report),
     };
@@ -90,7 +96,7 @@ pub fn next_deadline(cluster: &Cluster, now: Timestamp) -> Option<Timestamp> {
     });
     let stops = index.stopping.iter().filter_map(|id| cluster.runs.get(id)).flat_map(|run| match &run.state {
         RunState::Stopping { attempt, stop } => {
-            let kill = (!stop.killed).then_some(stop.kill_at);
+            let kill = (!stop.killed && !is_broken(Mechanism::StopEscalation)).then_some(stop.kill_at);
             let missing = tick::missing(attempt).map(|(_, since)| since.after(policy.grace));
             kill.into_iter().chain(missing).min()
         }
@@ -106,11 +112,11 @@ fn placements(cluster: &Cluster, now: Timestamp) -> Vec<What> {
     schedule::plan(cluster, now)
         .into_iter()
         .filter_map(|step| match step {
-            schedule::Step::Place { run, ranks, devices, backfill } => {
+            schedule::Step::Place { run, ranks, devices, backfill, raised } => {
                 let run = cluster.runs.get(&run)?;
                 let fence = morph_spec::Fence { run: run.id, attempt: run.attempts + 1 };
                 let resume = run.newest_checkpoint().map(|c| c.step);
-                Some(What::RunPlaced { fence, ranks, resume, devices, backfill })
+                Some(What::RunPlaced { fence, ranks, resume, devices, backfill, raised })
             }
             schedule::Step::Stop { run, reason } => {
                 attempts::stop(cluster.runs.get(&run)?, crate::Cause::Preempt, &cluster.policy, now, &reason)

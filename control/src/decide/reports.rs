@@ -3,7 +3,7 @@
 use morph_spec::{Fence, Rng, Timestamp, WorkerId};
 
 use super::attempts::Ends;
-use crate::{Cluster, RankState, Report, What};
+use crate::{Cluster, Exit, RankState, Report, What};
 
 pub(super) fn report(
     cluster: &Cluster,
@@ -33,6 +33,13 @@ pub(super) fn report(
         }
         Report::Evaluated { summary, summary_json, artifacts } if first && !attempt.evaluated => {
             vec![What::Evaluated { fence, summary, summary_json, artifacts }]
+        }
+        Report::NotHere => {
+            let mut ends = Ends::new(run, fence);
+            for (rank, _) in attempt.ranks.iter().enumerate().filter(|(_, r)| r.worker == worker) {
+                ends.rank(rank as u32, Exit::Stopped, "it was never started".into());
+            }
+            ends.finish(&cluster.policy, now, rng)
         }
         Report::RankExited { rank, exit, error } if live(rank).is_some() => {
             let mut ends = Ends::new(run, fence);

@@ -3,7 +3,10 @@
 use morph_spec::{Rng, Timestamp};
 
 use super::{attempts, placements, workers};
-use crate::{Attempt, Cause, Cluster, Exit, RankState, Run, RunState, Sweep, SweepEnd, What, WorkerState};
+use crate::{
+    Attempt, Cause, Cluster, Exit, RankState, Run, RunState, Sweep, SweepEnd, What, WorkerState,
+    sabotage::{Mechanism, is_broken},
+};
 
 /// Lost workers first, then overdue stops, then runs that took too long or wait in vain, then ended sweeps, then the
 /// circuit breakers, then placements; the caller asks again until there is nothing.
@@ -17,7 +20,7 @@ pub(super) fn tick(cluster: &Cluster, now: Timestamp, rng: &mut Rng) -> Vec<What
     for run in index.stopping.iter().filter_map(|id| cluster.runs.get(id)) {
         let RunState::Stopping { attempt, stop } = &run.state else { continue };
         let fence = run.fence();
-        if !stop.killed && stop.kill_at <= now {
+        if !stop.killed && stop.kill_at <= now && !is_broken(Mechanism::StopEscalation) {
             return vec![What::StopEscalated { fence }];
         }
         if let Some((rank, _)) = missing(attempt).find(|(_, since)| since.after(policy.grace) <= now) {
@@ -86,7 +89,7 @@ fn halt(cluster: &Cluster, now: Timestamp, sweep: &Sweep) -> Vec<What> {
 /// Workers on which one run after the other fails get no more work, as long as another worker is left.
 fn breaker(cluster: &Cluster) -> Vec<What> {
     let k = cluster.policy.worker_breaker as usize;
-    let serving = |w: &&crate::Worker| w.state == WorkerState::Ready && w.cordoned.is_none();
+    let serving = |w: &&crate::Worker| w.serves();
     let tripped = |w: &&crate::Worker| k > 0 && w.strikes.len() >= k;
     // Only workers that carry something, or just did, have strikes; few do.
     let Some(bad) = cluster.workers.values().filter(serving).find(tripped) else { return Vec::new() };

@@ -37,6 +37,12 @@ pub(super) fn away(cluster: &Cluster, worker: WorkerId, incarnation: &str, clean
     vec![if clean && cluster.used(worker) == 0 { What::WorkerLeft { worker } } else { What::WorkerAway { worker } }]
 }
 
+/// An agent is about to leave.
+pub(super) fn leaving(cluster: &Cluster, worker: WorkerId, incarnation: &str) -> Vec<What> {
+    let known = cluster.workers.get(&worker).filter(|w| w.incarnation == incarnation && !w.leaving);
+    known.map(|_| What::WorkerLeaving { worker }).into_iter().collect()
+}
+
 /// An agent was silent for too long, though its session seemed to live.
 pub(super) fn silent(
     cluster: &Cluster,

@@ -26,7 +26,7 @@ pub(super) fn victims(cluster: &Cluster, rooms: &Rooms<'_>, first: &Run, demand:
     candidates.sort_by_key(|run| {
         let attempt = run.attempt();
         let placed_at = attempt.map(|a| a.placed_at).unwrap_or_default();
-        (!attempt.is_some_and(|a| a.backfill), cluster.priority(run), Reverse(placed_at), Reverse(run.seq))
+        (!attempt.is_some_and(|a| a.backfill), standing(cluster, run), Reverse(placed_at), Reverse(run.seq))
     });
     let mut chosen = Vec::new();
     for run in candidates.into_iter().take(MOST) {
@@ -50,6 +50,11 @@ pub(super) fn victims(cluster: &Cluster, rooms: &Rooms<'_>, first: &Run, demand:
     None
 }
 
+/// The priority that a live run defends: its own, and what waiting had added when it was placed.
+fn standing(cluster: &Cluster, run: &Run) -> i64 {
+    i64::from(cluster.priority(run)).saturating_add_unsigned(run.attempt().map_or(0, |a| a.raised))
+}
+
 /// Whether `run` may be stopped for `first`: only for a higher priority as submitted, not as raised by waiting, or two runs
 /// could take turns for ever; or when it was let in front of `first` on that condition.
 fn gives_way(cluster: &Cluster, run: &Run, first: &Run) -> bool {
@@ -57,7 +62,8 @@ fn gives_way(cluster: &Cluster, run: &Run, first: &Run) -> bool {
     if !live || !run.experiment.scheduling.preemptible {
         return false;
     }
-    let lower = cluster.priority(run) < cluster.priority(first);
+    let wanted = i64::from(cluster.priority(first));
+    let lower = standing(cluster, run) < wanted;
     let let_in = run.attempt().is_some_and(|a| a.backfill) && run.seq > first.seq;
-    let_in && cluster.priority(run) <= cluster.priority(first) || cluster.policy.preemption && lower
+    let_in && i64::from(cluster.priority(run)) <= wanted || cluster.policy.preemption && lower
 }

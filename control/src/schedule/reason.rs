@@ -71,7 +71,11 @@ pub(super) fn nobody(cluster: &Cluster) -> String {
     if cluster.workers.is_empty() {
         return "no worker has joined yet; start one: morph-worker agent --coordinator URL".into();
     }
-    let cordoned = cluster.workers.values().filter(|w| w.state == WorkerState::Ready).count();
+    let here = |w: &&crate::Worker| w.state == WorkerState::Ready;
+    let cordoned = cluster.workers.values().filter(here).filter(|w| w.cordoned.is_some()).count();
+    if cordoned == 0 && cluster.workers.values().any(|w| here(&w)) {
+        return "no worker takes new work: those that are connected are leaving".into();
+    }
     if cordoned > 0 {
         let workers = count(cordoned as u32, "worker");
         return format!("no worker takes new work, {workers} cordoned: morphctl uncordon WORKER");

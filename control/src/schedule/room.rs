@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use morph_spec::{Digest, WorkerId};
 
-use crate::{Cluster, Run, WHOLE, Worker, placement::Node};
+use crate::{
+    Cluster, Run, WHOLE, Worker,
+    placement::Node,
+    sabotage::{Mechanism, is_broken},
+};
 
 /// What each rank of a run needs.
 pub(super) struct Demand<'a> {
@@ -76,6 +80,7 @@ impl<'a> Rooms<'a> {
         let rooms: Vec<Room<'a>> = workers
             .map(|worker| {
                 let load = cluster.index.load(worker.id);
+                let load = load.filter(|_| !is_broken(Mechanism::SlotCounts));
                 let taken = |d: u32| load.and_then(|l| l.shares.get(d as usize)).copied().unwrap_or(0);
                 let memory = match worker.memory {
                     0 => u64::MAX,

@@ -493,5 +493,5 @@ fn every_recorded_kind_of_event_still_parses() {
         assert!(!event.text().is_empty());
         kinds.insert(event.kind());
     }
-    assert_eq!(kinds.len(), 31, "one of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 32, "one of each kind: {kinds:?}");
 }

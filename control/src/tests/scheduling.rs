@@ -451,3 +451,48 @@ fn lost_workers_are_not_the_runs_fault() {
     let RunState::Failed { error, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
     assert!(error.contains("lost workers"), "{error}");
 }
+
+#[test]
+fn who_has_waited_keeps_what_it_got() {
+    let mut w = World::new();
+    w.worker(1, 1);
+    let first = w.scheduled("first", 1, json!({"preemptible": false}));
+    let low = w.scheduled("low", 1, json!({}));
+    w.train(first);
+    w.pass(3_600_000);
+    let high = w.scheduled("high", 1, json!({"priority": 2}));
+    w.finish(first, 0.5);
+    assert!(w.is_live(low) && w.stop_of(low).is_none(), "an hour of waiting is worth more than two: {}", w.reason(low));
+    let urgent = w.scheduled("urgent", 1, json!({"priority": 100}));
+    assert_eq!(w.stop_of(low), Some(Cause::Preempt), "but not more than a hundred");
+    w.stopped(low);
+    assert!(w.is_live(urgent) && !w.is_live(high));
+}
+
+#[test]
+fn a_leaving_agent_gets_no_new_work() {
+    let mut w = World::new();
+    let (id, _) = w.worker(1, 1);
+    w.tell(Command::WorkerLeaving { worker: id, incarnation: "a".into() }).unwrap();
+    let run = w.scheduled("x", 1, json!({}));
+    assert!(!w.is_live(run) && w.reason(run).contains("leaving"), "{}", w.reason(run));
+    w.hello(1, 1, "a", Vec::new());
+    assert!(!w.is_live(run), "its connection broke, and it still leaves");
+    w.hello(1, 1, "b", Vec::new());
+    assert!(w.is_live(run), "it was started again");
+    // One that had been ordered before it was known.
+    let fence = w.fence(run);
+    w.exit(fence, 0, Exit::Stopped, "the agent is leaving and starts nothing");
+    assert_eq!(w.cluster.runs[&run].failures, 0);
+}
+
+#[test]
+fn a_stop_of_what_never_began_ends_the_attempt() {
+    let mut w = World::new();
+    w.worker(1, 2);
+    let run = w.scheduled("x", 2, json!({}));
+    let fence = w.fence(run);
+    w.tell(Command::Cancel(Target::Run(run))).unwrap();
+    w.say(fence, 0, Report::NotHere);
+    assert!(matches!(w.state(run), RunState::Cancelled { .. }), "{:?}", w.state(run));
+}

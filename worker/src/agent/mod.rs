@@ -4,18 +4,18 @@
 //! 1. What a rank reported reaches the coordinator, however often the connection breaks in between; training goes on while
 //!    the coordinator is away.
 //! 2. No rank outlives its agent.
-//! 3. All decisions are [`protocol`]'s; this file only moves bytes.
+//! 3. All decisions are [`morph_control::agent`]'s; this file only moves bytes.
 
 pub mod home;
+pub mod letters;
 pub mod link;
-pub mod outbox;
 pub mod process;
-pub mod protocol;
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
-use morph_proto::v1::{Heartbeat, Hello, SessionRequest, session_request, session_response};
+use morph_control::agent::{Action, Agent, Status};
+use morph_proto::v1::{Heartbeat, Hello, Report, SessionRequest, StartRank, session_request, session_response};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -24,8 +24,8 @@ use tokio::{
 
 use crate::agent::{
     home::Home,
+    letters::Post,
     process::{Heard, Processes, Site},
-    protocol::{Action, Agent},
 };
 
 /// How long ranks may take to save and stop when the agent is told to leave.
@@ -103,7 +103,7 @@ struct Shell {
     options: Options,
     home: Home,
     incarnation: String,
-    agent: Agent,
+    agent: Agent<Post>,
     processes: Processes,
     heard: mpsc::Sender<Heard>,
     connection: Option<mpsc::Sender<SessionRequest>>,
@@ -145,7 +145,8 @@ impl Shell {
                 },
                 permit = reserve(connection), if self.agent.has_report() => match permit {
                     Some(permit) => {
-                        if let Some(report) = self.agent.next_report() {
+                        if let Some((seq, Post(report))) = self.agent.next_report() {
+                            let report = Report { seq, report: Some(report) };
                             permit.send(SessionRequest { message: Some(session_request::Message::Report(report)) });
                         }
                     }
@@ -181,7 +182,7 @@ impl Shell {
                     host: self.options.host.clone(),
                     slots: self.options.slots,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
-                    live: self.agent.live(),
+                    live: self.agent.live().into_iter().map(letters::fence).collect(),
                     cached: Vec::new(),
                     labels: self.options.labels.clone().into_iter().collect(),
                     memory: self.options.memory,
@@ -207,8 +208,13 @@ impl Shell {
                         self.deadline.get_or_insert(Instant::now() + LEAVE);
                     }
                 }
-                let actions = self.agent.hear(message, crate::now().0);
-                self.perform(actions);
+                match letters::heard(message) {
+                    Some(heard) => {
+                        let actions = self.agent.hear(heard, crate::now().0);
+                        self.perform(actions);
+                    }
+                    None => tracing::warn!("the coordinator sent an order that names no attempt"),
+                }
             }
         }
         Ok(())
@@ -217,21 +223,21 @@ impl Shell {
     fn hear(&mut self, heard: Heard) {
         let now = crate::now().0;
         match heard {
-            Heard::Event(key, event) => self.agent.event(&key, event),
-            Heard::Line(key, stream, text) => self.agent.log(&key, stream, text, now),
+            Heard::Event(key, event) => self.agent.event(&key, letters::said(&key, event), now),
+            Heard::Line(key, stream, text) => self.agent.log(key, stream, text, now),
             Heard::Exited(key, status) => {
                 tracing::info!(rank = %key, code = ?status.code, signal = ?status.signal, "rank ended");
                 self.processes.forget(&key);
-                self.agent.exited(&key, status, None, now);
+                self.agent.exited(key, status, None, now);
             }
             Heard::Failed(key, why) => {
                 tracing::error!(rank = %key, "{why}");
-                self.agent.exited(&key, protocol::Status::default(), Some(why), now);
+                self.agent.exited(key, Status::default(), Some(why), now);
             }
         }
     }
 
-    fn perform(&mut self, actions: Vec<Action>) {
+    fn perform(&mut self, actions: Vec<Action<Box<StartRank>>>) {
         for action in actions {
             match action {
                 Action::Start(key, start) => {
@@ -243,13 +249,15 @@ impl Shell {
                     };
                     self.processes.start(&key, &start, &site, &self.heard);
                 }
-                Action::Tell(key, order) => self.processes.tell(&key, order),
+                Action::Tell(key, tell) => self.processes.tell(&key, tell.into()),
                 Action::Kill(key) => self.processes.kill(&key),
             }
         }
     }
 
     fn beat(&mut self) {
+        let hung = self.agent.tick(crate::now().0);
+        self.perform(hung);
         if let Some(connection) = &self.connection {
             let beat = session_request::Message::Heartbeat(Heartbeat { at: crate::now().0 });
             // A full channel is being emptied: that is a sign of life, too.

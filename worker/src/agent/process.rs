@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use morph_control::agent::{Key, Status};
 use morph_proto::v1::StartRank;
 use nix::{
     sys::signal::{Signal, killpg},
@@ -17,10 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{
-    agent::protocol::{Key, Status},
-    wire::{Event, Order},
-};
+use crate::wire::{Event, Order};
 
 /// Longest log line that is kept whole, in bytes.
 const LINE: usize = 8 << 10;
@@ -75,11 +73,11 @@ impl Processes {
                     .id()
                     .and_then(|id| i32::try_from(id).ok())
                     .expect("invariant: a child just started has a pid");
-                self.running.insert(key.clone(), Running { group: Pid::from_raw(pid), orders });
-                tokio::spawn(listen(key.clone(), child, queue, heard.clone()));
+                self.running.insert(*key, Running { group: Pid::from_raw(pid), orders });
+                tokio::spawn(listen(*key, child, queue, heard.clone()));
             }
             Err(why) => {
-                let (key, heard) = (key.clone(), heard.clone());
+                let (key, heard) = (*key, heard.clone());
                 tokio::spawn(async move { heard.send(Heard::Failed(key, why)).await });
             }
         }
@@ -168,8 +166,8 @@ async fn listen(key: Key, mut child: Child, mut queue: mpsc::UnboundedReceiver<O
     let mut stdin = child.stdin.take().expect("invariant: stdin is piped");
     let stdout = child.stdout.take().expect("invariant: stdout is piped");
     let stderr = child.stderr.take().expect("invariant: stderr is piped");
-    let out = tokio::spawn(read(key.clone(), "stdout", stdout, heard.clone()));
-    let err = tokio::spawn(read(key.clone(), "stderr", stderr, heard.clone()));
+    let out = tokio::spawn(read(key, "stdout", stdout, heard.clone()));
+    let err = tokio::spawn(read(key, "stderr", stderr, heard.clone()));
     let orders = tokio::spawn(async move {
         // Ends when the agent forgets the rank or the rank closes its end; then stdin closes, and the rank exits.
         while let Some(order) = queue.recv().await {
@@ -208,9 +206,9 @@ async fn read(key: Key, stream: &'static str, pipe: impl AsyncRead + Unpin, hear
         }
         let said = if stream == "stdout" { serde_json::from_slice(&line).ok() } else { None };
         let message = match said {
-            Some(event) => Heard::Event(key.clone(), event),
+            Some(event) => Heard::Event(key, event),
             // A library that prints to stdout is heard too.
-            None => Heard::Line(key.clone(), stream, text(&line)),
+            None => Heard::Line(key, stream, text(&line)),
         };
         if heard.send(message).await.is_err() {
             return;
@@ -243,7 +241,8 @@ mod tests {
 
     #[tokio::test]
     async fn lines_events_and_noise_are_told_apart() {
-        let key = Key { run: "r".into(), attempt: 1, rank: 0 };
+        let run = "01J00000000000000000000000".parse().unwrap();
+        let key = Key { fence: morph_spec::Fence { run, attempt: 1 }, rank: 0 };
         let (sender, mut heard) = mpsc::channel(16);
         let bytes: &[u8] = b"{\"event\":\"ready\",\"step\":1,\"total_steps\":2}\nnoise\n\xff\n";
         read(key, "stdout", bytes, sender).await;

@@ -2,21 +2,25 @@
 
 use std::collections::VecDeque;
 
-use morph_proto::v1::{self, report::Report};
-use prost::Message as _;
+use super::{Letter, Line};
+use crate::sabotage::{Mechanism, is_broken};
 
 /// Above this many bytes the agent stops listening to its ranks, which then wait: nothing is lost.
 const FULL: usize = 256 << 20;
 /// Above this many bytes log lines are counted instead of kept.
 const LOGS_FULL: usize = 32 << 20;
-/// A report that has not been sent yet grows to at most this many points or lines.
-const MERGE: usize = 512;
+
+#[derive(Debug)]
+struct Sealed<L> {
+    seq: u64,
+    letter: L,
+    bytes: usize,
+}
 
 /// Unacknowledged reports of one incarnation.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    /// Each with its size in bytes.
-    reports: VecDeque<(v1::Report, usize)>,
+#[derive(Debug)]
+pub(super) struct Outbox<L> {
+    reports: VecDeque<Sealed<L>>,
     /// Sequence number of the newest report.
     last: u64,
     /// Highest number sent on the present connection.
@@ -27,21 +31,31 @@ pub struct Outbox {
     dropped_logs: u64,
 }
 
-impl Outbox {
+impl<L> Default for Outbox<L> {
+    fn default() -> Self {
+        Self { reports: VecDeque::new(), last: 0, sent: 0, ever_sent: 0, bytes: 0, dropped_logs: 0 }
+    }
+}
+
+impl<L: Letter> Outbox<L> {
     /// Appends a report.
-    pub fn push(&mut self, report: Report) {
-        if self.merge(&report) {
+    pub fn push(&mut self, letter: L) {
+        if (self.last > self.ever_sent || is_broken(Mechanism::SealedReports))
+            && let Some(newest) = self.reports.back_mut()
+            && let Some(added) = newest.letter.merge(&letter)
+        {
+            newest.bytes += added;
+            self.bytes += added;
             return;
         }
         self.last += 1;
-        let report = v1::Report { seq: self.last, report: Some(report) };
-        let size = report.encoded_len();
-        self.bytes += size;
-        self.reports.push_back((report, size));
+        let bytes = letter.size();
+        self.bytes += bytes;
+        self.reports.push_back(Sealed { seq: self.last, letter, bytes });
     }
 
     /// Appends a log line, unless too much waits already.
-    pub fn push_log(&mut self, mut line: v1::LogLine) {
+    pub fn push_log(&mut self, mut line: Line) {
         if self.bytes > LOGS_FULL {
             self.dropped_logs += 1;
             return;
@@ -51,57 +65,32 @@ impl Outbox {
                 format!("[{} lines were dropped while the coordinator was away] {}", self.dropped_logs, line.text);
             self.dropped_logs = 0;
         }
-        self.push(Report::Logs(v1::Logs { lines: vec![line] }));
-    }
-
-    /// Puts `report` into the newest one when that is of the same kind and was not sent yet.
-    fn merge(&mut self, report: &Report) -> bool {
-        if self.last <= self.ever_sent {
-            return false;
-        }
-        let Some((v1::Report { report: Some(newest), .. }, size)) = self.reports.back_mut() else { return false };
-        let added = match (newest, report) {
-            (Report::Logs(a), Report::Logs(b)) if a.lines.len() + b.lines.len() <= MERGE => {
-                a.lines.extend(b.lines.iter().cloned());
-                b.encoded_len()
-            }
-            (Report::Metrics(a), Report::Metrics(b))
-                if a.fence == b.fence && a.points.len() + b.points.len() <= MERGE =>
-            {
-                a.points.extend(b.points.iter().cloned());
-                b.encoded_len()
-            }
-            (Report::Progress(a), Report::Progress(b)) if a.fence == b.fence => {
-                *a = b.clone();
-                0
-            }
-            _ => return false,
-        };
-        *size += added;
-        self.bytes += added;
-        true
+        self.push(L::line(line));
     }
 
     /// The coordinator has everything up to `seq`.
     pub fn acknowledge(&mut self, seq: u64) {
-        while let Some((_, size)) = self.reports.pop_front_if(|(r, _)| r.seq <= seq) {
-            self.bytes -= size;
+        while let Some(known) = self.reports.pop_front_if(|r| r.seq <= seq) {
+            self.bytes -= known.bytes;
         }
         self.sent = self.sent.max(seq.min(self.last));
     }
 
     /// A new connection: everything that is not acknowledged must be sent again.
     pub fn rewind(&mut self) {
-        self.sent = self.reports.front().map_or(self.last, |(r, _)| r.seq - 1);
+        if is_broken(Mechanism::Resend) {
+            return;
+        }
+        self.sent = self.reports.front().map_or(self.last, |r| r.seq - 1);
     }
 
     /// The next report to send on this connection.
-    pub fn take(&mut self) -> Option<v1::Report> {
-        let first = self.reports.front()?.0.seq;
-        let (report, _) = self.reports.get(usize::try_from((self.sent + 1).checked_sub(first)?).ok()?)?;
+    pub fn take(&mut self) -> Option<(u64, L)> {
+        let first = self.reports.front()?.seq;
+        let report = self.reports.get(usize::try_from((self.sent + 1).checked_sub(first)?).ok()?)?;
         self.sent = report.seq;
         self.ever_sent = self.ever_sent.max(report.seq);
-        Some(report.clone())
+        Some((report.seq, report.letter.clone()))
     }
 
     /// Whether [`Self::take`] has something.
@@ -123,19 +112,18 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::tests::{Mail, key};
 
-    fn metric(step: u64) -> Report {
-        let fence = Some(v1::Fence { run: "r".into(), attempt: 1 });
-        let point = v1::MetricPoint { step, at: 0, name: "train/loss".into(), value: 1.0 };
-        Report::Metrics(v1::Metrics { fence, points: vec![point] })
+    fn metric(step: u64) -> Mail {
+        Mail::Steps(vec![step])
     }
 
-    fn ready(rank: u32) -> Report {
-        Report::Ready(v1::RankReady { fence: None, rank, step: 0, total_steps: 0 })
+    fn ready(rank: u32) -> Mail {
+        Mail::Ready(rank)
     }
 
-    fn drain(outbox: &mut Outbox) -> Vec<u64> {
-        std::iter::from_fn(|| outbox.take().map(|r| r.seq)).collect()
+    fn drain(outbox: &mut Outbox<Mail>) -> Vec<u64> {
+        std::iter::from_fn(|| outbox.take().map(|(seq, _)| seq)).collect()
     }
 
     #[test]
@@ -170,8 +158,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.push(metric(1));
         outbox.push(metric(2));
-        let Some(Report::Metrics(first)) = outbox.take().and_then(|r| r.report) else { panic!("metrics first") };
-        assert_eq!(first.points.len(), 2);
+        assert_eq!(outbox.take(), Some((1, Mail::Steps(vec![1, 2]))));
         outbox.push(metric(3));
         assert_eq!(drain(&mut outbox), [2], "what was sent under a number never changes");
         outbox.rewind();
@@ -182,13 +169,13 @@ mod tests {
     #[test]
     fn logs_are_counted_when_too_many_wait() {
         let mut outbox = Outbox::default();
-        let line = v1::LogLine { text: "x".repeat(1 << 20), ..v1::LogLine::default() };
-        (0..100).for_each(|_| outbox.push_log(line.clone()));
+        let line = |text: String| Line { key: key(1, 0), seq: 0, at: 0, stream: "stderr", text };
+        (0..100).for_each(|_| outbox.push_log(line("x".repeat(1 << 20))));
         assert!(outbox.dropped_logs > 0 && !outbox.is_full());
         outbox.take();
         outbox.acknowledge(1000);
-        outbox.push_log(v1::LogLine::default());
-        let Some(Report::Logs(logs)) = outbox.take().and_then(|r| r.report) else { panic!("logs") };
-        assert!(logs.lines[0].text.contains("lines were dropped"), "{}", logs.lines[0].text);
+        outbox.push_log(line("y".into()));
+        let Some((_, Mail::Lines(lines))) = outbox.take() else { panic!("logs") };
+        assert!(lines[0].text.contains("lines were dropped"), "{}", lines[0].text);
     }
 }

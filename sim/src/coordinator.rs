@@ -1,0 +1,267 @@
+//! The coordinator: the real core, and its shell's rules on a disk that loses what was not yet written. One turn at a
+//! time: decide, make durable, and only then answer and order. It mirrors `coordinator/src/core.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use morph_control::{
+    Cluster, Command, Effect, Event, Hello, Policy, Refusal,
+    agent::Heard,
+    apply, evolve, invariants, next_deadline, react,
+    sabotage::{Mechanism, is_broken},
+};
+use morph_spec::{Fence, Rng, RunId, Timestamp, WorkerId};
+
+use crate::{
+    mail::{Mail, Point, Start},
+    net::{Down, Up},
+};
+
+/// How long a rank 0 may say nothing, as `trainer.stall_timeout_s`; microseconds.
+const PATIENCE: u64 = 300_000_000;
+
+/// What survives kill -9.
+#[derive(Debug, Default)]
+pub struct Disk {
+    pub events: Vec<Event>,
+    /// Newest durable report of each worker's incarnation.
+    pub acks: BTreeMap<WorkerId, (String, u64)>,
+    /// The metric by run and step: the first value stays.
+    pub metrics: BTreeMap<(RunId, u64), u64>,
+}
+
+/// Something that waits for its turn.
+#[derive(Debug, Clone)]
+pub enum Inbox {
+    /// From a session.
+    Said(u64, WorkerId, Up),
+    /// A session is over.
+    Closed { session: u64, worker: WorkerId, silent: bool, clean: bool },
+    /// From a client; the number is the client's own.
+    Asked(u64, Box<Command>),
+    /// Time has passed.
+    Tick,
+}
+
+/// What follows when a turn is durable.
+#[derive(Debug)]
+pub enum Then {
+    /// To the client.
+    Answer(u64, Result<(), Refusal>),
+    /// To an agent's session.
+    Say(u64, Down),
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    events: Vec<Event>,
+    metrics: Vec<(RunId, Point)>,
+    acks: Vec<(WorkerId, String, u64)>,
+    then: Vec<Then>,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: u64,
+    incarnation: String,
+    acked: u64,
+}
+
+/// A coordinator process that lives.
+#[derive(Debug)]
+pub struct Process {
+    pub cluster: Cluster,
+    sessions: BTreeMap<WorkerId, Session>,
+    pub inbox: VecDeque<Inbox>,
+    /// The turn that is being written.
+    writing: Option<Turn>,
+    rng: Rng,
+}
+
+impl Process {
+    /// Folds what is on the disk.
+    pub fn start(disk: &Disk, policy: Policy, rng: Rng) -> Self {
+        let mut cluster = Cluster::new(policy);
+        disk.events.iter().for_each(|e| evolve(&mut cluster, e));
+        Self { cluster, sessions: BTreeMap::new(), inbox: VecDeque::new(), writing: None, rng }
+    }
+
+    /// Whether a turn is being written: what comes now waits.
+    pub fn is_busy(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Decides on all that waits. What happened, and what is broken by it.
+    pub fn turn(&mut self, disk: &Disk, now: Timestamp, first: Option<Command>) -> Result<Vec<Event>, String> {
+        let mut turn = Turn::default();
+        if let Some(command) = first {
+            self.decide(&mut turn, now, command)?.ok();
+        }
+        while let Some(message) = self.inbox.pop_front() {
+            self.take(&mut turn, disk, now, message)?;
+        }
+        let events = turn.events.clone();
+        self.writing = Some(turn);
+        Ok(events)
+    }
+
+    /// What follows from the turn that is being written, although it is not yet durable: only to show that this is wrong.
+    pub fn hurry(&mut self) -> Vec<Then> {
+        let turn = self.writing.as_mut().filter(|_| is_broken(Mechanism::DurableFirst));
+        turn.map(|t| std::mem::take(&mut t.then)).unwrap_or_default()
+    }
+
+    /// The turn is durable: writes it to `disk`; what follows.
+    pub fn commit(&mut self, disk: &mut Disk) -> Vec<Then> {
+        let Some(turn) = self.writing.take() else { return Vec::new() };
+        turn.write(disk);
+        turn.then
+    }
+
+    /// Dies in the middle of a turn: the disk may have it all the same.
+    pub fn crash(self, disk: &mut Disk, written: bool) {
+        if let Some(turn) = self.writing.filter(|_| written) {
+            turn.write(disk);
+        }
+    }
+
+    /// When it wants to be woken.
+    pub fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
+        next_deadline(&self.cluster, now)
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "commands are made in place")]
+    fn decide(&mut self, turn: &mut Turn, now: Timestamp, command: Command) -> Result<Result<(), Refusal>, String> {
+        let before = self.cluster.clone();
+        let events = match apply(&mut self.cluster, now, &mut self.rng, command.clone()) {
+            Ok(events) => events,
+            Err(refusal) if before == self.cluster => return Ok(Err(refusal)),
+            Err(refusal) => return Err(format!("a refused command changed something: {refusal}")),
+        };
+        invariants::check(&before, &command, &events, &self.cluster)?;
+        let mut effects = Vec::new();
+        events.iter().for_each(|e| react(&self.cluster, e, &mut effects));
+        turn.events.extend(events);
+        let orders = effects.iter().filter_map(|effect| self.order(effect));
+        turn.then.extend(orders);
+        Ok(Ok(()))
+    }
+
+    fn take(&mut self, turn: &mut Turn, disk: &Disk, now: Timestamp, message: Inbox) -> Result<(), String> {
+        match message {
+            Inbox::Tick => drop(self.decide(turn, now, Command::Tick)?),
+            Inbox::Asked(number, command) => {
+                let answer = self.decide(turn, now, *command)?;
+                turn.then.push(Then::Answer(number, answer));
+            }
+            Inbox::Said(session, _, Up::Hello(hello)) => self.opened(turn, disk, now, session, *hello)?,
+            Inbox::Said(..) | Inbox::Closed { .. } => self.of_session(turn, now, message)?,
+        }
+        Ok(())
+    }
+
+    fn opened(
+        &mut self,
+        turn: &mut Turn,
+        disk: &Disk,
+        now: Timestamp,
+        session: u64,
+        hello: Hello,
+    ) -> Result<(), String> {
+        let known = disk.acks.get(&hello.worker).filter(|(incarnation, _)| *incarnation == hello.incarnation);
+        let acked = known.map_or(0, |(_, seq)| *seq);
+        let incarnation = hello.incarnation.clone();
+        self.sessions.insert(hello.worker, Session { id: session, incarnation, acked });
+        turn.then.push(Then::Say(session, Heard::Welcome { acked }));
+        self.decide(turn, now, Command::Hello(Box::new(hello)))?.ok();
+        Ok(())
+    }
+
+    fn of_session(&mut self, turn: &mut Turn, now: Timestamp, message: Inbox) -> Result<(), String> {
+        match message {
+            Inbox::Said(session, worker, Up::Report(seq, mail)) => {
+                let Some(known) = self.sessions.get_mut(&worker).filter(|s| s.id == session) else { return Ok(()) };
+                if seq > known.acked {
+                    known.acked = seq;
+                    let incarnation = known.incarnation.clone();
+                    self.heed(turn, now, worker, &incarnation, mail)?;
+                    turn.acks.push((worker, incarnation, seq));
+                }
+                turn.then.push(Then::Say(session, Heard::Ack { seq }));
+            }
+            Inbox::Closed { session, worker, silent, clean } => {
+                if self.sessions.get(&worker).is_none_or(|s| s.id != session) {
+                    return Ok(());
+                }
+                let Some(Session { incarnation, .. }) = self.sessions.remove(&worker) else { return Ok(()) };
+                let command = if silent {
+                    Command::WorkerLost { worker, incarnation }
+                } else {
+                    Command::WorkerAway { worker, incarnation, clean }
+                };
+                self.decide(turn, now, command)?.ok();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn heed(
+        &mut self,
+        turn: &mut Turn,
+        now: Timestamp,
+        worker: WorkerId,
+        incarnation: &str,
+        mail: Mail,
+    ) -> Result<(), String> {
+        match mail {
+            Mail::Leaving => {
+                let incarnation = incarnation.to_owned();
+                drop(self.decide(turn, now, Command::WorkerLeaving { worker, incarnation })?);
+            }
+            Mail::Core(fence, report) => drop(self.decide(turn, now, Command::Report { worker, fence, report })?),
+            Mail::Metrics(fence, points) if self.cluster.is_current(fence) => {
+                turn.metrics.extend(points.into_iter().map(|p| (fence.run, p)));
+            }
+            Mail::Metrics(..) | Mail::Lines(_) => {}
+        }
+        Ok(())
+    }
+
+    /// An effect as a message to the session that its worker has now.
+    fn order(&self, effect: &Effect) -> Option<Then> {
+        let session = self.sessions.get(&effect.worker())?.id;
+        let down = match effect {
+            Effect::StartRank { fence, rank, .. } => {
+                let start = self.start_order(*fence, *rank)?;
+                let key = morph_control::agent::Key { fence: *fence, rank: *rank };
+                Heard::Start { key, world_size: start.world, patience: PATIENCE, start }
+            }
+            Effect::Rendezvous { fence, address, .. } => Heard::Rendezvous { fence: *fence, address: address.clone() },
+            Effect::Stop { fence, checkpoint, now, reason, .. } => {
+                Heard::Stop { fence: *fence, checkpoint: *checkpoint, now: *now, reason: reason.clone() }
+            }
+            Effect::CheckpointAck { fence, step, .. } => Heard::CheckpointAck { fence: *fence, step: *step },
+        };
+        Some(Then::Say(session, down))
+    }
+
+    /// As `coordinator/src/orders.rs`.
+    fn start_order(&self, fence: Fence, rank: u32) -> Option<Start> {
+        let run = self.cluster.runs.get(&fence.run)?;
+        let world = run.attempt()?.ranks.len() as u32;
+        let resume = run.start_of(fence.attempt).map(|c| (c.url.clone(), c.step));
+        Some(Start { fence, rank, world, resume, steps: u64::from(run.experiment.trainer.epochs) })
+    }
+}
+
+impl Turn {
+    fn write(&self, disk: &mut Disk) {
+        disk.events.extend(self.events.iter().cloned());
+        for (worker, incarnation, seq) in &self.acks {
+            disk.acks.insert(*worker, (incarnation.clone(), *seq));
+        }
+        for (run, (step, value)) in &self.metrics {
+            disk.metrics.entry((*run, *step)).or_insert(*value);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What must hold whatever fails; one file each. What the core promises of its own state
+//! ([`morph_control::invariants`]) is asked after every single command besides.
+
+pub mod away;
+pub mod durable;
+pub mod fence;
+pub mod history;
+pub mod progress;
+pub mod slots;
+pub mod weights;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use morph_control::{Cluster, Command, Event, Refusal, What, agent::Key};
+use morph_spec::Fence;
+
+use crate::{coordinator::Disk, mail::Mail};
+
+/// What really happened, seen from outside.
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// Keys of submissions that were accepted, and the client knows.
+    submitted: BTreeSet<String>,
+    /// What each life of each node's agent has sent, by number, until it was acknowledged.
+    sent: BTreeMap<(usize, u64), BTreeMap<u64, Mail>>,
+    /// Ranks whose processes were ever started.
+    started: BTreeSet<Key>,
+    /// Attempts that a fault has struck.
+    disturbed: BTreeSet<Fence>,
+    /// Since when the coordinator is away, and the gangs that trained then.
+    away: Option<(u64, Vec<Fence>)>,
+    /// A checkpoint that was to be resumed from and was not there.
+    missing: Option<String>,
+    log: Log,
+}
+
+/// What the durable events say, read as they come.
+#[derive(Debug, Default)]
+struct Log {
+    read: usize,
+    checkpoints: BTreeSet<String>,
+    ended: BTreeSet<Fence>,
+}
+
+impl Log {
+    fn catch_up(&mut self, events: &[Event]) {
+        for event in &events[self.read..] {
+            match &event.what {
+                What::CheckpointCommitted { checkpoint, .. } => {
+                    self.checkpoints.insert(checkpoint.url.clone());
+                }
+                // What a rank that counts as lost still says is void.
+                What::AttemptEnded { fence, .. } | What::RankExited { fence, rank: 0, .. } => {
+                    self.ended.insert(*fence);
+                }
+                _ => {}
+            }
+        }
+        self.read = events.len();
+    }
+}
+
+impl Truth {
+    /// The client has an answer.
+    pub fn answered(&mut self, command: &Command, answer: &Result<(), Refusal>) {
+        if let (Command::SubmitRun { key, .. } | Command::SubmitSweep { key, .. }, Ok(())) = (command, answer) {
+            self.submitted.insert(key.clone());
+        }
+    }
+
+    /// An agent sends a report.
+    pub fn sent(&mut self, node: usize, life: u64, seq: u64, mail: &Mail) {
+        self.sent.entry((node, life)).or_default().entry(seq).or_insert_with(|| mail.clone());
+    }
+
+    /// A fault has struck an attempt.
+    pub fn disturbed(&mut self, fence: Fence) {
+        self.disturbed.insert(fence);
+    }
+
+    /// A rank did not find the checkpoint that it was told to go on from.
+    pub fn missing(&mut self, url: &str) {
+        self.missing.get_or_insert_with(|| url.to_owned());
+    }
+}
+
+/// When everything is over.
+///
+/// # Errors
+/// The invariant that is broken, and how.
+pub fn at_the_end(cluster: Option<&Cluster>, disk: &Disk, truth: &Truth) -> Result<(), String> {
+    let cluster = cluster.ok_or("progress: there is no coordinator")?;
+    durable::restarted(cluster, truth)?;
+    fence::log(&disk.events)?;
+    progress::ended(cluster)?;
+    slots::released(cluster)?;
+    weights::right(cluster, truth)?;
+    history::whole(cluster, disk)
+}

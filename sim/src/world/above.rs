@@ -1,0 +1,176 @@
+//! The coordinator and those who ask it.
+
+use super::*;
+
+impl World {
+    pub(super) fn wish(&mut self) {
+        if self.now < self.faults_until {
+            let runs: Vec<_> = self.coordinator.iter().flat_map(|c| c.cluster.order.iter().copied()).collect();
+            let workers: Vec<_> = self.nodes.iter().map(|n| n.worker).collect();
+            let command = self.client.wish(&mut self.rng, &runs, &workers);
+            let number = self.client.ask(command);
+            self.after(0, Happening::Ask(number));
+            let pause = self.pick(50 * SECOND);
+            self.after(pause, Happening::Wish);
+        }
+    }
+
+    /// Sends a request, and again until it is answered.
+    pub(super) fn ask(&mut self, number: u64) {
+        let Some(request) = self.client.requests.get(&number).filter(|r| !r.answered) else { return };
+        let command = request.command.clone();
+        self.after(5 * SECOND, Happening::Ask(number));
+        // It may be lost on its way.
+        if self.coordinator.is_some() && self.pick(10) != 0 {
+            // A request that breaks an invariant does so when its turn comes.
+            self.enqueue(Inbox::Asked(number, Box::new(command))).ok();
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, message: Inbox) -> Result<(), String> {
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        coordinator.inbox.push_back(message);
+        if coordinator.is_busy() { Ok(()) } else { self.turn(None) }
+    }
+
+    pub(super) fn boot(&mut self) -> Result<(), String> {
+        if self.coordinator.is_some() {
+            return Ok(());
+        }
+        self.life += 1;
+        let rng = Rng::keyed(self.rng.next_u64(), "coordinator", self.life);
+        let process = Process::start(&self.disk, Self::policy(), rng);
+        invariants::durable::restarted(&process.cluster, &self.truth)?;
+        invariants::away::back(self.now, &self.gangs, &self.truth)?;
+        self.trace.say(self.now, format_args!("coordinator {} starts, {} events", self.life, self.disk.events.len()));
+        self.coordinator = Some(process);
+        self.turn(Some(Command::Start))
+    }
+
+    fn turn(&mut self, first: Option<Command>) -> Result<(), String> {
+        let now = self.clock();
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        let events = coordinator.turn(&self.disk, now, first)?;
+        for event in &events {
+            self.trace.say(self.now, format_args!("{} {}", event.kind(), event.text()));
+        }
+        let early = self.coordinator.as_mut().map(Process::hurry).unwrap_or_default();
+        self.carry_out(early)?;
+        let sync = 100 + self.pick(5_000);
+        let life = self.life;
+        self.after(sync, Happening::Commit(life));
+        Ok(())
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), String> {
+        let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
+        let then = coordinator.commit(&mut self.disk);
+        self.carry_out(then)?;
+        let waiting = self.coordinator.as_ref().is_some_and(|c| !c.inbox.is_empty());
+        if waiting {
+            return self.turn(None);
+        }
+        let now = self.clock();
+        if let Some(due) = self.coordinator.as_ref().and_then(|c| c.deadline(now)) {
+            let life = self.life;
+            self.after(due.since(now).as_micros() as u64 + 1, Happening::Wake(life));
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, then: Vec<Then>) -> Result<(), String> {
+        for then in then {
+            match then {
+                Then::Answer(number, answer) => {
+                    // An answer may be lost: then the request comes again.
+                    if self.pick(10) == 0 {
+                        continue;
+                    }
+                    self.truth.answered(&self.client.requests[&number].command, &answer);
+                    if let Some(request) = self.client.requests.get_mut(&number) {
+                        request.answered = true;
+                    }
+                }
+                Then::Say(session, down) => self.send_down(session, down)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn send_down(&mut self, session: u64, down: Down) -> Result<(), String> {
+        if !self.net.sessions.get(&session).is_some_and(|s| s.at_coordinator) {
+            return Ok(());
+        }
+        if let Down::Ack { seq } = &down {
+            let session = &self.net.sessions[&session];
+            self.truth.acknowledged(session.node, session.life, *seq, &self.disk)?;
+        }
+        let held = self.nodes[self.net.sessions[&session].node].cut[1];
+        if let Some(at) = self.net.arrival(session, Way::Down, self.now, held, &mut self.rng) {
+            self.at(at, Happening::ArriveDown(session, down));
+        }
+        Ok(())
+    }
+
+    pub(super) fn arrive_up(&mut self, session: u64, up: Up) -> Result<(), String> {
+        if self.coordinator.is_none() {
+            return Ok(());
+        }
+        let Some(known) = self.net.sessions.get_mut(&session) else { return Ok(()) };
+        if matches!(up, Up::Hello(_)) {
+            known.at_coordinator = true;
+            self.after(PATIENCE, Happening::Patience(session));
+        }
+        let Some(known) = self.net.sessions.get_mut(&session).filter(|s| s.at_coordinator) else { return Ok(()) };
+        known.heard = self.now;
+        let worker = self.nodes[known.node].worker;
+        match up {
+            Up::Beat => Ok(()),
+            up => self.enqueue(Inbox::Said(session, worker, up)),
+        }
+    }
+
+    pub(super) fn patience(&mut self, session: u64) -> Result<(), String> {
+        let Some(known) = self.net.sessions.get(&session).filter(|s| s.at_coordinator) else { return Ok(()) };
+        let due = known.heard + PATIENCE;
+        if due > self.now {
+            self.at(due, Happening::Patience(session));
+            return Ok(());
+        }
+        self.closed_above(session, true, false)
+    }
+
+    /// The coordinator's end of a session closes, and the agent's with it, sooner or later.
+    pub(super) fn closed_above(&mut self, session: u64, silent: bool, clean: bool) -> Result<(), String> {
+        let Some(known) = self.net.sessions.get_mut(&session).filter(|s| s.at_coordinator) else { return Ok(()) };
+        known.at_coordinator = false;
+        let (node, at_agent) = (known.node, known.at_agent);
+        let worker = self.nodes[node].worker;
+        if at_agent {
+            let pause = self.pick(KEEP_ALIVE);
+            self.after(pause, Happening::BrokenBelow(session));
+        }
+        self.trace.say(self.now, format_args!("session {session} of node {node} is closed above, silent {silent}"));
+        self.enqueue(Inbox::Closed { session, worker, silent, clean })
+    }
+
+    pub(super) fn coordinator_dies(&mut self, away: u64) {
+        let written = self.pick(2) == 0;
+        let Some(process) = self.coordinator.take() else { return };
+        process.crash(&mut self.disk, written);
+        self.truth.coordinator_gone(self.now, &self.gangs);
+        self.trace.say(self.now, format_args!("coordinator {} dies, its turn written {written}", self.life));
+        // Nothing of this life happens any more.
+        self.life += 1;
+        let open = self.net.sessions.iter().filter(|(_, s)| s.at_coordinator || s.at_agent);
+        let open: Vec<u64> = open.map(|(n, _)| *n).collect();
+        for session in open {
+            if let Some(known) = self.net.sessions.get_mut(&session) {
+                known.at_coordinator = false;
+            }
+            let pause = self.pick(SECOND);
+            self.after(pause, Happening::BrokenBelow(session));
+        }
+        self.after(away, Happening::Boot);
+    }
+}

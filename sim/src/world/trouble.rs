@@ -1,0 +1,123 @@
+//! Faults strike, and in the end are mended.
+
+use super::*;
+
+/// How long ranks may take to save and stop when their agent leaves.
+const LEAVE: u64 = 120 * SECOND;
+
+impl World {
+    pub(super) fn strike(&mut self, fault: Fault) -> Result<(), String> {
+        if self.now >= self.faults_until {
+            return Ok(());
+        }
+        self.faults += 1;
+        self.trace.say(self.now, format_args!("FAULT {fault:?}"));
+        match fault {
+            Fault::CoordinatorDies { away } => self.coordinator_dies(away),
+            Fault::AgentDies { node, away } => self.agent_dies(node, away),
+            Fault::AgentLeaves { node, away } => self.agent_leaves(node, away)?,
+            Fault::RankDies { which } => {
+                if let Some(key) = self.any_rank(which) {
+                    self.truth.disturbed(key.fence);
+                    self.rank_gone(key, Status { code: None, signal: Some(9) });
+                }
+            }
+            Fault::RankHangs { which } => {
+                if let Some(key) = self.any_rank(which)
+                    && let Some(rank) = self.gangs.ranks.get_mut(&key)
+                {
+                    rank.hung = true;
+                    self.truth.disturbed(key.fence);
+                }
+            }
+            Fault::AgentStops { node, length } => {
+                self.nodes[node].frozen_until = self.now + length;
+                let life = self.nodes[node].life;
+                self.after(length, Happening::Connect(node, life));
+            }
+            Fault::LinkDown { node, ways, length } => self.link_down(node, ways, length),
+            Fault::Break { node } => {
+                if let Some(session) = self.nodes[node].session {
+                    let (below, above) = (self.pick(KEEP_ALIVE), self.pick(KEEP_ALIVE));
+                    self.after(below, Happening::BrokenBelow(session));
+                    self.after(above, Happening::BrokenAbove(session));
+                }
+            }
+            Fault::StoreDown { length } => self.store.down_until = self.now + length,
+            Fault::ClockJumps { by } => self.ahead += by,
+        }
+        let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
+        self.after(pause, Happening::Fault(next));
+        Ok(())
+    }
+
+    fn any_rank(&self, which: u64) -> Option<Key> {
+        let n = self.gangs.ranks.len() as u64;
+        (n > 0).then(|| self.gangs.ranks.keys().nth((which % n) as usize).copied())?
+    }
+
+    fn agent_leaves(&mut self, node: usize, away: u64) -> Result<(), String> {
+        let now = self.now;
+        let Some(agent) = &mut self.nodes[node].agent else { return Ok(()) };
+        let actions = agent.leave("SIGTERM", now);
+        self.perform(node, actions)?;
+        self.flush(node);
+        let life = self.nodes[node].life;
+        self.after(LEAVE + away, Happening::Leave(node, life));
+        Ok(())
+    }
+
+    /// An agent that leaves has had its time.
+    pub(super) fn leave(&mut self, node: usize, life: u64) -> Result<(), String> {
+        let now = self.now;
+        if self.nodes[node].life != life {
+            return Ok(());
+        }
+        let Some(agent) = self.nodes[node].agent.as_mut().filter(|a| a.is_leaving()) else { return Ok(()) };
+        let actions = agent.kill_all("did not stop in time", now);
+        self.perform(node, actions)?;
+        self.flush(node);
+        Ok(())
+    }
+
+    fn link_down(&mut self, node: usize, ways: [bool; 2], length: u64) {
+        for (cut, way) in self.nodes[node].cut.iter_mut().zip(ways) {
+            if way {
+                *cut = self.now + length;
+            }
+        }
+        // Longer than the keep-alive: each end gives up by itself.
+        if let Some(session) = self.nodes[node].session.filter(|_| length > KEEP_ALIVE) {
+            let (below, above) = (self.pick(KEEP_ALIVE / 2), self.pick(KEEP_ALIVE / 2));
+            self.after(KEEP_ALIVE + below, Happening::BrokenBelow(session));
+            self.after(KEEP_ALIVE + above, Happening::BrokenAbove(session));
+        }
+    }
+
+    /// Faults are over: whatever is dead comes back, whatever was held back goes on.
+    pub(super) fn heal(&mut self) {
+        self.healed = true;
+        self.trace.say(self.now, format_args!("faults are over"));
+        self.store.down_until = 0;
+        self.store.flaky = 0;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].cut = [0; 2];
+            self.nodes[node].frozen_until = self.nodes[node].frozen_until.min(self.now);
+            // An agent that is leaving ends first.
+            self.after(200 * SECOND, Happening::AgentBoot(node));
+            let life = self.nodes[node].life;
+            self.after(0, Happening::Connect(node, life));
+        }
+        self.after(SECOND, Happening::Boot);
+        let runs: Vec<_> = self.disk.events.iter().filter_map(morph_control::Event::run).collect();
+        let runs: std::collections::BTreeSet<_> = runs.into_iter().collect();
+        let workers: Vec<_> = self.nodes.iter().map(|n| n.worker).collect();
+        let wishes =
+            workers.into_iter().map(Command::Uncordon).chain(runs.into_iter().map(|r| Command::Resume(Target::Run(r))));
+        for command in wishes.collect::<Vec<_>>() {
+            // Long after the last wish of others, which may still be on its way.
+            let number = self.client.ask(command);
+            self.after(300 * SECOND, Happening::Ask(number));
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Each mechanism that an invariant rests on is broken on purpose, and the simulator must notice: else it shows nothing.
+
+use morph_control::sabotage::{Mechanism, break_only};
+use morph_sim::{Options, live};
+
+/// Lives in which the damage must show.
+const LIVES: u64 = 300;
+
+/// Breaks `mechanism`; some life must be violated, and by one of these invariants.
+fn is_noticed(mechanism: Mechanism, by: &[&str]) {
+    break_only(Some(mechanism));
+    let broken = (0..LIVES).find_map(|seed| live(Options { seed, trace: false }).violation);
+    break_only(None);
+    let what = broken.unwrap_or_else(|| panic!("{mechanism:?} is broken, and nobody noticed in {LIVES} lives"));
+    assert!(by.iter().any(|name| what.starts_with(name)), "{mechanism:?}: {what}");
+}
+
+#[test]
+fn fence() {
+    is_noticed(Mechanism::Fence, &["old_attempts_are_fenced", "fence", "gangs_are_whole", "history_only_grows"]);
+}
+
+#[test]
+fn whole_gangs() {
+    is_noticed(Mechanism::WholeGangs, &["gangs_are_whole"]);
+}
+
+#[test]
+fn slot_counts() {
+    is_noticed(Mechanism::SlotCounts, &["slots_hold_one_rank"]);
+}
+
+#[test]
+fn stop_escalation() {
+    is_noticed(Mechanism::StopEscalation, &["progress"]);
+}
+
+#[test]
+fn newest_checkpoint() {
+    is_noticed(Mechanism::NewestCheckpoint, &["weights", "progress"]);
+}
+
+#[test]
+fn resend() {
+    is_noticed(Mechanism::Resend, &["progress", "durable", "history"]);
+}
+
+#[test]
+fn sealed_reports() {
+    is_noticed(Mechanism::SealedReports, &["durable", "history", "progress"]);
+}
+
+#[test]
+fn ended_ranks() {
+    is_noticed(Mechanism::EndedRanks, &["slots"]);
+}
+
+#[test]
+fn watchdog() {
+    is_noticed(Mechanism::Watchdog, &["progress"]);
+}
+
+#[test]
+fn durable_first() {
+    is_noticed(Mechanism::DurableFirst, &["durable", "history", "fence", "slots", "weights", "progress"]);
+}
