@@ -2,7 +2,8 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["morph/v1/types.proto", "morph/v1/coordinator.proto", "morph/v1/agents.proto"];
+    let files =
+        ["morph/v1/types.proto", "morph/v1/coordinator.proto", "morph/v1/agents.proto", "morph/v1/access.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

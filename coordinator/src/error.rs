@@ -33,14 +33,29 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// Everybody on the network could give orders.
+    /// Everybody on the network could listen and give orders.
     #[error(
-        "listen on {address}: connections are not authenticated, so only loopback is allowed; say --insecure if the network may be trusted"
+        "listen on {address}: only loopback is allowed without TLS, since tokens would travel in clear; \
+        give it a certificate (--tls-cert, --tls-key, --tls-ca; morphctl certs makes them), or say --insecure if everybody who \
+        reaches this address may read everything and give orders"
     )]
     NotLoopback {
         /// The address.
         address: SocketAddr,
     },
+    /// A certificate or key cannot be used.
+    #[error("{option} {}: {why}", path.display())]
+    Tls {
+        /// The option that names it.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Tokens could not be made.
+    #[error(transparent)]
+    Tokens(#[from] crate::auth::tokens::Error),
     /// The home folder cannot be used.
     #[error("{action} {}: {source}", path.display())]
     Home {

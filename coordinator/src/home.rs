@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, auth::secret::Secret};
 
 /// Who serves a home: what `coordinator.json` says while it does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,12 +19,23 @@ pub struct Serving {
     pub pid: u32,
     /// Version of the program.
     pub version: String,
+    /// Whether connections are encrypted.
+    #[serde(default)]
+    pub tls: bool,
+    /// For those who may read the home: a token of scope admin that ends with this coordinator. `None`: it asks for none.
+    #[serde(default)]
+    pub token: Option<Secret>,
 }
 
 impl Serving {
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`. One that listens everywhere is reached on loopback.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls { "https" } else { "http" };
+        match self.address.parse::<std::net::SocketAddr>() {
+            Ok(at) if at.ip().is_unspecified() && at.is_ipv4() => format!("{scheme}://127.0.0.1:{}", at.port()),
+            Ok(at) if at.ip().is_unspecified() => format!("{scheme}://[::1]:{}", at.port()),
+            _ => format!("{scheme}://{}", self.address),
+        }
     }
 }
 
@@ -89,7 +100,7 @@ impl Lock {
         Ok(Self { _file: file, home: home.to_owned() })
     }
 
-    /// Tells others where this process listens.
+    /// Tells others of the same user where this process listens, and with which token: the file has mode 0600.
     pub(crate) fn announce(&self, serving: &Serving) -> Result<(), Error> {
         let path = json_file(&self.home);
         let fail = |source| Error::Home { action: "write", path: path.clone(), source };
@@ -109,6 +120,8 @@ impl Drop for Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -116,9 +129,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(serving(dir.path()), None);
         let lock = Lock::take(dir.path()).unwrap();
-        let me = Serving { address: "127.0.0.1:1".into(), pid: 7, version: "1.0.0".into() };
+        let me = Serving {
+            address: "127.0.0.1:1".into(),
+            pid: 7,
+            version: "1.0.0".into(),
+            tls: false,
+            token: Some(Secret::new("t")),
+        };
         lock.announce(&me).unwrap();
         assert_eq!(serving(dir.path()), Some(me.clone()));
+        let mode = fs::metadata(json_file(dir.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it holds a token");
         let text = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(text.contains(&std::process::id().to_string()) && text.contains("127.0.0.1:1"), "{text}");
         drop(lock);

@@ -7,6 +7,7 @@
 //! 3. Nothing here is in the way of training: agents and ranks go on while the coordinator is away.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod auth;
 mod core;
 mod error;
 mod home;
@@ -15,18 +16,22 @@ mod orders;
 mod parse;
 mod services;
 pub mod store;
+mod tls;
 mod view;
 
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use morph_control::{Cluster, Command, Event, Policy, Project, WHOLE, What};
 use morph_objects::Objects;
-use morph_proto::v1::{agents_server::AgentsServer, coordinator_server::CoordinatorServer};
+use morph_proto::v1::{
+    access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
+};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -34,9 +39,15 @@ use tonic::transport::Server;
 
 pub use error::Error;
 pub use home::{Serving, serving};
-pub use options::Options;
+pub use options::{Options, Tls};
 
 use crate::{
+    auth::{
+        Scope,
+        layer::{Gate, Gates, Proof},
+        secret::Secret,
+        tokens::Tokens,
+    },
     core::{Core, Message, Setup},
     home::Lock,
     store::Store,
@@ -47,6 +58,8 @@ use crate::{
 const DATABASE: &str = "state.db";
 /// Largest message taken: an experiment or a batch of log lines is far below it.
 const LARGEST: usize = 64 << 20;
+/// Requests open at a time on one connection.
+const STREAMS: u32 = 1024;
 /// How long open streams may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -54,10 +67,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Handle {
     address: SocketAddr,
+    tls: bool,
     core: Core,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     death: oneshot::Receiver<store::Error>,
+    owner: Secret,
+    tokens: Arc<Tokens>,
     /// Held as long as this serves.
     _lock: Option<Lock>,
 }
@@ -67,8 +83,12 @@ pub struct Handle {
 /// # Errors
 /// See [`Error`]; then nothing is left running or lying about.
 pub async fn start(options: Options) -> Result<Handle, Error> {
-    if !options.listen.ip().is_loopback() && !options.insecure {
+    if !options.listen.ip().is_loopback() && options.tls.is_none() && !options.insecure {
         return Err(Error::NotLoopback { address: options.listen });
+    }
+    let mut builder = Server::builder();
+    if let Some(files) = &options.tls {
+        builder = builder.tls_config(tls::config(files)?).map_err(|e| tls::unusable(files, &e))?;
     }
     let listener = listen(options.listen).await?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: options.listen, source })?;
@@ -79,13 +99,24 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let setup = set_up(&options, outputs)?;
     let (core, death) =
         core::start(setup).map_err(|source| Error::Home { action: "serve", path: options.home.clone(), source })?;
+    let tokens = if options.read_only { Tokens::none() } else { Tokens::open(&options.home.join(DATABASE))? };
+    let tokens = Arc::new(tokens);
+    let owner = tokens.passing("owner", Scope::Admin)?;
     let stop = CancellationToken::new();
-    let server = serve(&options, listener, core.clone(), stop.clone()).await;
+    let server = serve(&options, builder, listener, core.clone(), tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());
-        lock.announce(&Serving { address, pid, version: env!("CARGO_PKG_VERSION").into() })?;
+        let token = (!options.insecure).then(|| owner.clone());
+        lock.announce(&Serving {
+            address,
+            pid,
+            version: env!("CARGO_PKG_VERSION").into(),
+            tls: options.tls.is_some(),
+            token,
+        })?;
     }
-    Ok(Handle { address, core, stop, server, death, _lock: lock })
+    let tls = options.tls.is_some();
+    Ok(Handle { address, tls, core, stop, server, death, owner, tokens, _lock: lock })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -152,8 +183,10 @@ fn policy(options: &Options) -> Policy {
 
 async fn serve(
     options: &Options,
+    builder: Server,
     listener: TcpListener,
     core: Core,
+    tokens: Arc<Tokens>,
     stop: CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
     let agents = services::agents::Agents {
@@ -162,9 +195,21 @@ async fn serve(
         read_only: options.read_only,
         stop: stop.clone(),
     };
-    let people = services::coordinator::Coordinator { core, db: options.home.join(DATABASE), stop: stop.clone() };
+    let people = services::coordinator::Coordinator {
+        core,
+        db: options.home.join(DATABASE),
+        urls: options.urls(),
+        stop: stop.clone(),
+    };
     let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
+    let access = AccessServer::new(services::access::Access { tokens: tokens.clone() });
+    let proof = match (&options.tls, options.insecure) {
+        (_, true) => Proof::None,
+        (Some(_), false) => Proof::Tls,
+        (None, false) => Proof::Tokens,
+    };
+    let gates = Gates(Arc::new(Gate::new(tokens, proof, options.limits)));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<AgentsServer<services::agents::Agents>>().await;
     reporter.set_serving::<CoordinatorServer<services::coordinator::Coordinator>>().await;
@@ -173,12 +218,15 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("invariant: the descriptors were made by the build");
-    let server = Server::builder()
+    let server = builder
+        .layer(gates)
+        .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .tcp_nodelay(true)
         .add_service(health)
         .add_service(reflection)
+        .add_service(access)
         .add_service(agents)
         .add_service(people);
     tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()))
@@ -197,9 +245,22 @@ impl Handle {
         self.address
     }
 
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
+    }
+
+    /// A token of scope admin that ends with this coordinator.
+    pub fn owner(&self) -> &Secret {
+        &self.owner
+    }
+
+    /// A new token for an agent, which ends with this coordinator.
+    ///
+    /// # Errors
+    /// When the kernel has no randomness to give.
+    pub fn agent_token(&self) -> Result<Secret, Error> {
+        Ok(self.tokens.passing("local-agent", Scope::Agent)?)
     }
 
     /// Waits until the coordinator cannot go on, which it does not do by itself unless its database fails.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use morph_coordinator::Options;
+use morph_coordinator::{Options, Tls};
 use morph_spec::load::{self, Document};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,8 @@ use tracing_subscriber::EnvFilter;
     version,
     after_help = "Examples:
   morph-coordinator --home /var/lib/morph --listen 127.0.0.1:7070
-  morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --insecure --objects s3://bucket/morph
+  morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --objects s3://bucket/morph \\
+    --tls-cert head.crt --tls-key head.key --tls-ca ca.crt          # morphctl certs makes them
 
 It can be stopped and started again at any time, with any signal: ranks train on, and agents come back by themselves.
 To stop training as well: morphctl cancel."
@@ -41,7 +42,22 @@ struct Cli {
     /// YAML of kind: cluster with projects, their weights and quotas, and the rules of scheduling.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// Listen on other addresses than loopback although connections are not authenticated.
+    /// Its certificate in PEM; with it connections are encrypted, and agents must present certificates of kind agent.
+    #[arg(long, env = "MORPH_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    #[arg(long, env = "MORPH_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Certificates of the authorities whose agents are let in, in PEM; several while one replaces another.
+    #[arg(long, env = "MORPH_TLS_CA", value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Folder below which files may be read for who submits from afar; may be said again. On loopback all may.
+    #[arg(long, value_name = "DIR")]
+    allow_files: Vec<PathBuf>,
+    /// Let http(s) URLs of datasets lead to this machine and to link-local addresses.
+    #[arg(long)]
+    allow_private_urls: bool,
+    /// Ask nobody who they are, and listen on any address without TLS: whoever reaches it may read all and give orders.
     #[arg(long)]
     insecure: bool,
 }
@@ -85,6 +101,13 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         },
         None => None,
     };
+    let tls = match (cli.tls_cert, cli.tls_key, cli.tls_ca) {
+        (Some(cert), Some(key), Some(ca)) => Some(Tls { cert, key, ca }),
+        _ => None,
+    };
+    if cli.insecure {
+        tracing::warn!("--insecure: whoever reaches {} may read everything and give orders", cli.listen);
+    }
     let mut handle = morph_coordinator::start(Options {
         home: cli.home,
         listen: cli.listen,
@@ -95,6 +118,10 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         stop_timeout: cli.stop_timeout,
         cluster,
         insecure: cli.insecure,
+        tls,
+        allow_private_urls: cli.allow_private_urls,
+        allow_files: cli.allow_files,
+        ..Options::default()
     })
     .await?;
     tracing::info!("listening on {}, home {}", handle.url(), home.display());

@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use morph_objects::Policy as UrlPolicy;
+
+use crate::auth::layer::Limits;
+
 /// What [`crate::start`] needs to know.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -27,8 +31,39 @@ pub struct Options {
     pub stop_timeout: Duration,
     /// Projects and the rules of scheduling; `None`: any project is welcome, and the rules are the defaults.
     pub cluster: Option<Box<morph_spec::Cluster>>,
-    /// Allow `listen` on other addresses than loopback, without authentication.
+    /// Ask nobody who they are, and allow `listen` on any address without TLS.
     pub insecure: bool,
+    /// Encrypts connections and asks agents for certificates; needed to listen on other addresses than loopback.
+    pub tls: Option<Tls>,
+    /// Read from this machine and from link-local addresses for others.
+    pub allow_private_urls: bool,
+    /// Folders below which files may be read for others, unless `listen` is loopback: then anywhere.
+    pub allow_files: Vec<PathBuf>,
+    /// What one principal may use.
+    pub limits: Limits,
+}
+
+/// Files in PEM, read when the coordinator starts.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The coordinator's certificate, and those between it and the authority if there are any.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Certificates of the authorities whose agents are let in; several while one replaces another.
+    pub ca: PathBuf,
+}
+
+impl Options {
+    /// Which locations named by others may be opened. Who reaches loopback is on this machine already.
+    pub(crate) fn urls(&self) -> UrlPolicy {
+        let here = self.listen.ip().is_loopback();
+        UrlPolicy {
+            link_local: self.allow_private_urls,
+            loopback: here || self.allow_private_urls,
+            files: (!here).then(|| self.allow_files.clone()),
+        }
+    }
 }
 
 impl Default for Options {
@@ -43,6 +78,10 @@ impl Default for Options {
             stop_timeout: Duration::from_secs(120),
             cluster: None,
             insecure: false,
+            tls: None,
+            allow_private_urls: false,
+            allow_files: Vec::new(),
+            limits: Limits::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{program, wait_for};
+use crate::{expect, program, wait_for};
 
 /// A free loopback port, as the kernel sees it now.
 ///
@@ -130,10 +130,18 @@ impl Cluster {
     pub fn agent(&self, name: &str, slots: u32) -> Result<Process> {
         let home = self.home.join(name);
         fs::create_dir_all(&home)?;
+        let token = self.home.join(format!("{name}.token"));
+        if !token.exists() {
+            let mut create = Command::new(program("morphctl")?);
+            create.args(["token", "create", "--scope", "agent", "--name", name, "--out"]).arg(&token);
+            expect(create.arg("--home").arg(&self.home).env_remove("MORPH_COORDINATOR"), 0)?;
+        }
         Process::start(
             Command::new(program("morph-worker")?)
                 .args(["agent", "--coordinator", &self.url(), "--slots", &slots.to_string(), "--home"])
-                .arg(&home),
+                .arg(&home)
+                .arg("--token-file")
+                .arg(&token),
             &self.home.join(format!("{name}.log")),
         )
     }

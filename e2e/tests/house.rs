@@ -185,3 +185,18 @@ fn only_the_simulator_may_break_mechanisms() {
     let sim = fs::read_to_string(root().join("sim/Cargo.toml")).expect("sim has a manifest");
     assert!(!sim.contains("default ="), "sabotage is never on by itself");
 }
+
+#[test]
+fn the_bill_of_materials_names_what_is_linked() -> anyhow::Result<()> {
+    let out = Command::new(root().join("scripts/sbom")).output()?;
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let bom: Value = serde_json::from_slice(&out.stdout)?;
+    let components = bom["components"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named = |name: &str| components.iter().find(|c| c["name"] == name);
+    for name in ["tonic", "tch", "rusqlite", "libtorch", "morph-worker"] {
+        assert!(named(name).is_some_and(|c| c["version"].is_string()), "{name} is missing");
+    }
+    assert!(named("tonic").is_some_and(|c| c["hashes"][0]["content"].as_str().is_some_and(|h| h.len() == 64)));
+    assert!(named("assert_cmd").is_none(), "what only tests use is not shipped");
+    Ok(())
+}

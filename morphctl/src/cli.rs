@@ -19,7 +19,7 @@ use clap_complete::Shell;
   morphctl describe run demo-1
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 bad usage or file, 3 not found, 4 refused,
-6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md)."
+5 not allowed, 6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md)."
 )]
 pub struct Cli {
     /// Options of every command.
@@ -36,9 +36,35 @@ pub struct Global {
     /// Home folder: state, datasets, results [default: ./morph-home, or ./morph-demo if only that exists].
     #[arg(long, global = true, env = "MORPH_HOME", value_name = "DIR", help_heading = "Global options")]
     pub home: Option<PathBuf>,
-    /// A coordinator that runs elsewhere, like http://head:7070.
+    /// A coordinator that runs elsewhere, like https://head:7070.
     #[arg(long, global = true, env = "MORPH_COORDINATOR", value_name = "URL", help_heading = "Global options")]
     pub coordinator: Option<String>,
+    /// File (mode 0600) with the token that the coordinator asks for; MORPH_TOKEN holds the token itself.
+    #[arg(long, global = true, env = "MORPH_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    pub token_file: Option<PathBuf>,
+    /// Certificate (PEM) of the authority that vouches for the coordinator, for https.
+    #[arg(long, global = true, env = "MORPH_CA", value_name = "FILE", help_heading = "Global options")]
+    pub ca: Option<PathBuf>,
+    /// Certificate (PEM) to present, where one is wanted.
+    #[arg(
+        long,
+        global = true,
+        env = "MORPH_CERT",
+        value_name = "FILE",
+        requires = "key",
+        help_heading = "Global options"
+    )]
+    pub cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(
+        long,
+        global = true,
+        env = "MORPH_KEY",
+        value_name = "FILE",
+        requires = "cert",
+        help_heading = "Global options"
+    )]
+    pub key: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Global options")]
     pub output: Format,
@@ -230,6 +256,12 @@ The same command again goes on where it stopped, or shows what is done.")]
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Makes, lists and ends the tokens that say who may do what.
+    #[command(subcommand)]
+    Token(Token),
+    /// Makes an own certificate authority, and certificates for the coordinator and its agents.
+    #[command(subcommand)]
+    Certs(Certs),
     /// Prints a shell's completion script.
     #[command(after_help = "Example:
   source <(morphctl completion bash)")]
@@ -238,6 +270,115 @@ The same command again goes on where it stopped, or shows what is done.")]
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// Verbs for certificates.
+#[derive(Debug, Subcommand)]
+pub enum Certs {
+    /// Makes an authority: DIR/ca.crt, which all get, and DIR/ca.key (mode 0600), which stays there.
+    #[command(after_help = "Example:
+  morphctl certs init ca")]
+    Init {
+        /// Where to; made when it is not there.
+        dir: PathBuf,
+    },
+    /// Issues a certificate: NAME.crt and NAME.key (mode 0600).
+    #[command(after_help = "Examples:
+  morphctl certs issue --ca ca --kind coordinator --name head --dns head.example.org --ip 10.0.0.1
+  morphctl certs issue --ca ca --kind agent --name node-7 --days 90 --out node-7")]
+    Issue {
+        /// The authority's folder.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Whose it is.
+        #[arg(long, value_enum)]
+        kind: Kind,
+        /// The holder's name, and the files'.
+        #[arg(long)]
+        name: String,
+        /// For a coordinator: a host name by which it is reached; may be said again. localhost is always one.
+        #[arg(long, value_name = "HOST")]
+        dns: Vec<String>,
+        /// For a coordinator: an address at which it is reached; may be said again. 127.0.0.1 and ::1 always are.
+        #[arg(long, value_name = "ADDR")]
+        ip: Vec<std::net::IpAddr>,
+        /// How long it holds.
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Folder to write to.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+}
+
+/// Whose a certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A coordinator: shows clients that they speak to the right one.
+    Coordinator,
+    /// An agent: lets it serve.
+    Agent,
+    /// A person or program. What it may do its token says.
+    Client,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Agent => "agent",
+            Self::Client => "client",
+        }
+    }
+}
+
+/// Verbs for tokens.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token. It is shown once, or written to a file; the coordinator keeps only a hash of it.
+    #[command(after_help = "Examples:
+  morphctl token create --name ci --scope submit --project thorax --expires 30d
+  morphctl token create --name node-7 --scope agent --out node-7.token
+
+Scopes: read: look; submit: also submit and cancel; admin: all; agent: serve as an agent of a coordinator without TLS.")]
+    Create {
+        /// What it is for; unique among tokens in force.
+        #[arg(long)]
+        name: String,
+        /// What it allows.
+        #[arg(long, value_parser = ["read", "submit", "admin", "agent"])]
+        scope: String,
+        /// The only project that it may see and change.
+        #[arg(long)]
+        project: Option<String>,
+        /// How long it holds, like 12h or 30d [default: until it is revoked].
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        expires: Option<u64>,
+        /// Write it into this new file (mode 0600) instead of showing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Lists the tokens, not their secrets.
+    #[command(after_help = "Example:
+  morphctl token list")]
+    List,
+    /// Ends a token at once, with all that it holds open.
+    #[command(after_help = "Example:
+  morphctl token revoke ci")]
+    Revoke {
+        /// Name or id.
+        token: String,
+    },
+}
+
+/// A time like `30d` in microseconds.
+fn lifetime(text: &str) -> Result<u64, String> {
+    let bad = || "expected a time like 90m, 12h or 30d".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| bad())?;
+    let day = jiff::SpanRelativeTo::days_are_24_hours();
+    let micros = span.to_duration(day).map_err(|_| bad())?.as_micros();
+    u64::try_from(micros).ok().filter(|m| *m > 0).ok_or_else(bad)
 }
 
 /// Verbs for datasets.

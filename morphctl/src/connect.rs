@@ -1,22 +1,44 @@
 //! Whom to ask: a coordinator elsewhere, one that serves the home now, or one in this process.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use morph_coordinator::auth::secret::Secret;
 use morph_coordinator::{Handle, Options};
-use morph_proto::v1::coordinator_client::CoordinatorClient;
-use tonic::transport::{Channel, Endpoint};
+use morph_proto::v1::{access_client::AccessClient, coordinator_client::CoordinatorClient};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
 use crate::{
     cli::Global,
     fail::{NOT_FOUND, UNREACHABLE, USAGE, coded},
 };
 
+/// A connection that says who asks.
+pub type Wire = InterceptedService<Channel, Bearer>;
 /// The client of a coordinator.
-pub type Client = CoordinatorClient<Channel>;
+pub type Client = CoordinatorClient<Wire>;
+
+/// Adds the token to every request.
+#[derive(Debug, Clone)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// Largest answer taken.
 const LARGEST: usize = 256 << 20;
@@ -25,6 +47,7 @@ const LARGEST: usize = 256 << 20;
 pub struct Connection {
     /// To ask.
     pub client: Client,
+    wire: Wire,
     embedded: Option<Handle>,
 }
 
@@ -53,28 +76,105 @@ pub fn home(global: &Global) -> Result<PathBuf> {
     std::path::absolute(&home).with_context(|| format!("find {}", home.display()))
 }
 
-/// Connects to `url`.
+/// A token that its owner gave: MORPH_TOKEN, or the file that --token-file or MORPH_TOKEN_FILE names.
 ///
 /// # Errors
-/// Exit code 6 when nobody answers, 2 when it is no URL.
-pub async fn to(url: &str) -> Result<Client> {
+/// Exit code 2 when the file cannot be read, or others can read it.
+fn given(global: &Global) -> Result<Option<Secret>> {
+    if let Some(text) = std::env::var("MORPH_TOKEN").ok().filter(|t| !t.trim().is_empty()) {
+        return Ok(Some(Secret::new(text.trim())));
+    }
+    let Some(path) = &global.token_file else { return Ok(None) };
+    let bad = |why: String| coded(USAGE, format!("--token-file {}: {why}", path.display()));
+    let mode = std::fs::metadata(path).map_err(|e| bad(e.to_string()))?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(bad(format!(
+            "others can read it (mode {:o}): chmod 600 it, and have the token replaced",
+            mode & 0o777
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+    Ok(Some(Secret::new(text.trim())))
+}
+
+/// Whether what is sent to `uri` can be read on its way.
+fn in_clear(uri: &tonic::transport::Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    uri.scheme_str() != Some("https") && !here
+}
+
+/// How the coordinator and this client prove to each other who they are, as `global` says.
+///
+/// # Errors
+/// Exit code 2 when a file is missing or cannot be read.
+fn encryption(url: &str, global: &Global) -> Result<Option<ClientTlsConfig>> {
+    if !url.starts_with("https://") {
+        return Ok(None);
+    }
+    let read = |option: &str, path: &Path| {
+        std::fs::read(path).map_err(|e| coded(USAGE, format!("{option} {}: {e}", path.display())))
+    };
+    let Some(ca) = &global.ca else {
+        let why = format!(
+            "{url}: say with --ca FILE (or MORPH_CA) whose certificate to believe: the ca.crt of the coordinator's authority"
+        );
+        return Err(coded(USAGE, why));
+    };
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca", ca)?));
+    if let (Some(cert), Some(key)) = (&global.cert, &global.key) {
+        tls = tls.identity(Identity::from_pem(read("--cert", cert)?, read("--key", key)?));
+    }
+    Ok(Some(tls))
+}
+
+/// Connects to `url`; `token` says who asks.
+///
+/// # Errors
+/// Exit code 6 when nobody answers, 2 when it is no URL or the token would travel in clear.
+pub async fn wire(url: &str, token: Option<&Secret>, tls: Option<ClientTlsConfig>) -> Result<Wire> {
     if !url.contains("://") {
         return Err(coded(USAGE, format!("{url:?} is no coordinator's URL; it looks like http://host:7070")));
     }
-    let endpoint = Endpoint::from_shared(url.to_owned())
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|e| coded(USAGE, format!("{url:?} is no coordinator's URL ({e}); it looks like http://host:7070")))?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|e| {
-        let mut cause: &dyn std::error::Error = &e;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        coded(UNREACHABLE, format!("no coordinator answers at {url}: {cause}"))
-    })?;
-    Ok(CoordinatorClient::new(channel).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST))
+    if let Some(tls) = tls {
+        let bad = |e| coded(USAGE, format!("--ca, --cert or --key is of no use: {}", root(&e)));
+        endpoint = endpoint.tls_config(tls).map_err(bad)?;
+    }
+    if token.is_some() && in_clear(endpoint.uri()) {
+        let why =
+            format!("{url}: the token would travel in clear; use https://, or unset MORPH_TOKEN and MORPH_TOKEN_FILE");
+        return Err(coded(USAGE, why));
+    }
+    let bearer = |secret: &Secret| {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", secret.expose()).parse()?;
+        value.set_sensitive(true);
+        anyhow::Ok(value)
+    };
+    let bearer = token.map(bearer).transpose();
+    let bearer = bearer.map_err(|_| coded(USAGE, "the token has characters that no token has: copy it again"))?;
+    let silent = |e| coded(UNREACHABLE, format!("no coordinator answers at {url}: {}", root(&e)));
+    let channel = endpoint.connect().await.map_err(silent)?;
+    Ok(InterceptedService::new(channel, Bearer(bearer)))
+}
+
+/// What an error is about in the end.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The client at the other end of `wire`.
+pub fn client(wire: Wire) -> Client {
+    CoordinatorClient::new(wire).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST)
 }
 
 impl Connection {
@@ -83,8 +183,8 @@ impl Connection {
     /// # Errors
     /// When nobody answers, or the home cannot be read.
     pub async fn open(global: &Global, purpose: Purpose) -> Result<Self> {
-        if let Some(client) = Self::live(global).await? {
-            return Ok(Self { client, embedded: None });
+        if let Some(wire) = Self::serving(global).await? {
+            return Ok(Self { client: client(wire.clone()), wire, embedded: None });
         }
         let home = home(global)?;
         let read_only = purpose == Purpose::Ask;
@@ -97,8 +197,29 @@ impl Connection {
                 say!("{nothing}");
             }
         }
-        let handle = morph_coordinator::start(Options { home, read_only, ..Options::default() }).await?;
-        Ok(Self { client: to(&handle.url()).await?, embedded: Some(handle) })
+        Self::embed(Options { home, read_only, ..Options::default() }).await
+    }
+
+    /// Connects to whoever administers the home: when nobody serves it, this process does, and makes it if need be.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn administer(global: &Global) -> Result<Self> {
+        if let Some(wire) = Self::serving(global).await? {
+            return Ok(Self { client: client(wire.clone()), wire, embedded: None });
+        }
+        Self::embed(Options { home: home(global)?, ..Options::default() }).await
+    }
+
+    async fn embed(options: Options) -> Result<Self> {
+        let handle = morph_coordinator::start(options).await?;
+        let wire = wire(&handle.url(), Some(handle.owner()), None).await?;
+        Ok(Self { client: client(wire.clone()), wire, embedded: Some(handle) })
+    }
+
+    /// The client for tokens.
+    pub fn access(&self) -> AccessClient<Wire> {
+        AccessClient::new(self.wire.clone())
     }
 
     /// A coordinator that runs now: the one that was named, or the home's.
@@ -106,20 +227,48 @@ impl Connection {
     /// # Errors
     /// When the one that was named does not answer.
     pub async fn live(global: &Global) -> Result<Option<Client>> {
-        if let Some(url) = &global.coordinator {
-            return to(url).await.map(Some);
-        }
-        match morph_coordinator::serving(&home(global)?) {
-            Some(serving) => to(&serving.url()).await.map(Some),
-            None => Ok(None),
-        }
+        Ok(Self::serving(global).await?.map(client))
+    }
+
+    async fn serving(global: &Global) -> Result<Option<Wire>> {
+        let given = given(global)?;
+        let serving = morph_coordinator::serving(&home(global)?);
+        let Some(url) = &global.coordinator else {
+            let Some(serving) = serving else { return Ok(None) };
+            let (url, token) = (serving.url(), given.as_ref().or(serving.token.as_ref()));
+            return wire(&url, token, encryption(&url, global)?).await.map(Some);
+        };
+        // The one that was named may well be the home's.
+        let own = serving.filter(|s| s.url() == url.trim_end_matches('/')).and_then(|s| s.token);
+        wire(url, given.as_ref().or(own.as_ref()), encryption(url, global)?).await.map(Some)
     }
 
     /// Ends the coordinator in this process, if there is one.
     pub async fn close(self) {
-        drop(self.client);
+        drop((self.client, self.wire));
         if let Some(handle) = self.embedded {
             handle.stop().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_tls_keep_a_token_to_themselves() {
+        for (url, clear) in [
+            ("http://127.0.0.1:7070", false),
+            ("http://[::1]:7070", false),
+            ("http://localhost:7070", false),
+            ("https://head:7070", false),
+            ("http://head:7070", true),
+            ("http://10.0.0.7:7070", true),
+            ("http://127.0.0.1.example.org", true),
+            ("http://localhost.example.org", true),
+        ] {
+            assert_eq!(in_clear(&url.parse().unwrap()), clear, "{url}");
         }
     }
 }

@@ -102,7 +102,7 @@ pub fn status(status: &Status) -> Error {
     let code = match status.code() {
         Code::NotFound => NOT_FOUND,
         Code::InvalidArgument => USAGE,
-        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => REFUSED,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted | Code::ResourceExhausted => REFUSED,
         Code::Unauthenticated | Code::PermissionDenied => DENIED,
         Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
         _ => ERROR,
@@ -134,6 +134,9 @@ mod tests {
         assert_eq!(code(&status(&Status::invalid_argument("x"))), USAGE);
         assert_eq!(code(&status(&Status::unavailable("x"))), UNREACHABLE);
         assert_eq!(code(&status(&Status::failed_precondition("x"))), REFUSED);
+        assert_eq!(code(&status(&Status::unauthenticated("x"))), DENIED);
+        assert_eq!(code(&status(&Status::permission_denied("x"))), DENIED);
+        assert_eq!(code(&status(&Status::resource_exhausted("x"))), REFUSED);
         assert_eq!(code(&coded(FAILED, "x").context("more")), FAILED, "context keeps the code");
         assert_eq!(code(&Problems(Vec::new()).into()), USAGE);
         assert_eq!(code(&anyhow::anyhow!("x")), ERROR);

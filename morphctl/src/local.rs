@@ -77,7 +77,10 @@ impl Local {
         };
         let handle = morph_coordinator::start(options).await?;
         match Self::agent(&worker, home, slots, &handle) {
-            Ok((agent, log)) => Ok(Self { client: connect::to(&handle.url()).await?, handle, agent, log }),
+            Ok((agent, log)) => {
+                let wire = connect::wire(&handle.url(), Some(handle.owner()), None).await?;
+                Ok(Self { client: connect::client(wire), handle, agent, log })
+            }
             Err(e) => {
                 handle.stop().await;
                 Err(e)
@@ -101,6 +104,9 @@ impl Local {
             .stdout(file.try_clone().with_context(|| format!("open {}", log.display()))?)
             .stderr(file)
             .env("NO_COLOR", "1")
+            // Not as an argument: anybody can read those.
+            .env("MORPH_TOKEN", handle.agent_token()?.expose())
+            .env_remove("MORPH_TOKEN_FILE")
             // Ctrl-C on the terminal is for this process: it stops the ranks with a checkpoint.
             .process_group(0)
             .kill_on_drop(true)

@@ -6,6 +6,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::print::note(&format!($($text)*)) };
 }
 
+mod certs;
 mod change;
 mod cli;
 mod connect;
@@ -21,6 +22,7 @@ mod print;
 mod report;
 mod submit;
 mod text;
+mod token;
 mod watch;
 
 use std::process::ExitCode;
@@ -91,6 +93,8 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Cordon { worker, reason } => change::cordon(global, &worker, &reason, false).await?,
         Command::Drain { worker, reason } => change::cordon(global, &worker, &reason, true).await?,
         Command::Uncordon { worker } => change::uncordon(global, &worker).await?,
+        Command::Certs(command) => certs::run(global, command)?,
+        Command::Token(command) => token::run(global, command).await?,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "morphctl", &mut script);

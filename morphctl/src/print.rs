@@ -1,6 +1,9 @@
 //! What goes to stdout.
 
-use std::io::Write;
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -13,6 +16,7 @@ use crate::cli::{Color, Format, Global};
 /// # Errors
 /// When stdout cannot be written.
 pub fn line(text: &str) -> Result<()> {
+    let text = if std::io::stdout().is_terminal() { harmless(text) } else { text.into() };
     match writeln!(anstream::stdout().lock(), "{text}") {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to stdout"),
@@ -21,7 +25,25 @@ pub fn line(text: &str) -> Result<()> {
 
 /// Writes `text` and a line's end to stderr; nobody there is no error.
 pub fn note(text: &str) {
+    let text = if std::io::stderr().is_terminal() { harmless(text) } else { text.into() };
     writeln!(anstream::stderr().lock(), "{text}").ok();
+}
+
+/// `text` as a terminal may have it: what others wrote (names, errors, log lines) must not move the cursor, rename the
+/// window or hide lines. Nothing of morph's own that passes here has such characters.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        turns || (c.is_control() && !matches!(c, '\n' | '\t'))
+    };
+    if !text.contains(harmful) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmful(c) { out.extend(c.escape_unicode()) } else { out.push(c) }
+    }
+    out.into()
 }
 
 /// Follows `--color`; otherwise NO_COLOR, TERM and the kind of stdout decide.
@@ -105,6 +127,13 @@ pub fn table(columns: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_command_a_terminal() {
+        assert_eq!(harmless("loss 0.5\tüß\nnext"), "loss 0.5\tüß\nnext");
+        assert_eq!(harmless("a\u{1b}[2Jb\rc\u{7}"), "a\\u{1b}[2Jb\\u{d}c\\u{7}");
+        assert_eq!(harmless("\u{9b}31m\u{202e}txt"), "\\u{9b}31m\\u{202e}txt");
+    }
 
     #[test]
     fn tables_are_plain_and_numbers_stand_right() {

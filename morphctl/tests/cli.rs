@@ -8,7 +8,12 @@ use tempfile::TempDir;
 
 fn morphctl(home: &Path) -> Command {
     let mut command = Command::cargo_bin("morphctl").unwrap();
-    command.env("MORPH_HOME", home).env_remove("MORPH_COORDINATOR").env_remove("NO_COLOR").current_dir(home);
+    command
+        .env("MORPH_HOME", home)
+        .env_remove("MORPH_COORDINATOR")
+        .env_remove("MORPH_TOKEN")
+        .env_remove("NO_COLOR")
+        .current_dir(home);
     command
 }
 
@@ -43,6 +48,11 @@ fn every_verb_has_help_with_an_example() {
         "cordon",
         "uncordon",
         "drain",
+        "certs init",
+        "certs issue",
+        "token create",
+        "token list",
+        "token revoke",
         "completion",
         "data synth",
         "data prepare",

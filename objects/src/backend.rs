@@ -6,6 +6,7 @@ use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::MicrosoftAzureBuilder,
+    client::{HttpClient, HttpConnector},
     gcp::GoogleCloudStorageBuilder,
     http::HttpBuilder,
     local::LocalFileSystem,
@@ -13,7 +14,7 @@ use object_store::{
 };
 use url::Url;
 
-use crate::{Error, Objects, error::redact};
+use crate::{Error, Objects, error::redact, policy::Policy};
 
 /// Time limits and retries of remote stores.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Settings that stand before the environment's, by the same names: `AWS_ENDPOINT_URL`, ….
     pub settings: BTreeMap<String, String>,
+    /// Where `http(s)` may lead to. [`Policy::open`] asks it of all locations.
+    pub policy: Policy,
 }
 
 impl Default for Options {
@@ -38,6 +41,7 @@ impl Default for Options {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
             settings: BTreeMap::new(),
+            policy: Policy::TRUSTING,
         }
     }
 }
@@ -97,7 +101,8 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
         }
         "http" | "https" => {
             let client = options.client().with_allow_http(scheme == "http");
-            let builder = HttpBuilder::new().with_url(format!("{scheme}://{host}"));
+            let connector = Connector(options.policy.client(options).map_err(|e| bad(e.to_string()))?);
+            let builder = HttpBuilder::new().with_url(format!("{scheme}://{host}")).with_http_connector(connector);
             (Arc::new(builder.with_retry(options.retry()).with_client_options(client).build().map_err(setting)?), true)
         }
         other => {
@@ -106,6 +111,16 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
     };
     let folder = Path::from_url_path(folder).map_err(|e| bad(e.to_string()))?;
     Ok(Objects { store, root: format!("{scheme}://{host}").into(), folder, read_only })
+}
+
+/// Hands out one client.
+#[derive(Debug)]
+struct Connector(reqwest::Client);
+
+impl HttpConnector for Connector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.0.clone()))
+    }
 }
 
 /// S3 as the AWS tools see it: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`,

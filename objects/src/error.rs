@@ -4,6 +4,8 @@ use std::io;
 
 use morph_spec::Digest;
 
+use crate::policy::Denied;
+
 /// A failed operation on object storage or the cache.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,14 @@ pub enum Error {
         found: Digest,
         /// Size found.
         found_bytes: u64,
+    },
+    /// More than the reader is ready to hold.
+    #[error("{url}: larger than {most} bytes; is it what it should be?")]
+    TooLarge {
+        /// The object.
+        url: String,
+        /// The limit in bytes.
+        most: u64,
     },
     /// No space is left where the object or its copy should go.
     #[error("{action} {url}: no space left on the device; free some or choose another place")]
@@ -92,7 +102,10 @@ impl Error {
                 Self::Denied { action, url, why: root(source.as_ref()) }
             }
             other if is_disk_full(&other) => Self::DiskFull { action, url },
-            other => Self::Unavailable { action, url, source: Box::new(other) },
+            other => match denied(&other) {
+                Some(why) => Self::BadUrl { url, why },
+                None => Self::Unavailable { action, url, source: Box::new(other) },
+            },
         }
     }
 
@@ -107,25 +120,22 @@ impl Error {
     }
 }
 
+/// `e` and what it came from, outermost first.
+fn causes<'a>(e: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(e), |e| e.source())
+}
+
+fn denied(e: &(dyn std::error::Error + 'static)) -> Option<String> {
+    causes(e).find_map(|e| e.downcast_ref::<Denied>()).map(Denied::to_string)
+}
+
 fn is_disk_full(e: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(e);
-    while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<io::Error>()
-            && matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        {
-            return true;
-        }
-        next = e.source();
-    }
-    false
+    let mut io = causes(e).filter_map(|e| e.downcast_ref::<io::Error>());
+    io.any(|io| matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
 }
 
 fn root(e: &(dyn std::error::Error + 'static)) -> String {
-    let mut e = e;
-    while let Some(source) = e.source() {
-        e = source;
-    }
-    e.to_string()
+    causes(e).last().unwrap_or(e).to_string()
 }
 
 /// `url` without user and password.

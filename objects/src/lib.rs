@@ -9,10 +9,11 @@
 mod backend;
 pub mod cache;
 mod error;
+mod policy;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use object_store::{
     MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path,
@@ -21,6 +22,7 @@ use object_store::{
 pub use backend::Options;
 pub use cache::{CachedFile, NodeCache};
 pub use error::Error;
+pub use policy::Policy;
 
 /// Above this many bytes an object is sent in parts of this size.
 const PART: usize = 16 << 20;
@@ -123,6 +125,28 @@ impl Objects {
         let path = self.path(key)?;
         let read = async { self.store.get(&path).await?.bytes().await };
         read.await.map_err(|e| Error::of("read", self.url_of(key), e))
+    }
+
+    /// The whole object, if it has no more than `most` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and [`Error::TooLarge`], before more than that is held.
+    pub async fn get_up_to(&self, key: &str, most: u64) -> Result<Bytes, Error> {
+        let path = self.path(key)?;
+        let too_large = || Error::TooLarge { url: self.url_of(key), most };
+        let fail = |e| Error::of("read", self.url_of(key), e);
+        let found = self.store.get(&path).await.map_err(fail)?;
+        if found.meta.size > most {
+            return Err(too_large());
+        }
+        let (mut bytes, mut stream) = (BytesMut::new(), found.into_stream());
+        while let Some(part) = stream.try_next().await.map_err(fail)? {
+            if bytes.len() as u64 + part.len() as u64 > most {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes.freeze())
     }
 
     /// Writes the object, over what was there.

@@ -68,6 +68,7 @@ fn options(endpoint: &str, secret: &str) -> Options {
         timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(1),
         settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>(),
+        ..Options::default()
     }
 }
 

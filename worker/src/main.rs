@@ -1,6 +1,6 @@
 //! `morph-worker`: the agent of a node, its ranks, and two tools for people.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -27,7 +27,8 @@ struct Cli {
 enum Command {
     /// Serves a coordinator: starts ranks and reports what they do, until told to leave.
     #[command(after_help = "Example:
-  morph-worker agent --coordinator http://head:7070 --slots 2 --home /var/lib/morph --host 10.0.0.7
+  morph-worker agent --coordinator https://head:7070 --slots 2 --home /var/lib/morph --host 10.0.0.7 \
+    --ca ca.crt --cert node-7.crt --key node-7.key
 
 SIGTERM stops the ranks with a checkpoint and leaves; a second one kills them. While the coordinator is away ranks go on,
 and their reports are kept until it is back.")]
@@ -64,6 +65,18 @@ struct AgentArgs {
     /// The coordinator's URL.
     #[arg(long, env = "MORPH_COORDINATOR", value_name = "URL")]
     coordinator: String,
+    /// File (mode 0600) with a token of scope agent, for a coordinator without TLS; MORPH_TOKEN holds the token itself.
+    #[arg(long, env = "MORPH_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Certificate (PEM) of the authority that vouches for the coordinator, for https.
+    #[arg(long, env = "MORPH_CA", value_name = "FILE", requires_all = ["cert", "key"])]
+    ca: Option<PathBuf>,
+    /// This agent's certificate (PEM), of kind agent; read again at each connection.
+    #[arg(long, env = "MORPH_CERT", value_name = "FILE", requires = "ca")]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "MORPH_KEY", value_name = "FILE", requires = "ca")]
+    key: Option<PathBuf>,
     /// How many ranks may run here at a time.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     slots: u32,
@@ -168,7 +181,12 @@ fn log(rank: bool) {
 }
 
 fn serve(args: AgentArgs) -> Result<()> {
+    let tls = match (args.ca, args.cert, args.key) {
+        (Some(ca), Some(cert), Some(key)) => Some(agent::link::Tls { ca, cert, key }),
+        _ => None,
+    };
     let options = agent::Options {
+        proof: agent::link::Proof { token: token(args.token_file.as_deref())?, tls },
         coordinator: args.coordinator,
         slots: args.slots,
         home: args.home,
@@ -180,6 +198,18 @@ fn serve(args: AgentArgs) -> Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(agent::run(options))
+}
+
+/// MORPH_TOKEN, or what the file holds that only its owner may read.
+fn token(file: Option<&std::path::Path>) -> Result<Option<String>> {
+    if let Some(text) = std::env::var("MORPH_TOKEN").ok().filter(|t| !t.trim().is_empty()) {
+        return Ok(Some(text));
+    }
+    let Some(path) = file else { return Ok(None) };
+    let context = || format!("--token-file {}", path.display());
+    let mode = std::fs::metadata(path).with_context(context)?.permissions().mode();
+    anyhow::ensure!(mode & 0o077 == 0, "{}: others can read it (mode {:o}): chmod 600 it", context(), mode & 0o777);
+    Ok(Some(std::fs::read_to_string(path).with_context(context)?.trim().to_owned()))
 }
 
 fn parity(dir: &std::path::Path, json: bool) -> ExitCode {

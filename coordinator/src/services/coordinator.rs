@@ -1,11 +1,16 @@
 //! What people and CI say.
 
-use std::{collections::BTreeMap, path::PathBuf, pin::Pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    pin::Pin,
+    time::Duration,
+};
 
 use morph_control::{
     Cause, Command, Refusal, Run, RunState, Target, WorkerState, find, find_run, find_sweep, find_worker, search,
 };
-use morph_objects::Objects;
+use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
 use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
 use tokio::sync::mpsc;
@@ -14,11 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
+    auth::Principal,
     core::{Core, status},
     store::{Lines, Store},
     view::{self, View},
 };
 
+/// Bytes of a manifest: one of a hundred thousand shards is far below it.
+const LARGEST_MANIFEST: u64 = 256 << 20;
 /// Shortest time between two snapshots of a watch.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -32,6 +40,8 @@ pub struct Coordinator {
     pub core: Core,
     /// The database, to read from.
     pub db: PathBuf,
+    /// Which locations others may name.
+    pub urls: UrlPolicy,
     /// Ends all streams.
     pub stop: CancellationToken,
 }
@@ -57,8 +67,8 @@ impl Coordinator {
 
     /// Reads the manifest at `url` and has it registered.
     async fn register(&self, url: &str) -> Result<(Digest, bool), Status> {
-        let objects = Objects::open(url).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let bytes = objects.get(manifest::FILE).await.map_err(|e| match e {
+        let objects = self.urls.open(url).await.map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let bytes = objects.get_up_to(manifest::FILE, LARGEST_MANIFEST).await.map_err(|e| match e {
             morph_objects::Error::NotFound { .. } => Status::not_found(format!(
                 "there is no dataset at {}: prepare it first, morphctl data prepare FILE",
                 objects.url()
@@ -85,8 +95,34 @@ impl Coordinator {
         Ok((digest, known))
     }
 
+    /// Refuses an experiment whose weights lie where they may not be read from. Ranks read them, for whoever submits.
+    async fn check_weights(&self, experiment: &Experiment) -> Result<(), Status> {
+        match experiment.trainer.loss.perceptual.weights.as_deref() {
+            None | Some("random") => Ok(()),
+            Some(url) => self.urls.check(url).await.map_err(|e| Status::invalid_argument(format!("weights: {e}"))),
+        }
+    }
+
+    /// The run or sweep that `text` means, if it is one that `who` may touch.
+    async fn theirs(&self, who: &Principal, text: String) -> Result<Target, Status> {
+        let (target, projects) = self
+            .find(move |v| {
+                let target = target(v, &text)?;
+                Ok((target, projects(v, target)))
+            })
+            .await?;
+        projects.iter().try_for_each(|project| who.check(project))?;
+        Ok(target)
+    }
+
     /// The run or sweep that `text` means, and those of its runs that are `wanted`.
-    async fn runs(&self, text: String, wanted: fn(&Run) -> bool) -> Result<(Target, Vec<String>), Status> {
+    async fn runs(
+        &self,
+        who: Principal,
+        text: String,
+        wanted: fn(&Run) -> bool,
+    ) -> Result<(Target, Vec<String>), Status> {
+        self.theirs(&who, text.clone()).await?;
         self.find(move |v| {
             let target = target(v, &text)?;
             let runs = match target {
@@ -119,6 +155,19 @@ fn not_found(what: &str) -> Refusal {
 
 fn target(view: &View<'_>, id: &str) -> Result<Target, Refusal> {
     find(view.cluster, id)
+}
+
+/// The projects that a run or sweep belongs to.
+fn projects(view: &View<'_>, target: Target) -> Vec<String> {
+    let of = |id| view.cluster.runs.get(id).map(|r| r.experiment.scheduling.project.clone());
+    match target {
+        Target::Run(id) => of(&id).into_iter().collect(),
+        Target::Sweep(id) => {
+            let sweep = view.cluster.sweeps.get(&id);
+            let own = sweep.map(|s| s.spec.experiment.scheduling.project.clone());
+            own.into_iter().chain(sweep.into_iter().flat_map(|s| s.runs.iter().filter_map(of))).collect()
+        }
+    }
 }
 
 /// All of a run or sweep that a watcher is shown, and whether it is over.
@@ -166,10 +215,13 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Answer<v1::SubmitRunResponse> {
+        let who = Principal::of(&request)?;
         let v1::SubmitRunRequest { key, experiment_json, name } = request.into_inner();
         let existed = self.existing(&key).await?;
         if !existed {
             let experiment: Experiment = document("experiment", &experiment_json)?;
+            who.check(&experiment.scheduling.project)?;
+            self.check_weights(&experiment).await?;
             let (dataset, _) = self.register(&experiment.dataset.url).await?;
             let (key, experiment) = (key.clone(), Box::new(experiment));
             self.core.command(Command::SubmitRun { key, name, experiment, dataset }).await?;
@@ -182,18 +234,25 @@ impl coordinator_server::Coordinator for Coordinator {
                 _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a sweep"))),
             })
             .await?;
+        self.theirs(&who, run.id.clone()).await?;
         Ok(Response::new(v1::SubmitRunResponse { run: Some(run), existed }))
     }
 
     async fn submit_sweep(&self, request: Request<v1::SubmitSweepRequest>) -> Answer<v1::SubmitSweepResponse> {
+        let who = Principal::of(&request)?;
         let v1::SubmitSweepRequest { key, sweep_json } = request.into_inner();
         let existed = self.existing(&key).await?;
         if !existed {
             let sweep: Sweep = document("sweep", &sweep_json)?;
             let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
-            let mut datasets = BTreeMap::new();
+            let (mut datasets, mut weights) = (BTreeMap::new(), BTreeSet::new());
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
-                let url = search::with(&sweep.experiment, &point).map_err(invalid)?.dataset.url;
+                let experiment = search::with(&sweep.experiment, &point).map_err(invalid)?;
+                who.check(&experiment.scheduling.project)?;
+                if weights.insert(experiment.trainer.loss.perceptual.weights.clone()) {
+                    self.check_weights(&experiment).await?;
+                }
+                let url = experiment.dataset.url;
                 if let std::collections::btree_map::Entry::Vacant(unknown) = datasets.entry(url) {
                     let (digest, _) = self.register(unknown.key()).await?;
                     unknown.insert(digest);
@@ -210,15 +269,18 @@ impl coordinator_server::Coordinator for Coordinator {
                 _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a run"))),
             })
             .await?;
+        self.theirs(&who, sweep.id.clone()).await?;
         Ok(Response::new(v1::SubmitSweepResponse { sweep: Some(sweep), existed }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
+        let who = Principal::of(&request)?;
         let sweep = request.into_inner().sweep;
         let runs = self
             .find(move |v| {
                 let of = if sweep.is_empty() { None } else { Some(find_sweep(v.cluster, &sweep)?) };
                 let wanted = v.cluster.in_order().filter(|r| of.is_none() || r.sweep == of);
+                let wanted = wanted.filter(|r| who.may_touch(&r.experiment.scheduling.project));
                 Ok(wanted.map(|r| v.run(r, false)).collect())
             })
             .await?;
@@ -226,7 +288,9 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
+        let who = Principal::of(&request)?;
         let text = request.into_inner().run;
+        self.theirs(&who, text.clone()).await?;
         let run = self
             .find(move |v| {
                 let id = find_run(v.cluster, &text)?;
@@ -236,13 +300,20 @@ impl coordinator_server::Coordinator for Coordinator {
         Ok(Response::new(v1::GetRunResponse { run: Some(run) }))
     }
 
-    async fn list_sweeps(&self, _: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
-        let sweeps = self.core.ask(|v| v.cluster.sweeps.values().map(|s| v.sweep(s)).collect()).await?;
+    async fn list_sweeps(&self, request: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
+        let who = Principal::of(&request)?;
+        let all = move |v: &View<'_>| {
+            let own = v.cluster.sweeps.values().filter(|s| who.may_touch(&s.spec.experiment.scheduling.project));
+            own.map(|s| v.sweep(s)).collect()
+        };
+        let sweeps = self.core.ask(all).await?;
         Ok(Response::new(v1::ListSweepsResponse { sweeps }))
     }
 
     async fn get_sweep(&self, request: Request<v1::GetSweepRequest>) -> Answer<v1::GetSweepResponse> {
+        let who = Principal::of(&request)?;
         let text = request.into_inner().sweep;
+        self.theirs(&who, text.clone()).await?;
         let (sweep, runs) = self
             .find(move |v| {
                 let id = find_sweep(v.cluster, &text)?;
@@ -260,32 +331,36 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn cancel(&self, request: Request<v1::CancelRequest>) -> Answer<v1::CancelResponse> {
-        let (target, runs) = self.runs(request.into_inner().id, |r| !r.is_over()).await?;
+        let who = Principal::of(&request)?;
+        let (target, runs) = self.runs(who, request.into_inner().id, |r| !r.is_over()).await?;
         self.core.command(Command::Cancel(target)).await?;
         Ok(Response::new(v1::CancelResponse { runs }))
     }
 
     async fn pause(&self, request: Request<v1::PauseRequest>) -> Answer<v1::PauseResponse> {
+        let who = Principal::of(&request)?;
         let open = |r: &Run| !r.is_over() && !matches!(r.state, RunState::Paused { .. });
-        let (target, runs) = self.runs(request.into_inner().id, open).await?;
+        let (target, runs) = self.runs(who, request.into_inner().id, open).await?;
         self.core.command(Command::Pause(target)).await?;
         Ok(Response::new(v1::PauseResponse { runs }))
     }
 
     async fn resume(&self, request: Request<v1::ResumeRequest>) -> Answer<v1::ResumeResponse> {
+        let who = Principal::of(&request)?;
         let paused = |r: &Run| match &r.state {
             RunState::Paused { .. } => true,
             RunState::Stopping { stop, .. } => stop.cause == Cause::Pause,
             _ => false,
         };
-        let (target, runs) = self.runs(request.into_inner().id, paused).await?;
+        let (target, runs) = self.runs(who, request.into_inner().id, paused).await?;
         self.core.command(Command::Resume(target)).await?;
         Ok(Response::new(v1::ResumeResponse { runs }))
     }
 
     async fn retry(&self, request: Request<v1::RetryRequest>) -> Answer<v1::RetryResponse> {
+        let who = Principal::of(&request)?;
         let ended = |r: &Run| matches!(r.state, RunState::Failed { .. } | RunState::Cancelled { .. });
-        let (target, runs) = self.runs(request.into_inner().id, ended).await?;
+        let (target, runs) = self.runs(who, request.into_inner().id, ended).await?;
         self.core.command(Command::Retry(target)).await?;
         Ok(Response::new(v1::RetryResponse { runs }))
     }
@@ -309,8 +384,8 @@ impl coordinator_server::Coordinator for Coordinator {
     type WatchStream = Feed<v1::WatchResponse>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let text = request.into_inner().id;
-        let target = self.find(move |v| target(v, &text)).await?;
+        let who = Principal::of(&request)?;
+        let target = self.theirs(&who, request.into_inner().id).await?;
         let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
         tokio::spawn(async move {
@@ -343,7 +418,9 @@ impl coordinator_server::Coordinator for Coordinator {
     type LogsStream = Feed<v1::LogsResponse>;
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+        let who = Principal::of(&request)?;
         let v1::LogsRequest { run: text, follow, rank, attempt, tail } = request.into_inner();
+        self.theirs(&who, text.clone()).await?;
         let run = self.find(move |v| find_run(v.cluster, &text)).await?;
         let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
@@ -383,7 +460,9 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<v1::MetricsResponse> {
+        let who = Principal::of(&request)?;
         let v1::MetricsRequest { run, names } = request.into_inner();
+        self.theirs(&who, run.clone()).await?;
         let run = self.find(move |v| find_run(v.cluster, &run)).await?;
         let points = self.read(move |s| s.metrics(run, &names)).await?;
         let point = |p: crate::store::Point| v1::MetricPoint { step: p.step, at: p.at, name: p.name, value: p.value };
@@ -391,8 +470,16 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
+        let who = Principal::of(&request)?;
         let text = request.into_inner().id;
-        let target = self.find(move |v| if text.is_empty() { Ok(None) } else { target(v, &text).map(Some) }).await?;
+        let target = match (text.is_empty(), &who.project) {
+            (false, _) => Some(self.theirs(&who, text).await?),
+            (true, None) => None,
+            (true, Some(project)) => {
+                let why = format!("the token {} is for project {project}: name a run or sweep of it", who.name);
+                return Err(Status::permission_denied(why));
+            }
+        };
         let recorded = self
             .read(move |s| match target {
                 None => s.events(),

@@ -1,7 +1,10 @@
 //! The connection to the coordinator: opened again and again, for ever, with growing pauses.
 
 use std::{
+    error::Error,
+    fmt, fs,
     hash::{BuildHasher, Hasher, RandomState},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -11,7 +14,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, transport::Endpoint};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
 
 /// First pause.
 const FIRST: Duration = Duration::from_millis(100);
@@ -33,11 +40,56 @@ pub enum Event {
     Refused(String),
 }
 
+/// How this agent proves who it is.
+#[derive(Clone, Default)]
+pub struct Proof {
+    /// A token of scope agent, where the coordinator has no TLS.
+    pub token: Option<String>,
+    /// Certificates, where it has.
+    pub tls: Option<Tls>,
+}
+
+/// Files in PEM. They are read at each try to connect, so that new ones need no restart.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificates of the authorities that vouch for the coordinator.
+    pub ca: PathBuf,
+    /// This agent's certificate, of kind agent.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Tls {
+    fn config(&self) -> Result<ClientTlsConfig, String> {
+        let read = |option, path: &PathBuf| fs::read(path).map_err(|e| format!("{option} {}: {e}", path.display()));
+        let identity = Identity::from_pem(read("--cert", &self.cert)?, read("--key", &self.key)?);
+        Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca", &self.ca)?)).identity(identity))
+    }
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proof").field("token", &self.token.as_ref().map(|_| "…")).field("tls", &self.tls).finish()
+    }
+}
+
+impl Proof {
+    fn bearer(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
+        let Some(token) = &self.token else { return Ok(None) };
+        let value = format!("Bearer {}", token.trim()).parse::<MetadataValue<Ascii>>();
+        let mut value = value.map_err(|_| "the token has characters that no token has: copy it again".to_owned())?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
 /// Keeps a session with the coordinator at `url` open and passes on what happens, until the receiver is gone.
 ///
 /// # Errors
-/// When `url` is no URL.
-pub fn start(url: &str) -> Result<mpsc::Receiver<Event>, String> {
+/// When `url` is no URL, or `proof` is of no use.
+pub fn start(url: &str, proof: Proof) -> Result<mpsc::Receiver<Event>, String> {
+    let bearer = proof.bearer()?;
     let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|e| format!("{url:?} is no coordinator URL ({e}); it looks like http://host:7070"))?
         .connect_timeout(Duration::from_secs(5))
@@ -46,6 +98,24 @@ pub fn start(url: &str) -> Result<mpsc::Receiver<Event>, String> {
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
+    if bearer.is_some() && in_clear(endpoint.uri()) {
+        return Err(format!(
+            "{url}: the token would travel in clear; use https:// and a certificate (--ca, --cert, --key)"
+        ));
+    }
+    let tls = match (endpoint.uri().scheme_str(), proof.tls) {
+        (Some("https"), None) => {
+            return Err(format!(
+                "{url}: say --ca, --cert and --key: the authority's certificate, and this agent's (morphctl certs issue --kind agent)"
+            ));
+        }
+        (Some("https"), Some(tls)) => {
+            // What is wrong from the start is said at once.
+            tls.config()?;
+            Some(tls)
+        }
+        _ => None,
+    };
     let (events, receiver) = mpsc::channel(256);
     let url = url.to_owned();
     tokio::spawn(async move {
@@ -53,12 +123,14 @@ pub fn start(url: &str) -> Result<mpsc::Receiver<Event>, String> {
         let mut mentioned: Option<Instant> = None;
         while !events.is_closed() {
             let mut welcomed = false;
-            let why = match session(&endpoint, &events, &mut welcomed).await {
+            let why = match session(&endpoint, tls.as_ref(), bearer.as_ref(), &events, &mut welcomed).await {
                 Ok(()) => "it closed the connection".to_owned(),
                 Err(status) if is_final(status.code()) => {
                     drop(events.send(Event::Refused(status.message().to_owned())).await);
                     return;
                 }
+                // A certificate that the coordinator does not take is a cause deep below "transport error".
+                Err(status) if status.source().is_some() => root(&status),
                 Err(status) => status.message().to_owned(),
             };
             if welcomed {
@@ -78,7 +150,27 @@ pub fn start(url: &str) -> Result<mpsc::Receiver<Event>, String> {
     Ok(receiver)
 }
 
-async fn session(endpoint: &Endpoint, events: &mpsc::Sender<Event>, welcomed: &mut bool) -> Result<(), Status> {
+/// Whether what is sent to `uri` can be read on its way.
+fn in_clear(uri: &tonic::transport::Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    uri.scheme_str() != Some("https") && !here
+}
+
+async fn session(
+    endpoint: &Endpoint,
+    tls: Option<&Tls>,
+    bearer: Option<&MetadataValue<Ascii>>,
+    events: &mpsc::Sender<Event>,
+    welcomed: &mut bool,
+) -> Result<(), Status> {
+    let endpoint = match tls {
+        Some(tls) => {
+            let config = tls.config().map_err(Status::unavailable)?;
+            endpoint.clone().tls_config(config).map_err(|e| Status::unavailable(root(&e)))?
+        }
+        None => endpoint.clone(),
+    };
     let channel = endpoint.connect().await.map_err(|e| Status::unavailable(root(&e)))?;
     let (sender, requests) = mpsc::channel(64);
     if events.send(Event::Up(sender)).await.is_err() {
@@ -86,7 +178,11 @@ async fn session(endpoint: &Endpoint, events: &mpsc::Sender<Event>, welcomed: &m
     }
     // A backlog of reports may be large; single messages are not, but manifests of big datasets may be.
     let mut client = AgentsClient::new(channel).max_decoding_message_size(256 << 20);
-    let mut responses = client.session(ReceiverStream::new(requests)).await?.into_inner();
+    let mut request = Request::new(ReceiverStream::new(requests));
+    if let Some(bearer) = bearer {
+        request.metadata_mut().insert("authorization", bearer.clone());
+    }
+    let mut responses = client.session(request).await?.into_inner();
     while let Some(message) = responses.message().await? {
         *welcomed = true;
         if events.send(Event::Message(Box::new(message))).await.is_err() {
@@ -108,7 +204,7 @@ fn is_final(code: Code) -> bool {
     )
 }
 
-fn root(e: &dyn std::error::Error) -> String {
+fn root(e: &dyn Error) -> String {
     let mut e = e;
     while let Some(source) = e.source() {
         e = source;
@@ -149,7 +245,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_not_sent_in_clear_and_not_shown() {
+        let proof = Proof { token: Some("morph_secret".into()), tls: None };
+        assert!(!format!("{proof:?}").contains("secret"));
+        let refused = start("http://10.0.0.7:7070", proof).unwrap_err();
+        assert!(refused.contains("in clear") && !refused.contains("secret"), "{refused}");
+    }
+
+    #[test]
     fn nonsense_is_no_url() {
-        assert!(start("not a url").unwrap_err().contains("http://"));
+        assert!(start("not a url", Proof::default()).unwrap_err().contains("http://"));
     }
 }

@@ -38,8 +38,10 @@ const QUEUE: usize = 1024;
 /// How an agent runs.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// `http://host:port`.
+    /// `http://host:port` or `https://host:port`.
     pub coordinator: String,
+    /// How it proves who it is.
+    pub proof: link::Proof,
     /// Ranks that may run here at a time.
     pub slots: u32,
     /// Home folder.
@@ -65,7 +67,7 @@ pub async fn run(options: Options) -> Result<()> {
         watch_parent();
     }
     let home = Home::open(&options.home, crate::now())?;
-    let link = link::start(&options.coordinator).map_err(|e| anyhow!(e))?;
+    let link = link::start(&options.coordinator, options.proof.clone()).map_err(|e| anyhow!(e))?;
     let incarnation = home::fresh_id(crate::now()).to_string();
     tracing::info!(worker = %home.worker, slots = options.slots, "agent started, coordinator {}", options.coordinator);
     let (heard, ranks) = mpsc::channel(QUEUE);

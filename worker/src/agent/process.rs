@@ -153,10 +153,15 @@ fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -
         "NVIDIA_",
         "NCCL_",
     ];
+    // What proves to the coordinator who the agent is: ranks do not speak to it.
+    const SECRETS: [&str; 2] = ["MORPH_TOKEN", "MORPH_KEY"];
     const THREADS: [&str; 5] =
         ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"];
     vars.filter(|(name, _)| {
-        name.to_str().is_some_and(|n| NAMES.contains(&n) || PREFIXES.iter().any(|p| n.starts_with(p)))
+        name.to_str().is_some_and(|n| {
+            let wanted = NAMES.contains(&n) || PREFIXES.iter().any(|p| n.starts_with(p));
+            wanted && !SECRETS.iter().any(|s| n.starts_with(s))
+        })
     })
     .chain(THREADS.iter().map(|name| (OsString::from(name), OsString::from(threads.to_string()))))
     .collect()
@@ -231,11 +236,20 @@ mod tests {
 
     #[test]
     fn ranks_see_credentials_but_not_the_agents_thread_settings() {
-        let vars = [("AWS_ENDPOINT", "e"), ("OMP_NUM_THREADS", "7"), ("PYTHONPATH", "x"), ("PATH", "p")]
-            .map(|(k, v)| (OsString::from(k), OsString::from(v)));
+        let vars = [
+            ("AWS_ENDPOINT", "e"),
+            ("OMP_NUM_THREADS", "7"),
+            ("PYTHONPATH", "x"),
+            ("PATH", "p"),
+            ("MORPH_TOKEN", "t"),
+            ("MORPH_TOKEN_FILE", "f"),
+            ("MORPH_KEY", "k"),
+        ]
+        .map(|(k, v)| (OsString::from(k), OsString::from(v)));
         let seen: HashMap<OsString, OsString> = environment(vars.into_iter(), 2).into_iter().collect();
         assert_eq!(seen[&OsString::from("OMP_NUM_THREADS")], "2");
         assert_eq!(seen[&OsString::from("AWS_ENDPOINT")], "e");
+        assert!(!seen.keys().any(|name| name.to_string_lossy().starts_with("MORPH_")), "{seen:?}");
         assert!(seen.contains_key(&OsString::from("PATH")) && !seen.contains_key(&OsString::from("PYTHONPATH")));
     }
 

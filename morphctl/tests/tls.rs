@@ -1,0 +1,202 @@
+//! TLS over a real port: who is let in, and who is believed.
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+
+use assert_cmd::Command;
+use morph_coordinator::{Handle, Options, Tls};
+use morph_proto::v1::{SessionRequest, agents_client::AgentsClient};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tonic::{
+    Code, Status,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
+
+fn certs(dir: &TempDir, args: &[&str]) -> (i32, String) {
+    let mut command = Command::cargo_bin("morphctl").unwrap();
+    let out = command.current_dir(dir.path()).arg("certs").args(args).output().unwrap();
+    (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+/// An authority with a certificate of each kind.
+fn authority(dir: &TempDir, ca: &str) {
+    assert_eq!(certs(dir, &["init", ca]).0, 0);
+    for kind in ["coordinator", "agent", "client"] {
+        let (code, err) = certs(dir, &["issue", "--ca", ca, "--kind", kind, "--name", kind, "--out", ca]);
+        assert_eq!(code, 0, "{err}");
+    }
+}
+
+struct World {
+    runtime: Runtime,
+    dir: TempDir,
+    handle: Handle,
+}
+
+impl World {
+    /// A coordinator with a certificate of `own`, which trusts `trusted`.
+    fn new(trusted: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        authority(&dir, "own");
+        authority(&dir, "other");
+        let bundle: String =
+            trusted.iter().map(|ca| fs::read_to_string(dir.path().join(ca).join("ca.crt")).unwrap()).collect();
+        fs::write(dir.path().join("bundle.crt"), bundle).unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let tls = Tls { cert: path("own/coordinator.crt"), key: path("own/coordinator.key"), ca: path("bundle.crt") };
+        let options = Options { home: path("home"), tls: Some(tls), ..Options::default() };
+        let runtime = Runtime::new().unwrap();
+        let handle = runtime.block_on(morph_coordinator::start(options)).unwrap();
+        Self { runtime, dir, handle }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn morphctl(&self, ca: Option<&str>, token: Option<&str>) -> (i32, String) {
+        let mut command = Command::cargo_bin("morphctl").unwrap();
+        for name in ["MORPH_CA", "MORPH_CERT", "MORPH_KEY", "MORPH_TOKEN", "MORPH_TOKEN_FILE"] {
+            command.env_remove(name);
+        }
+        command.current_dir(self.dir.path()).args(["--coordinator", &self.handle.url(), "get", "runs"]);
+        if let Some(ca) = ca {
+            command.arg("--ca").arg(self.path(ca));
+        }
+        if let Some(token) = token {
+            command.env("MORPH_TOKEN", token);
+        }
+        let out = command.output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
+    /// What an agent hears that presents the certificate `pair` (certificate and key), having said nothing.
+    fn agent(&self, pair: Option<(&str, &str)>) -> Result<(), Status> {
+        let read = |name: &str| fs::read(self.path(name)).unwrap();
+        let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("own/ca.crt")));
+        if let Some((cert, key)) = pair {
+            tls = tls.identity(Identity::from_pem(read(cert), read(key)));
+        }
+        let endpoint = Endpoint::from_shared(self.handle.url()).unwrap().tls_config(tls).unwrap();
+        self.runtime.block_on(async {
+            let gone = |e: tonic::transport::Error| Status::unavailable(format!("{e:?}"));
+            let channel = endpoint.connect().await.map_err(gone)?;
+            let nothing = tokio_stream::iter(Vec::<SessionRequest>::new());
+            let mut client = AgentsClient::new(channel);
+            tokio::time::timeout(Duration::from_secs(5), client.session(nothing)).await.unwrap().map(|_| ())
+        })
+    }
+}
+
+/// An agent's certificate that has run out.
+fn expired(world: &World) {
+    let ca_key = KeyPair::from_pem(&fs::read_to_string(world.path("own/ca.key")).unwrap()).unwrap();
+    let pem = fs::read(world.path("own/ca.crt")).unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
+    let ca = pem.parse_x509().unwrap();
+    let mut issuer = CertificateParams::default();
+    issuer.distinguished_name = DistinguishedName::new();
+    issuer
+        .distinguished_name
+        .push(DnType::CommonName, ca.subject().iter_common_name().next().unwrap().as_str().unwrap());
+    let mut params = CertificateParams::default();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2020, 2, 1);
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = vec![SanType::URI("spiffe://morph/agent/late".try_into().unwrap())];
+    let key = KeyPair::generate().unwrap();
+    let cert = params.signed_by(&key, &Issuer::new(issuer, ca_key)).unwrap();
+    fs::write(world.path("late.crt"), cert.pem()).unwrap();
+    fs::write(world.path("late.key"), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn agents_are_let_in_by_their_certificates_alone() {
+    let world = World::new(&["own"]);
+    // One that is let in is told that it did not introduce itself.
+    let met = world.agent(Some(("own/agent.crt", "own/agent.key"))).unwrap_err();
+    assert_eq!(met.code(), Code::InvalidArgument, "{met}");
+    let none = world.agent(None).unwrap_err();
+    assert!(none.code() == Code::Unauthenticated && none.message().contains("--kind agent"), "{none}");
+    let kind = world.agent(Some(("own/client.crt", "own/client.key"))).unwrap_err();
+    assert!(kind.code() == Code::PermissionDenied && kind.message().contains("of kind client"), "{kind}");
+    expired(&world);
+    for (why, pair) in [
+        ("a certificate that has run out", ("late.crt", "late.key")),
+        ("another authority's", ("other/agent.crt", "other/agent.key")),
+        ("a coordinator's", ("own/coordinator.crt", "own/coordinator.key")),
+    ] {
+        let refused = world.agent(Some(pair)).unwrap_err();
+        // Whether the alert or the end of the connection is seen first is a matter of chance.
+        let shut = matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+        assert!(shut, "{why} was let in: {refused:?}");
+    }
+}
+
+#[test]
+fn people_believe_only_their_authority_and_show_a_token() {
+    let world = World::new(&["own"]);
+    let owner = world.handle.owner().expose().to_owned();
+    assert_eq!(world.morphctl(Some("own/ca.crt"), Some(&owner)).0, 0);
+    let (code, err) = world.morphctl(Some("own/ca.crt"), None);
+    assert!(code == 5 && err.contains("MORPH_TOKEN"), "{code} {err}");
+    let (code, err) = world.morphctl(Some("other/ca.crt"), Some(&owner));
+    assert!(code == 6 && err.contains("certificate"), "{code} {err}");
+    let (code, err) = world.morphctl(None, Some(&owner));
+    assert!(code == 2 && err.contains("--ca"), "{code} {err}");
+}
+
+#[test]
+fn two_authorities_are_believed_while_one_replaces_the_other() {
+    let world = World::new(&["own", "other"]);
+    for ca in ["own", "other"] {
+        let met = world.agent(Some((&format!("{ca}/agent.crt"), &format!("{ca}/agent.key")))).unwrap_err();
+        assert_eq!(met.code(), Code::InvalidArgument, "{ca}: {met}");
+    }
+}
+
+#[test]
+fn keys_are_private_and_nothing_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    authority(&dir, "ca");
+    for key in ["ca.key", "agent.key", "coordinator.key"] {
+        let mode = fs::metadata(dir.path().join("ca").join(key)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+    let before = fs::read(dir.path().join("ca/ca.key")).unwrap();
+    assert_eq!(certs(&dir, &["init", "ca"]).0, 4);
+    assert_eq!(certs(&dir, &["issue", "--ca", "ca", "--kind", "agent", "--name", "agent", "--out", "ca"]).0, 4);
+    assert_eq!(fs::read(dir.path().join("ca/ca.key")).unwrap(), before);
+    let issue = |more: &[&str]| certs(&dir, &[&["issue", "--ca", "ca"], more].concat());
+    assert_eq!(issue(&["--kind", "agent", "--name", "../x"]).0, 2);
+    assert_eq!(issue(&["--kind", "agent", "--name", "x", "--dns", "x"]).0, 2, "nobody connects to an agent");
+    assert_eq!(issue(&["--kind", "coordinator", "--name", "x", "--dns", "not a host"]).0, 2);
+    assert_eq!(issue(&["--kind", "coordinator", "--name", "x", "--ip", "head"]).0, 2);
+    assert_eq!(issue(&["--kind", "root", "--name", "x"]).0, 2);
+    assert_eq!(certs(&dir, &["issue", "--ca", "none", "--kind", "agent", "--name", "x"]).0, 3);
+    fs::write(dir.path().join("ca/ca.key"), fs::read(dir.path().join("ca/agent.key")).unwrap()).unwrap();
+    let (code, err) = issue(&["--kind", "agent", "--name", "x"]);
+    assert!(code == 2 && err.contains("is not the key of"), "{code} {err}");
+}
+
+#[test]
+fn a_coordinator_says_which_file_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    authority(&dir, "ca");
+    let path = |name: &str| dir.path().join("ca").join(name);
+    let runtime = Runtime::new().unwrap();
+    let start = |cert: &str, key: &str, ca: &str| {
+        let tls = Tls { cert: path(cert), key: path(key), ca: path(ca) };
+        let options = Options { home: dir.path().join("home"), tls: Some(tls), ..Options::default() };
+        runtime.block_on(morph_coordinator::start(options)).unwrap_err().to_string()
+    };
+    assert!(start("none.crt", "coordinator.key", "ca.crt").contains("--tls-cert"));
+    assert!(start("coordinator.crt", "coordinator.crt", "ca.crt").contains("--tls-key"));
+    let mismatch = start("coordinator.crt", "agent.key", "ca.crt");
+    assert!(mismatch.contains("--tls-key"), "{mismatch}");
+    let key = start("coordinator.crt", "coordinator.key", "ca.key");
+    assert!(key.contains("--tls-ca") && key.contains("only certificates"), "{key}");
+    assert!(!dir.path().join("home").exists());
+}
