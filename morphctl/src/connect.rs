@@ -3,7 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -40,6 +40,8 @@ impl Interceptor for Bearer {
     }
 }
 
+/// How long a coordinator that has taken the home may take to say where it listens.
+const STARTING: Duration = Duration::from_secs(5);
 /// Largest answer taken.
 const LARGEST: usize = 256 << 20;
 
@@ -197,7 +199,7 @@ impl Connection {
                 say!("{nothing}");
             }
         }
-        Self::embed(Options { home, read_only, ..Options::default() }).await
+        Self::embed(global, Options { home, read_only, ..Options::default() }).await
     }
 
     /// Connects to whoever administers the home: when nobody serves it, this process does, and makes it if need be.
@@ -208,11 +210,23 @@ impl Connection {
         if let Some(wire) = Self::serving(global).await? {
             return Ok(Self { client: client(wire.clone()), wire, embedded: None });
         }
-        Self::embed(Options { home: home(global)?, ..Options::default() }).await
+        Self::embed(global, Options { home: home(global)?, ..Options::default() }).await
     }
 
-    async fn embed(options: Options) -> Result<Self> {
-        let handle = morph_coordinator::start(options).await?;
+    /// Serves the home in this process. If another one has just begun to, that is asked as soon as it says where it listens.
+    async fn embed(global: &Global, options: Options) -> Result<Self> {
+        let patience = Instant::now() + STARTING;
+        let handle = loop {
+            match morph_coordinator::start(options.clone()).await {
+                Err(morph_coordinator::Error::HomeInUse { .. }) if Instant::now() < patience => {
+                    if let Some(wire) = Self::serving(global).await? {
+                        return Ok(Self { client: client(wire.clone()), wire, embedded: None });
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                started => break started?,
+            }
+        };
         let wire = wire(&handle.url(), Some(handle.owner()), None).await?;
         Ok(Self { client: client(wire.clone()), wire, embedded: Some(handle) })
     }
