@@ -18,6 +18,8 @@ pub enum Mechanism {
     Resend,
     /// What was sent under a number never changes.
     SealedReports,
+    /// An agent that goes on where a dead one was goes on with its numbers.
+    RecoveredNumbers,
     /// A rank that has ended is not started again.
     EndedRanks,
     /// A rank that hangs is killed.

@@ -29,6 +29,8 @@ pub struct Session {
     pub node: usize,
     /// Which life of the node's agent.
     pub life: u64,
+    /// As whom it speaks.
+    pub incarnation: u64,
     /// Whether the agent's end is open.
     pub at_agent: bool,
     /// Whether the coordinator's end is open.
@@ -64,9 +66,10 @@ impl Net {
     }
 
     /// A new session.
-    pub fn open(&mut self, node: usize, life: u64, now: u64) -> u64 {
+    pub fn open(&mut self, node: usize, life: u64, incarnation: u64, now: u64) -> u64 {
         self.next += 1;
-        let session = Session { node, life, at_agent: true, at_coordinator: false, heard: now, arrives: [now, now] };
+        let (at_agent, at_coordinator, arrives) = (true, false, [now, now]);
+        let session = Session { node, life, incarnation, at_agent, at_coordinator, heard: now, arrives };
         self.sessions.insert(self.next, session);
         self.next
     }

@@ -1,6 +1,9 @@
 //! A machine: an agent process, when it lives, with the real protocol in it.
 
-use morph_control::{Hello, agent::Agent};
+use morph_control::{
+    Hello,
+    agent::{Agent, Entry},
+};
 use morph_spec::WorkerId;
 
 use crate::mail::Mail;
@@ -11,8 +14,12 @@ pub struct Node {
     /// Kept over restarts in the agent's home folder.
     pub worker: WorkerId,
     pub slots: u32,
-    /// Counts starts of the agent; its incarnation.
+    /// Counts starts of the agent.
     pub life: u64,
+    /// The life whose reports the agent sends: an earlier one while it delivers what that left behind.
+    pub incarnation: u64,
+    /// On the agent's disk while the coordinator has not heard everything.
+    pub journal: Option<Vec<Entry<Mail>>>,
     /// `None`: it is dead.
     pub agent: Option<Agent<Mail>>,
     /// The session that it has.
@@ -28,14 +35,59 @@ pub struct Node {
 impl Node {
     /// A machine whose agent has not been started.
     pub fn new(worker: WorkerId, slots: u32) -> Self {
-        Self { worker, slots, life: 0, agent: None, session: None, cut: [0; 2], frozen_until: 0, refused: 0 }
+        Self {
+            worker,
+            slots,
+            life: 0,
+            incarnation: 0,
+            journal: None,
+            agent: None,
+            session: None,
+            cut: [0; 2],
+            frozen_until: 0,
+            refused: 0,
+        }
+    }
+
+    /// A new agent begins its life: what an earlier one left behind comes first.
+    pub fn boot(&mut self) {
+        self.life += 1;
+        match &self.journal {
+            Some(left) => {
+                self.agent = Some(Agent::recovered(left.iter().cloned()));
+                self.write();
+            }
+            None => {
+                self.incarnation = self.life;
+                self.agent = Some(Agent::default());
+            }
+        }
+    }
+
+    /// Keeps the agent's journal, as its shell does.
+    pub fn write(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        let news = agent.journal();
+        match &mut self.journal {
+            Some(journal) if !agent.forget() => journal.extend(news),
+            _ => self.journal = None,
+        }
+    }
+
+    /// The connection is gone: from now on the disk has to know what is said.
+    pub fn disconnected(&mut self) {
+        let Some(agent) = &mut self.agent else { return };
+        agent.disconnected();
+        if self.journal.is_none() {
+            self.journal = Some(agent.remember());
+        }
     }
 
     /// How its agent introduces itself.
     pub fn hello(&self) -> Hello {
         Hello {
             worker: self.worker,
-            incarnation: self.life.to_string(),
+            incarnation: self.incarnation.to_string(),
             host: "node".into(),
             slots: self.slots,
             version: "sim".into(),

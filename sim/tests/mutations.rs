@@ -51,6 +51,11 @@ fn sealed_reports() {
 }
 
 #[test]
+fn recovered_numbers() {
+    is_noticed(Mechanism::RecoveredNumbers, &["journal", "durable", "progress"]);
+}
+
+#[test]
 fn ended_ranks() {
     is_noticed(Mechanism::EndedRanks, &["slots"]);
 }

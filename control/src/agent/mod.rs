@@ -4,6 +4,7 @@
 //! What a start order holds (`S`) is passed on unread, and so is what is reported (`L`, a [`Letter`]): the wire's messages in
 //! an agent, plain values in the simulator, which so runs this very code.
 
+mod journal;
 mod outbox;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use crate::{
     Exit,
     sabotage::{Mechanism, is_broken},
 };
+pub use journal::Entry;
 use outbox::Outbox;
 
 /// How many ended ranks are remembered, so that an order that was under way when one ended does not start it again.
@@ -302,6 +304,7 @@ impl<L: Letter> Agent<L> {
         // The others say nothing while all is well, and do not get far without rank 0.
         let patience = if key.rank == 0 { patience } else { 0 };
         self.ranks.insert(key, Rank { patience, heard: now, ..Rank::default() });
+        self.outbox.note(Entry::Started(key));
         self.say(key, format!("starting rank {} of {world_size}, attempt {attempt}", key.rank), now);
         actions.push(Action::Start(key, start));
         actions
@@ -313,6 +316,7 @@ impl<L: Letter> Agent<L> {
 
     fn stop<S>(&mut self, fence: Fence, gently: bool, reason: &str, now: u64) -> Vec<Action<S>> {
         self.stopped.insert(fence);
+        self.outbox.note(Entry::Stopped(fence));
         while self.stopped.len() > REMEMBERED {
             self.stopped.pop_first();
         }
@@ -410,6 +414,7 @@ impl<L: Letter> Agent<L> {
 
     fn ended(&mut self, key: Key, exit: Exit, status: Status, error: String) {
         self.ended.insert(key);
+        self.outbox.note(Entry::Ended(key));
         while self.ended.len() > REMEMBERED {
             // Run ids sort by age: the oldest goes.
             self.ended.pop_first();

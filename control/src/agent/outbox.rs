@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Letter, Line};
+use super::{Letter, Line, journal::Entry};
 use crate::sabotage::{Mechanism, is_broken};
 
 /// Above this many bytes the agent stops listening to its ranks, which then wait: nothing is lost.
@@ -29,17 +29,60 @@ pub(super) struct Outbox<L> {
     ever_sent: u64,
     bytes: usize,
     dropped_logs: u64,
+    /// What the agent's disk does not know yet; `None`: it need not know.
+    pub journal: Option<Vec<Entry<L>>>,
 }
 
 impl<L> Default for Outbox<L> {
     fn default() -> Self {
-        Self { reports: VecDeque::new(), last: 0, sent: 0, ever_sent: 0, bytes: 0, dropped_logs: 0 }
+        Self { reports: VecDeque::new(), last: 0, sent: 0, ever_sent: 0, bytes: 0, dropped_logs: 0, journal: None }
     }
 }
 
 impl<L: Letter> Outbox<L> {
     /// Appends a report.
     pub fn push(&mut self, letter: L) {
+        let copy = self.journal.is_some().then(|| letter.clone());
+        self.add(letter);
+        if let Some(letter) = copy {
+            self.note(Entry::Report { seq: self.last, letter });
+        }
+    }
+
+    /// For the journal, if there is one.
+    pub fn note(&mut self, entry: Entry<L>) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(entry);
+        }
+    }
+
+    /// What an agent must remember of this to go on where it was.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<L>> + '_ {
+        let reports = self.reports.iter().map(|r| Entry::Report { seq: r.seq, letter: r.letter.clone() });
+        [Entry::Numbered(self.last)].into_iter().chain(reports)
+    }
+
+    /// Puts back what an agent remembered. All of it may have been sent.
+    pub fn put_back(&mut self, entry: Entry<L>) {
+        match entry {
+            Entry::Report { seq, letter } => {
+                let newest = self.reports.back_mut().filter(|newest| newest.seq == seq);
+                let added = newest.and_then(|n| n.letter.merge(&letter).inspect(|added| n.bytes += added));
+                self.bytes += added.unwrap_or_else(|| letter.size());
+                if added.is_none() {
+                    let bytes = letter.size();
+                    self.reports.push_back(Sealed { seq, letter, bytes });
+                }
+                self.last = self.last.max(seq);
+            }
+            Entry::Numbered(_) if is_broken(Mechanism::RecoveredNumbers) => {}
+            Entry::Numbered(last) => self.last = self.last.max(last),
+            Entry::Started(_) | Entry::Ended(_) | Entry::Stopped(_) => {}
+        }
+        self.ever_sent = self.last;
+    }
+
+    fn add(&mut self, letter: L) {
         if (self.last > self.ever_sent || is_broken(Mechanism::SealedReports))
             && let Some(newest) = self.reports.back_mut()
             && let Some(added) = newest.letter.merge(&letter)

@@ -5,6 +5,7 @@ pub mod away;
 pub mod durable;
 pub mod fence;
 pub mod history;
+pub mod journal;
 pub mod progress;
 pub mod slots;
 pub mod weights;
@@ -31,6 +32,8 @@ pub struct Truth {
     away: Option<(u64, Vec<Fence>)>,
     /// A checkpoint that was to be resumed from and was not there.
     missing: Option<String>,
+    /// What an agent said or kept and should not have.
+    unlike: Option<String>,
     log: Log,
 }
 
@@ -68,11 +71,6 @@ impl Truth {
         }
     }
 
-    /// An agent sends a report.
-    pub fn sent(&mut self, node: usize, life: u64, seq: u64, mail: &Mail) {
-        self.sent.entry((node, life)).or_default().entry(seq).or_insert_with(|| mail.clone());
-    }
-
     /// A fault has struck an attempt.
     pub fn disturbed(&mut self, fence: Fence) {
         self.disturbed.insert(fence);
@@ -91,6 +89,7 @@ impl Truth {
 pub fn at_the_end(cluster: Option<&Cluster>, disk: &Disk, truth: &Truth) -> Result<(), String> {
     let cluster = cluster.ok_or("progress: there is no coordinator")?;
     durable::restarted(cluster, truth)?;
+    journal::kept(truth)?;
     fence::log(&disk.events)?;
     progress::ended(cluster)?;
     slots::released(cluster)?;

@@ -103,7 +103,7 @@ impl World {
         }
         if let Down::Ack { seq } = &down {
             let session = &self.net.sessions[&session];
-            self.truth.acknowledged(session.node, session.life, *seq, &self.disk)?;
+            self.truth.acknowledged(session.node, session.incarnation, *seq, &self.disk)?;
         }
         let held = self.nodes[self.net.sessions[&session].node].cut[1];
         if let Some(at) = self.net.arrival(session, Way::Down, self.now, held, &mut self.rng) {

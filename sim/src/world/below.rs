@@ -8,10 +8,9 @@ impl World {
             return;
         }
         let it = &mut self.nodes[node];
-        it.life += 1;
-        it.agent = Some(Agent::default());
-        let life = it.life;
-        self.trace.say(self.now, format_args!("agent of node {node} starts, life {life}"));
+        it.boot();
+        let (life, incarnation) = (it.life, it.incarnation);
+        self.trace.say(self.now, format_args!("agent of node {node} starts, life {life}, as {incarnation}"));
         self.after(1000, Happening::Connect(node, life));
         self.after(SECOND, Happening::Beat(node, life));
     }
@@ -35,11 +34,10 @@ impl World {
             let pause = pause.min(5 * SECOND) / 2 + self.pick(pause.min(5 * SECOND) / 2);
             return self.after(pause, Happening::Connect(node, life));
         }
-        let session = self.net.open(node, life, self.now);
+        let session = self.net.open(node, life, self.nodes[node].incarnation, self.now);
         let it = &mut self.nodes[node];
         (it.refused, it.session) = (0, Some(session));
-        let agent = it.agent.as_mut().expect("invariant: it lives");
-        agent.disconnected();
+        it.disconnected();
         let hello = it.hello();
         self.trace.say(self.now, format_args!("node {node} opens session {session}, live {}", hello.live.len()));
         self.send_up(session, Up::Hello(Box::new(hello)));
@@ -76,13 +74,13 @@ impl World {
 
     /// Sends all that the agent has to say.
     pub(super) fn flush(&mut self, node: usize) {
-        let Some(session) = self.nodes[node].session else { return };
         if self.nodes[node].frozen_until > self.now {
             return;
         }
+        self.nodes[node].write();
+        let Some(session) = self.nodes[node].session else { return };
         while let Some((seq, mail)) = self.nodes[node].agent.as_mut().and_then(Agent::next_report) {
-            let life = self.nodes[node].life;
-            self.truth.sent(node, life, seq, &mail);
+            self.truth.sent(node, self.nodes[node].incarnation, seq, &mail);
             self.send_up(session, Up::Report(seq, mail));
         }
         self.left(node);
@@ -92,8 +90,9 @@ impl World {
     fn left(&mut self, node: usize) {
         if self.nodes[node].agent.as_ref().is_some_and(|a| a.done(true)) {
             self.trace.say(self.now, format_args!("agent of node {node} has left"));
-            self.after(60 * SECOND, Happening::AgentBoot(node));
             let it = &mut self.nodes[node];
+            // One that only delivered what an earlier one had left makes way for the next at once.
+            let pause = if it.life == it.incarnation { 60 * SECOND } else { 1000 };
             it.agent = None;
             if let Some(session) = it.session.take() {
                 if let Some(known) = self.net.sessions.get_mut(&session) {
@@ -102,6 +101,7 @@ impl World {
                 // In order, and so the coordinator knows at once; a violation shows at its next turn.
                 self.closed_above(session, false, true).ok();
             }
+            self.after(pause, Happening::AgentBoot(node));
         }
     }
 
@@ -183,9 +183,7 @@ impl World {
         }
         let it = &mut self.nodes[node];
         it.session = None;
-        if let Some(agent) = &mut it.agent {
-            agent.disconnected();
-        }
+        it.disconnected();
         self.trace.say(self.now, format_args!("node {node} loses session {session}"));
         let pause = self.pick(SECOND / 5);
         self.after(pause, Happening::Connect(node, life));
@@ -193,8 +191,11 @@ impl World {
 
     /// kill -9 of an agent: its ranks notice that it is gone, a little later.
     pub(super) fn agent_dies(&mut self, node: usize, away: u64) {
-        if self.nodes[node].agent.take().is_none() {
-            return;
+        let it = &mut self.nodes[node];
+        let Some(dead) = it.agent.take() else { return };
+        // One that is stopped has not heard what its ranks said meanwhile.
+        if let Some(journal) = it.journal.as_ref().filter(|_| it.frozen_until <= self.now) {
+            self.truth.left_behind(node, dead, journal);
         }
         self.trace.say(self.now, format_args!("agent of node {node} dies"));
         if let Some(session) = self.nodes[node].session.take() {
