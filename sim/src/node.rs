@@ -69,8 +69,11 @@ impl Node {
         let Some(agent) = &mut self.agent else { return };
         let news = agent.journal();
         match &mut self.journal {
-            Some(journal) if !agent.forget() => journal.extend(news),
-            _ => self.journal = None,
+            Some(journal) if !agent.is_settled() => journal.extend(news),
+            _ => {
+                agent.forget();
+                self.journal = None;
+            }
         }
     }
 

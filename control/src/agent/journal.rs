@@ -40,13 +40,19 @@ impl<L: Letter> Agent<L> {
         self.outbox.journal.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends the journal, if the coordinator has heard everything; whether it has.
-    pub fn forget(&mut self) -> bool {
-        let settled = self.welcomed && self.outbox.is_empty();
-        if settled {
-            self.outbox.journal = None;
-        }
-        settled
+    /// Whether the coordinator has heard everything.
+    pub fn is_settled(&self) -> bool {
+        self.welcomed && self.outbox.is_empty()
+    }
+
+    /// Whether there is something that the coordinator is not known to have heard.
+    pub fn owes(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Ends the journal: the agent [`Self::is_settled`], or nothing can be written.
+    pub fn forget(&mut self) {
+        self.outbox.journal = None;
     }
 
     /// The agent that wrote `entries`, after it has died and its ranks with it: it says what was still to be said, starts

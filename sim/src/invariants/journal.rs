@@ -16,7 +16,8 @@ impl Truth {
     pub fn sent(&mut self, node: usize, incarnation: u64, seq: u64, mail: &Mail) {
         let known = self.sent.entry((node, incarnation)).or_default().entry(seq).or_insert_with(|| mail.clone());
         if known != mail {
-            let what = format!("journal: node {node} has sent {mail:?} under number {seq}, where it had sent {known:?}");
+            let what =
+                format!("journal: node {node} has sent {mail:?} under number {seq}, where it had sent {known:?}");
             self.unlike.get_or_insert(what);
         }
     }

@@ -16,6 +16,8 @@ use nix::fcntl::{Flock, FlockArg};
 pub struct Home {
     /// The agent's id.
     pub worker: WorkerId,
+    /// The folder.
+    pub dir: PathBuf,
     /// Where the node's cache lies.
     pub cache: PathBuf,
     _lock: Flock<File>,
@@ -50,7 +52,7 @@ impl Home {
             }
             Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
         };
-        Ok(Self { worker, cache: dir.join("cache"), _lock: lock })
+        Ok(Self { worker, cache: dir.join("cache"), dir, _lock: lock })
     }
 }
 

@@ -22,7 +22,8 @@ pub fn fence(fence: Fence) -> v1::Fence {
     v1::Fence { run: fence.run.to_string(), attempt: fence.attempt }
 }
 
-fn parsed(fence: Option<&v1::Fence>) -> Option<Fence> {
+/// The attempt that `fence` names, if it does.
+pub fn parsed(fence: Option<&v1::Fence>) -> Option<Fence> {
     let fence = fence?;
     Some(Fence { run: fence.run.parse().ok()?, attempt: fence.attempt })
 }

@@ -1,12 +1,13 @@
 //! The agent of a node: owns its slots, starts ranks as child processes, and tells the coordinator what they do.
 //!
 //! Contract:
-//! 1. What a rank reported reaches the coordinator, however often the connection breaks in between; training goes on while
-//!    the coordinator is away.
+//! 1. What a rank reported reaches the coordinator once, however often the connection breaks in between and even if the
+//!    agent dies while the coordinator is away; training goes on meanwhile.
 //! 2. No rank outlives its agent.
 //! 3. All decisions are [`morph_control::agent`]'s; this file only moves bytes.
 
 pub mod home;
+pub mod journal;
 pub mod letters;
 pub mod link;
 pub mod process;
@@ -17,13 +18,14 @@ use anyhow::{Context, Result, anyhow};
 use morph_control::agent::{Action, Agent, Status};
 use morph_proto::v1::{Heartbeat, Hello, Report, SessionRequest, StartRank, session_request, session_response};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::agent::{
     home::Home,
+    journal::Journal,
     letters::Post,
     process::{Heard, Processes, Site},
 };
@@ -67,24 +69,22 @@ pub async fn run(options: Options) -> Result<()> {
         watch_parent();
     }
     let home = Home::open(&options.home, crate::now())?;
-    let link = link::start(&options.coordinator, options.proof.clone()).map_err(|e| anyhow!(e))?;
-    let incarnation = home::fresh_id(crate::now()).to_string();
-    tracing::info!(worker = %home.worker, slots = options.slots, "agent started, coordinator {}", options.coordinator);
-    let (heard, ranks) = mpsc::channel(QUEUE);
-    let terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
-    let interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
-    let shell = Shell {
-        options,
-        home,
-        incarnation,
-        agent: Agent::default(),
-        processes: Processes::default(),
-        heard,
-        connection: None,
-        heartbeat: Duration::from_secs(5),
-        deadline: None,
-    };
-    shell.serve(link, ranks, terminate, interrupt).await
+    let (worker, slots) = (home.worker, options.slots);
+    let left = Journal::left(&home.dir)?;
+    let mut shell = Shell::new(options, home);
+    if let Some(left) = left {
+        tracing::info!(%worker, "what an earlier agent had yet to say is delivered first");
+        shell.incarnation = left.incarnation;
+        shell.agent = Agent::recovered(left.entries);
+        shell.journal = left.journal;
+        shell.recovering = true;
+        shell = match shell.serve().await? {
+            Some(shell) => Shell::new(shell.options, shell.home),
+            None => return Ok(()),
+        };
+    }
+    tracing::info!(%worker, slots, "agent started, coordinator {}", shell.options.coordinator);
+    shell.serve().await.map(drop)
 }
 
 /// Ends this process when its parent has. Polling, and not PR_SET_PDEATHSIG, since that signal is about the parent's
@@ -106,8 +106,10 @@ struct Shell {
     home: Home,
     incarnation: String,
     agent: Agent<Post>,
+    journal: Journal,
+    /// Only what an earlier agent had left is delivered.
+    recovering: bool,
     processes: Processes,
-    heard: mpsc::Sender<Heard>,
     connection: Option<mpsc::Sender<SessionRequest>>,
     heartbeat: Duration,
     /// When a leaving agent stops waiting.
@@ -115,21 +117,39 @@ struct Shell {
 }
 
 impl Shell {
-    async fn serve(
-        mut self,
-        mut link: mpsc::Receiver<link::Event>,
-        mut ranks: mpsc::Receiver<Heard>,
-        mut terminate: Signal,
-        mut interrupt: Signal,
-    ) -> Result<()> {
+    fn new(options: Options, home: Home) -> Self {
+        Self {
+            incarnation: home::fresh_id(crate::now()).to_string(),
+            agent: Agent::default(),
+            journal: Journal::new(&home.dir),
+            recovering: false,
+            processes: Processes::default(),
+            connection: None,
+            heartbeat: Duration::from_secs(5),
+            deadline: None,
+            options,
+            home,
+        }
+    }
+
+    /// Serves until told to leave, or, when recovering, until all is said; `None`: the agent is to end.
+    async fn serve(mut self) -> Result<Option<Self>> {
+        let mut link = link::start(&self.options.coordinator, self.options.proof.clone()).map_err(|e| anyhow!(e))?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+        let (heard, mut ranks) = mpsc::channel(QUEUE);
         let mut beat = interval(self.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut period = self.heartbeat;
         loop {
-            if self.agent.done(true) || (self.agent.done(false) && self.connection.is_none()) {
+            self.save();
+            if self.recovering && self.agent.done(true) {
+                return Ok(Some(self));
+            }
+            if !self.recovering && (self.agent.done(true) || (self.agent.done(false) && self.connection.is_none())) {
                 break;
             }
-            if self.agent.done(false) {
+            if !self.recovering && self.agent.done(false) {
                 let farewell = Instant::now() + FAREWELL;
                 self.deadline = Some(self.deadline.map_or(farewell, |d| d.min(farewell)));
             }
@@ -142,11 +162,14 @@ impl Shell {
             let deadline = self.deadline;
             tokio::select! {
                 event = link.recv() => match event {
-                    Some(event) => self.linked(event)?,
+                    Some(event) => self.linked(event, &heard)?,
                     None => return Err(anyhow!("the link to the coordinator ended")),
                 },
                 permit = reserve(connection), if self.agent.has_report() => match permit {
                     Some(permit) => {
+                        // A number that anybody has heard must not be given to another report, whatever happens.
+                        let synced = self.journal.sync();
+                        self.unwritten(synced);
                         if let Some((seq, Post(report))) = self.agent.next_report() {
                             let report = Report { seq, report: Some(report) };
                             permit.send(SessionRequest { message: Some(session_request::Message::Report(report)) });
@@ -154,27 +177,71 @@ impl Shell {
                     }
                     None => self.connection = None,
                 },
-                Some(heard) = ranks.recv(), if !self.agent.is_full() => self.hear(heard),
-                _ = beat.tick() => self.beat(),
-                _ = terminate.recv() => self.leave("the agent was asked to end (SIGTERM)"),
-                _ = interrupt.recv() => self.leave("the agent was interrupted (SIGINT)"),
+                Some(said) = ranks.recv(), if !self.agent.is_full() => self.hear(said),
+                _ = beat.tick() => self.beat(&heard),
+                _ = terminate.recv() => {
+                    if self.recovering { break }
+                    self.leave("the agent was asked to end (SIGTERM)", &heard);
+                }
+                _ = interrupt.recv() => {
+                    if self.recovering { break }
+                    self.leave("the agent was interrupted (SIGINT)", &heard);
+                }
                 () = until(deadline) => {
                     if self.agent.done(false) {
-                        tracing::warn!("left before the coordinator had acknowledged everything");
                         break;
                     }
                     tracing::warn!("ranks did not stop in {} s: killed", LEAVE.as_secs());
                     let actions = self.agent.kill_all("did not stop in time", crate::now().0);
-                    self.perform(actions);
+                    self.perform(actions, &heard);
                     self.deadline = None;
                 }
             }
         }
+        if self.agent.owes() {
+            self.remember();
+            tracing::warn!(
+                "left before the coordinator had heard everything: the next agent of this home will tell it"
+            );
+        } else {
+            self.journal.end();
+        }
         tracing::info!("agent left");
-        Ok(())
+        Ok(None)
     }
 
-    fn linked(&mut self, event: link::Event) -> Result<()> {
+    /// From now on the disk has to know what is said.
+    fn remember(&mut self) {
+        if !self.journal.is_open() {
+            let all = self.agent.remember();
+            let begun = self.journal.begin(&self.incarnation, all);
+            self.unwritten(begun);
+        }
+    }
+
+    /// Writes down what is new, before anybody else learns of it.
+    fn save(&mut self) {
+        if !self.journal.is_open() {
+            return;
+        }
+        if self.agent.is_settled() {
+            self.agent.forget();
+            return self.journal.end();
+        }
+        let news = self.agent.journal();
+        let appended = self.journal.append(news);
+        self.unwritten(appended);
+    }
+
+    fn unwritten(&mut self, written: std::io::Result<()>) {
+        if let Err(e) = written {
+            let home = self.home.dir.display();
+            tracing::error!("write the journal in {home}: {e}; what the coordinator has not heard is in memory only");
+            self.agent.forget();
+        }
+    }
+
+    fn linked(&mut self, event: link::Event, to: &mpsc::Sender<Heard>) -> Result<()> {
         match event {
             link::Event::Up(sender) => {
                 self.agent.disconnected();
@@ -196,6 +263,7 @@ impl Shell {
             link::Event::Down => {
                 self.connection = None;
                 self.agent.disconnected();
+                self.remember();
             }
             link::Event::Refused(why) => return Err(anyhow!("the coordinator refused this agent: {why}")),
             link::Event::Message(message) => {
@@ -213,7 +281,7 @@ impl Shell {
                 match letters::heard(message) {
                     Some(heard) => {
                         let actions = self.agent.hear(heard, crate::now().0);
-                        self.perform(actions);
+                        self.perform(actions, to);
                     }
                     None => tracing::warn!("the coordinator sent an order that names no attempt"),
                 }
@@ -239,7 +307,8 @@ impl Shell {
         }
     }
 
-    fn perform(&mut self, actions: Vec<Action<Box<StartRank>>>) {
+    fn perform(&mut self, actions: Vec<Action<Box<StartRank>>>, to: &mpsc::Sender<Heard>) {
+        self.save();
         for action in actions {
             match action {
                 Action::Start(key, start) => {
@@ -249,7 +318,7 @@ impl Shell {
                         cache: &self.home.cache,
                         cache_bytes: self.options.cache_bytes,
                     };
-                    self.processes.start(&key, &start, &site, &self.heard);
+                    self.processes.start(&key, &start, &site, to);
                 }
                 Action::Tell(key, tell) => self.processes.tell(&key, tell.into()),
                 Action::Kill(key) => self.processes.kill(&key),
@@ -257,9 +326,9 @@ impl Shell {
         }
     }
 
-    fn beat(&mut self) {
+    fn beat(&mut self, to: &mpsc::Sender<Heard>) {
         let hung = self.agent.tick(crate::now().0);
-        self.perform(hung);
+        self.perform(hung, to);
         if let Some(connection) = &self.connection {
             let beat = session_request::Message::Heartbeat(Heartbeat { at: crate::now().0 });
             // A full channel is being emptied: that is a sign of life, too.
@@ -268,7 +337,7 @@ impl Shell {
     }
 
     /// The first time gently, the second time hard.
-    fn leave(&mut self, reason: &str) {
+    fn leave(&mut self, reason: &str, to: &mpsc::Sender<Heard>) {
         let now = crate::now().0;
         let actions = if self.agent.is_leaving() {
             self.agent.kill_all("the agent was asked to end twice", now)
@@ -277,7 +346,7 @@ impl Shell {
             self.deadline = Some(Instant::now() + LEAVE);
             self.agent.leave(reason, now)
         };
-        self.perform(actions);
+        self.perform(actions, to);
     }
 }
 
