@@ -18,8 +18,8 @@ pub enum Mechanism {
     Resend,
     /// What was sent under a number never changes.
     SealedReports,
-    /// An agent that goes on where a dead one was goes on with its numbers.
-    RecoveredNumbers,
+    /// An agent's disk knows what its coordinator has not heard.
+    Journal,
     /// A rank that has ended is not started again.
     EndedRanks,
     /// A rank that hangs is killed.

@@ -51,8 +51,8 @@ fn sealed_reports() {
 }
 
 #[test]
-fn recovered_numbers() {
-    is_noticed(Mechanism::RecoveredNumbers, &["journal", "durable", "progress"]);
+fn journal() {
+    is_noticed(Mechanism::Journal, &["journal"]);
 }
 
 #[test]

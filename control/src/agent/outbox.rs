@@ -42,7 +42,8 @@ impl<L> Default for Outbox<L> {
 impl<L: Letter> Outbox<L> {
     /// Appends a report.
     pub fn push(&mut self, letter: L) {
-        let copy = self.journal.is_some().then(|| letter.clone());
+        let kept = self.journal.is_some() && !is_broken(Mechanism::Journal);
+        let copy = kept.then(|| letter.clone());
         self.add(letter);
         if let Some(letter) = copy {
             self.note(Entry::Report { seq: self.last, letter });
@@ -75,7 +76,6 @@ impl<L: Letter> Outbox<L> {
                 }
                 self.last = self.last.max(seq);
             }
-            Entry::Numbered(_) if is_broken(Mechanism::RecoveredNumbers) => {}
             Entry::Numbered(last) => self.last = self.last.max(last),
             Entry::Started(_) | Entry::Ended(_) | Entry::Stopped(_) => {}
         }
