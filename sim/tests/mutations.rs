@@ -47,7 +47,7 @@ fn resend() {
 
 #[test]
 fn sealed_reports() {
-    is_noticed(Mechanism::SealedReports, &["durable", "history", "progress"]);
+    is_noticed(Mechanism::SealedReports, &["journal", "durable", "history", "progress"]);
 }
 
 #[test]
