@@ -4,6 +4,7 @@
 //! builds them first; cargo alone does not build other packages' programs.
 
 pub mod cluster;
+pub mod hosts;
 pub mod job;
 
 use std::{

@@ -1,0 +1,201 @@
+//! Three "hosts", a gang that spans two of them, TLS in between: agents that are stopped, killed and cut off, a bad line and a
+//! full disk. The run ends with the very weights of a run that nobody disturbed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use morph_e2e::{
+    Home,
+    cluster::{Process, ranks_of},
+    expect,
+    hosts::Hosts,
+    job, program, wait_for,
+};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(180);
+const PORT: u16 = 7070;
+
+struct Lab {
+    hosts: Hosts,
+    home: Home,
+    coordinator: Process,
+    agents: Vec<Process>,
+}
+
+impl Lab {
+    /// Host 1 has the coordinator, 2 and 3 have an agent with one slot each.
+    fn new(hosts: Hosts) -> Result<Self> {
+        let home = Home::new()?;
+        job::dataset(&home, 60, 8)?;
+        job::experiment(&home, 40)?;
+        let address = Hosts::address(1);
+        for args in [
+            &["init", "ca"][..],
+            &["issue", "--ca", "ca", "--kind", "coordinator", "--name", "head", "--out", "ca", "--ip", &address],
+            &["issue", "--ca", "ca", "--kind", "agent", "--name", "node", "--out", "ca"],
+        ] {
+            expect(home.morphctl()?.current_dir(home.path()).arg("certs").args(args), 0)?;
+        }
+        let coordinator = start_coordinator(&hosts, home.path())?;
+        let agents = [2, 3].into_iter().map(|n| start_agent(&hosts, home.path(), n)).collect::<Result<_>>()?;
+        Ok(Self { hosts, home, coordinator, agents })
+    }
+
+    /// Runs `morphctl` on the coordinator's host.
+    fn ctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.hosts.command(1, &program("morphctl")?);
+        command.env("MORPH_HOME", self.home.path()).env_remove("MORPH_COORDINATOR");
+        expect(command.arg("--ca").arg(self.home.path().join("ca/ca.crt")).args(args), 0)
+    }
+
+    fn run(&self) -> Result<Value> {
+        let all: Value = serde_json::from_str(&self.ctl(&["get", "runs", "-o", "json"])?)?;
+        all.get(0).cloned().context("a run")
+    }
+
+    fn at_step(&self, step: u64) -> Result<()> {
+        wait_for(&format!("step {step}"), LIMIT, || {
+            let run = self.run()?;
+            ensure!(run["state"] != "failed" && run["state"] != "succeeded", "it ended too early: {run:#}");
+            Ok(run["state"] == "running" && run["step"].as_u64() >= Some(step))
+        })
+    }
+
+    /// The steps that it has taken.
+    fn step(&self) -> Result<u64> {
+        Ok(self.run()?["step"].as_u64().unwrap_or(0))
+    }
+
+    fn signal(&self, agent: usize, signal: &str) -> Result<()> {
+        let pid = self.agents[agent].pid();
+        for pid in ranks_of(pid)?.into_iter().chain([pid]) {
+            ensure!(Command::new("kill").args([signal, &pid.to_string()]).status()?.success());
+        }
+        Ok(())
+    }
+
+    /// Trains one run while `disturb` does what it does; its last weights.
+    fn trained(mut self, disturb: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<u8>> {
+        let experiment = self.home.path().join("experiment.yaml");
+        self.ctl(&["train", experiment.to_str().context("a path is text")?, "--detach"])?;
+        disturb(&mut self)?;
+        wait_for("the run to end", LIMIT, || {
+            let run = self.run()?;
+            ensure!(run["state"] != "failed", "{run:#}");
+            Ok(run["state"] == "succeeded")
+        })?;
+        let run = self.run()?;
+        job::final_weights(&self.home, run["id"].as_str().context("a run has an id")?)
+    }
+}
+
+fn start_coordinator(hosts: &Hosts, home: &Path) -> Result<Process> {
+    let announced = home.join("coordinator.json");
+    if announced.exists() {
+        fs::remove_file(&announced)?;
+    }
+    let file = |name: &str| home.join("ca").join(name);
+    let mut process = Process::start(
+        hosts
+            .command(1, &program("morph-coordinator")?)
+            .args(["--heartbeat", "300ms", "--grace", "6s", "--listen", &format!("0.0.0.0:{PORT}"), "--home"])
+            .arg(home)
+            .arg("--allow-files")
+            .arg(home)
+            .arg("--tls-cert")
+            .arg(file("head.crt"))
+            .arg("--tls-key")
+            .arg(file("head.key"))
+            .arg("--tls-ca")
+            .arg(file("ca.crt"))
+            .env("MORPH_HOME", home),
+        &home.join("coordinator.log"),
+    )?;
+    wait_for("the coordinator to listen", LIMIT, || {
+        ensure!(process.alive()?, "the coordinator ended:\n{}", process.printed());
+        Ok(announced.exists())
+    })?;
+    Ok(process)
+}
+
+fn start_agent(hosts: &Hosts, home: &Path, n: u8) -> Result<Process> {
+    let file = |name: &str| home.join("ca").join(name);
+    let own: PathBuf = home.join(format!("agent-{n}"));
+    fs::create_dir_all(&own)?;
+    Process::start(
+        hosts
+            .command(n, &program("morph-worker")?)
+            .args(["agent", "--slots", "1", "--coordinator", &format!("https://{}:{PORT}", Hosts::address(1))])
+            .args(["--host", &Hosts::address(n), "--home"])
+            .arg(&own)
+            .arg("--ca")
+            .arg(file("ca.crt"))
+            .arg("--cert")
+            .arg(file("node.crt"))
+            .arg("--key")
+            .arg(file("node.key")),
+        &home.join(format!("agent-{n}.log")),
+    )
+}
+
+#[test]
+fn a_gang_over_two_hosts_comes_to_the_same_end_whatever_happens_to_them() -> Result<()> {
+    let hosts = match Hosts::new(3) {
+        Ok(hosts) => hosts,
+        Err(why) => {
+            eprintln!("skipped: network namespaces need root and iproute2 here: {why}");
+            return Ok(());
+        }
+    };
+    let calm = Lab::new(hosts)?.trained(|_| Ok(()))?;
+    let rough = Lab::new(Hosts::new(3)?)?.trained(|lab| {
+        lab.at_step(5)?;
+        // Shorter than anybody's patience: all wait.
+        lab.signal(1, "-STOP")?;
+        sleep(Duration::from_secs(3));
+        lab.signal(1, "-CONT")?;
+        ensure!(lab.run()?["attempt"] == 1, "a short stop costs nothing");
+
+        let step = lab.step()?;
+        lab.at_step(step + 5)?;
+        // Longer than the coordinator's: the worker is lost, and its ranks must not come back to life under the next attempt.
+        lab.hosts.cable(3, false)?;
+        sleep(Duration::from_secs(15));
+        lab.hosts.cable(3, true)?;
+        lab.at_step(1)?;
+        wait_for("a second attempt", LIMIT, || Ok(lab.run()?["attempt"].as_u64() >= Some(2)))?;
+
+        let step = lab.step()?;
+        lab.at_step(step + 5)?;
+        lab.agents[0].kill9()?;
+        lab.agents[0] = start_agent(&lab.hosts, lab.home.path(), 2)?;
+
+        let step = lab.step()?;
+        lab.at_step(step + 5)?;
+        // The coordinator's cable: nobody hears it, and the gang trains on.
+        lab.hosts.cable(1, false)?;
+        sleep(Duration::from_secs(3));
+        lab.hosts.cable(1, true)?;
+
+        if lab.hosts.bad_line(2, 200, 5)? {
+            let step = lab.step()?;
+            lab.at_step(step + 2)?;
+            lab.hosts.good_line(2)?;
+        } else {
+            eprintln!("left out: this kernel cannot delay and lose packets (no sch_netem)");
+        }
+
+        lab.coordinator.kill9()?;
+        lab.coordinator = start_coordinator(&lab.hosts, lab.home.path())?;
+        Ok(())
+    })?;
+    ensure!(calm == rough, "the weights differ");
+    Ok(())
+}
