@@ -20,7 +20,7 @@ use morph_spec::{RunId, SweepId, Timestamp, WorkerId};
 
 use crate::{
     Cluster, Run, RunState,
-    index::{Line, Usage},
+    index::{Line, Usage, line},
     placement::{Node, place},
     sabotage::{Mechanism, is_broken},
 };
@@ -63,9 +63,38 @@ pub fn plan(cluster: &Cluster, now: Timestamp) -> Vec<Step> {
 
 /// Why each queued run waits: one line for people.
 pub fn reasons(cluster: &Cluster, now: Timestamp) -> BTreeMap<RunId, String> {
-    let mut walk = Walk::new(cluster, now, Some(BTreeMap::new()));
-    walk.go();
-    walk.reasons.unwrap_or_default()
+    let mut reasons = Reasons::new(cluster, now);
+    let queued = cluster.index.queued.values().flatten().filter_map(|(_, id)| cluster.runs.get(id));
+    queued.map(|run| (run.id, reasons.of(run))).collect()
+}
+
+/// Why queued runs wait, found out for those that are asked for: the walk goes as far as anything can be placed, and who
+/// stands behind that is looked at alone. A queue may be long.
+#[derive(Debug)]
+pub struct Reasons<'a>(Walk<'a>);
+
+impl<'a> Reasons<'a> {
+    /// Of `cluster` as it is at `now`.
+    pub fn new(cluster: &'a Cluster, now: Timestamp) -> Self {
+        let mut walk = Walk::new(cluster, now, Some(BTreeMap::new()));
+        walk.go();
+        Self(walk)
+    }
+
+    /// Why `run` waits: one line for people.
+    pub fn of(&mut self, run: &'a Run) -> String {
+        let walk = &mut self.0;
+        if let Some(known) = walk.reasons.as_ref().and_then(|r| r.get(&run.id)) {
+            return known.clone();
+        }
+        if let Some(why) = walk.ended.get(&line(&walk.cluster.policy, run)) {
+            return why.clone();
+        }
+        match walk.consider(run) {
+            Verdict::Wait(why) | Verdict::AllWait(why) => why,
+            Verdict::Place { .. } => "about to be placed".into(),
+        }
+    }
 }
 
 /// What a run gets.
@@ -81,12 +110,17 @@ enum Verdict {
 }
 
 /// The run that everybody else waits behind.
+#[derive(Debug)]
 struct First<'a> {
     run: &'a Run,
     /// Room is being made for it: nobody gets in between.
     imminent: bool,
 }
 
+/// What decides how many ranks of a run a cluster could ever hold.
+type Kind<'a> = (u32, u64, &'a BTreeMap<String, String>);
+
+#[derive(Debug)]
 struct Walk<'a> {
     cluster: &'a Cluster,
     now: Timestamp,
@@ -97,6 +131,10 @@ struct Walk<'a> {
     first: Option<First<'a>>,
     /// Runs tried behind the first in line.
     tried: usize,
+    /// Lines of which nobody can be placed, and why.
+    ended: BTreeMap<Line, String>,
+    /// Ranks that fit on the empty cluster.
+    capacities: BTreeMap<Kind<'a>, u32>,
     steps: Vec<Step>,
     /// Only when they are asked for: deciding needs no words.
     reasons: Option<BTreeMap<RunId, String>>,
@@ -114,6 +152,8 @@ impl<'a> Walk<'a> {
             sweeps: cluster.index.sweeps.iter().map(|(id, usage)| (*id, usage.runs)).collect(),
             first: None,
             tried: 0,
+            ended: BTreeMap::new(),
+            capacities: BTreeMap::new(),
             steps: Vec::new(),
             reasons,
         }
@@ -137,9 +177,9 @@ impl<'a> Walk<'a> {
                 Verdict::Wait(why) => self.say(run.id, &why),
                 Verdict::AllWait(why) => {
                     self.say(run.id, &why);
-                    let (_, rest) = lines.swap_remove(i);
+                    let (line, _) = lines.swap_remove(i);
                     if self.reasons.is_some() {
-                        rest.for_each(|(_, id)| self.say(*id, &why));
+                        self.ended.insert(line.clone(), why);
                     }
                 }
             }
@@ -152,11 +192,17 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether nothing more can be placed, and nobody asks why.
+    /// Whether nothing more can be placed.
     fn is_done(&self) -> bool {
-        let stuck = self.first.as_ref().is_some_and(|f| f.imminent)
-            || self.first.is_some() && (self.rooms.are_full() || self.tried >= self.cluster.policy.backfill);
-        self.reasons.is_none() && stuck
+        self.first.as_ref().is_some_and(|f| f.imminent)
+            || self.first.is_some() && (self.rooms.are_full() || self.tried >= self.cluster.policy.backfill)
+    }
+
+    /// Ranks like those of `run` that fit on the empty cluster.
+    fn capacity(&mut self, run: &'a Run, demand: &Demand<'a>) -> u32 {
+        let scheduling = &run.experiment.scheduling;
+        let kind = (run.share(), scheduling.memory.0, &scheduling.nodes);
+        *self.capacities.entry(kind).or_insert_with(|| self.rooms.hold(demand))
     }
 
     /// The line whose first run is next.
@@ -203,9 +249,7 @@ impl<'a> Walk<'a> {
         if is_broken(Mechanism::WholeGangs) {
             least = 1;
         }
-        let nodes: Vec<Node> = self.rooms.nodes(&demand);
-        let slots: u32 = nodes.iter().map(|n| n.slots).sum();
-        let free: u32 = nodes.iter().map(|n| n.free).sum();
+        let slots = self.capacity(run, &demand);
         if slots < least {
             return Verdict::Wait(reason::too_wide(self.cluster, run, &self.rooms, slots));
         }
@@ -216,6 +260,8 @@ impl<'a> Walk<'a> {
                 return Verdict::Wait(reason::behind(run, first));
             }
         }
+        let nodes: Vec<Node> = self.rooms.nodes(&demand);
+        let free: u32 = nodes.iter().map(|n| n.free).sum();
         if let Ok(chosen) = place(&nodes, most.min(free).max(least)) {
             let (ranks, devices) = self.rooms.take(&demand, &chosen);
             return Verdict::Place { ranks, devices, backfill: behind.is_some() };
@@ -276,11 +322,10 @@ impl<'a> Walk<'a> {
         let most = run.width().min(u32::try_from(left).unwrap_or(u32::MAX));
         if most < run.least_width() {
             let slots = |thousandths: u64| thousandths as f64 / 1000.0;
-            return Err(Verdict::Wait(format!(
-                "waits for its project {name}, which has {} of its {} slots",
-                slots(has.slots),
-                slots(quota)
-            )));
+            let why =
+                format!("waits for its project {name}, which has {} of its {} slots", slots(has.slots), slots(quota));
+            // When all of it is taken, nobody of the project gets anything.
+            return Err(if has.slots >= quota { Verdict::AllWait(why) } else { Verdict::Wait(why) });
         }
         Ok(most)
     }

@@ -394,7 +394,7 @@ impl Loop {
                 cluster: &self.cluster,
                 live: &self.live,
                 now: self.now,
-                reasons: std::cell::OnceCell::new(),
+                reasons: std::cell::RefCell::new(None),
                 last_seen: &self.last_seen,
                 connected: self.sessions.len(),
                 read_only: self.store.is_none(),

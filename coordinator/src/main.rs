@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use morph_coordinator::{Options, Tls};
+use morph_coordinator::{Options, Tls, auth::layer::Limits};
 use morph_spec::load::{self, Document};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -57,6 +57,9 @@ struct Cli {
     /// Let http(s) URLs of datasets lead to this machine and to link-local addresses.
     #[arg(long)]
     allow_private_urls: bool,
+    /// Requests a second that one principal may send, twice as many at once after a rest.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().requests, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
     /// Ask nobody who they are, and listen on any address without TLS: whoever reaches it may read all and give orders.
     #[arg(long)]
     insecure: bool,
@@ -121,7 +124,7 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         tls,
         allow_private_urls: cli.allow_private_urls,
         allow_files: cli.allow_files,
-        ..Options::default()
+        limits: Limits { requests: cli.requests, ..Limits::default() },
     })
     .await?;
     tracing::info!("listening on {}, home {}", handle.url(), home.display());

@@ -1,9 +1,10 @@
 //! The core's state in the words of the wire.
 
-use std::{cell::OnceCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use morph_control::{
-    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState, schedule,
+    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
+    schedule::Reasons,
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
@@ -31,7 +32,7 @@ pub struct View<'a> {
     /// What time it is.
     pub now: Timestamp,
     /// Why queued runs wait; found out when somebody asks.
-    pub reasons: OnceCell<BTreeMap<RunId, String>>,
+    pub reasons: RefCell<Option<Reasons<'a>>>,
     /// When each worker was heard last.
     pub last_seen: &'a BTreeMap<morph_spec::WorkerId, Timestamp>,
     /// Agents with an open session.
@@ -44,9 +45,9 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("invariant: documents are JSON")
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// A run; `whole`: with what lists leave out.
-    pub fn run(&self, run: &Run, whole: bool) -> v1::Run {
+    pub fn run(&self, run: &'a Run, whole: bool) -> v1::Run {
         let live = self.live.get(&run.id).cloned().unwrap_or_default();
         let newest = run.newest_checkpoint();
         let mut attempts = Vec::new();
@@ -90,14 +91,14 @@ impl View<'_> {
         }
     }
 
-    fn reason(&self, run: &Run) -> String {
+    fn reason(&self, run: &'a Run) -> String {
         if self.read_only && !run.is_over() {
             return "nobody serves this home: it goes on with the same command, or when a coordinator starts".into();
         }
         match &run.state {
             RunState::Queued { .. } => {
-                let reasons = self.reasons.get_or_init(|| schedule::reasons(self.cluster, self.now));
-                reasons.get(&run.id).cloned().unwrap_or_default()
+                let mut reasons = self.reasons.borrow_mut();
+                reasons.get_or_insert_with(|| Reasons::new(self.cluster, self.now)).of(run)
             }
             RunState::Starting { attempt } => {
                 let ready = attempt.ranks.iter().filter(|r| matches!(r.state, morph_control::RankState::Ready)).count();

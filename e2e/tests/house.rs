@@ -52,6 +52,7 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
     ),
     ("morph-sim", &["morph-spec", "morph-control"], &["tokio", "tch", "tonic", "object_store", "rusqlite"]),
     ("morph-e2e", &[], &["tch"]),
+    ("morph-bench", &["morph-spec", "morph-proto", "morph-control", "morph-coordinator"], &["tch"]),
 ];
 
 struct Graph {

@@ -29,7 +29,7 @@ impl<'a> Demand<'a> {
     }
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Room<'a> {
     worker: &'a Worker,
     /// Thousandths of each slot.
@@ -69,7 +69,7 @@ impl Room<'_> {
 }
 
 /// All workers that take new work.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Rooms<'a> {
     rooms: Vec<Room<'a>>,
     by_worker: BTreeMap<WorkerId, usize>,
@@ -117,6 +117,12 @@ impl<'a> Rooms<'a> {
             Node { free: room.fits(demand), slots: room.holds(demand), cached }
         };
         self.rooms.iter().map(node).collect()
+    }
+
+    /// Ranks of `demand` that would fit if nothing ran.
+    pub fn hold(&self, demand: &Demand<'_>) -> u32 {
+        let suitable = self.rooms.iter().filter(|r| demand.suits(r.worker));
+        suitable.map(|r| r.holds(demand)).fold(0, u32::saturating_add)
     }
 
     /// Ranks of `demand` that fit now.
