@@ -33,7 +33,7 @@ use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -223,13 +223,14 @@ async fn serve(
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .tcp_nodelay(true)
         .add_service(health)
         .add_service(reflection)
         .add_service(access)
         .add_service(agents)
         .add_service(people);
-    tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned()))
+    // What the builder is told of sockets counts only for those that it opens itself.
+    let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
+    tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))
 }
 
 /// How a drain ended.
