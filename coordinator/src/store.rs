@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use morph_control::Event;
-use morph_spec::{Fence, RunId, SweepId, WorkerId};
+use morph_control::{Event, Target};
+use morph_spec::{Fence, RunId, WorkerId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 /// Version of the tables that this build writes (`PRAGMA user_version`).
@@ -131,6 +131,17 @@ pub struct Lines {
     pub after: u64,
 }
 
+/// Which part of a history is wanted; by default all of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Page {
+    /// Only events after this position.
+    pub after: u64,
+    /// Only events from this time on, in microseconds since the Unix epoch.
+    pub since: u64,
+    /// No more than so many; 0: all.
+    pub limit: u32,
+}
+
 /// A row of the history.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recorded {
@@ -205,24 +216,24 @@ impl Store {
         self.select("SELECT seq, json FROM events ORDER BY seq", [])
     }
 
-    /// Events of a run.
+    /// Events of `of` (a sweep's: also its runs'; `None`: all), oldest first.
     ///
     /// # Errors
     /// As [`Self::events`].
-    pub fn events_of_run(&self, run: RunId) -> Result<Vec<Recorded>, Error> {
-        self.select("SELECT seq, json FROM events WHERE run = ?1 ORDER BY seq", [run.to_string()])
-    }
-
-    /// Events of a sweep and of its runs.
-    ///
-    /// # Errors
-    /// As [`Self::events`].
-    pub fn events_of_sweep(&self, sweep: SweepId) -> Result<Vec<Recorded>, Error> {
-        self.select(
-            "SELECT seq, json FROM events WHERE sweep = ?1
-             OR run IN (SELECT run FROM events WHERE sweep = ?1 AND run IS NOT NULL) ORDER BY seq",
-            [sweep.to_string()],
-        )
+    pub fn history(&self, of: Option<Target>, page: Page) -> Result<Vec<Recorded>, Error> {
+        let (which, id) = match of {
+            None => ("?1 = ''", String::new()),
+            Some(Target::Run(run)) => ("run = ?1", run.to_string()),
+            Some(Target::Sweep(sweep)) => (
+                "(sweep = ?1 OR run IN (SELECT run FROM events WHERE sweep = ?1 AND run IS NOT NULL))",
+                sweep.to_string(),
+            ),
+        };
+        let limit = if page.limit == 0 { -1 } else { i64::from(page.limit) };
+        let sql = format!("SELECT seq, json FROM events WHERE {which} AND seq > ?2 AND at >= ?3 ORDER BY seq LIMIT ?4");
+        // A time or position beyond SQLite's integers lies in the future.
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.select(&sql, params![id, signed(page.after), signed(page.since), limit])
     }
 
     fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Recorded>, Error> {
@@ -390,7 +401,7 @@ mod tests {
         Store::open(&path).unwrap().commit(&batch).unwrap();
         let store = Store::read(&path).unwrap();
         assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event }]);
-        assert_eq!(store.events_of_run(run).unwrap().len(), 1);
+        assert_eq!(store.history(Some(Target::Run(run)), Page::default()).unwrap().len(), 1);
         assert_eq!(store.metrics(run, &[]).unwrap(), [point(1, 0.1), point(2, 0.2)], "the first value stays");
         assert_eq!(store.latest(run).unwrap(), [point(2, 0.2)]);
         assert!(store.metrics(run, &["other".into()]).unwrap().is_empty());
@@ -401,6 +412,30 @@ mod tests {
         let (_, upto) = store.lines(run, Lines::default()).unwrap();
         assert!(texts(Lines { after: upto, ..Lines::default() }).is_empty());
         assert_eq!((store.acked(worker, "a").unwrap(), store.acked(worker, "b").unwrap()), (3, 0));
+    }
+
+    #[test]
+    fn a_history_is_read_in_pages() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        let (run, worker) = ids();
+        let at = |n, what| Event::new(Timestamp(n), what);
+        let events = vec![
+            at(1, What::CoordinatorStarted {}),
+            at(2, What::RunPaused { run }),
+            at(3, What::WorkerAway { worker }),
+            at(4, What::RunResumed { run }),
+            at(5, What::RunCancelled { run }),
+        ];
+        store.commit(&Batch { events, ..Batch::default() }).unwrap();
+        let seqs = |of, page| store.history(of, page).unwrap().iter().map(|r| r.seq).collect::<Vec<_>>();
+        let of_run = Some(Target::Run(run));
+        assert_eq!(seqs(None, Page::default()), [1, 2, 3, 4, 5]);
+        assert_eq!(seqs(of_run, Page::default()), [2, 4, 5]);
+        assert_eq!(seqs(of_run, Page { limit: 2, ..Page::default() }), [2, 4]);
+        assert_eq!(seqs(of_run, Page { limit: 2, after: 4, ..Page::default() }), [5]);
+        assert_eq!(seqs(None, Page { since: 3, limit: 1, ..Page::default() }), [3]);
+        assert!(seqs(None, Page { since: u64::MAX, ..Page::default() }).is_empty());
     }
 
     #[test]

@@ -200,6 +200,21 @@ The same command again goes on where it stopped, or shows what is done.")]
         #[arg(long, value_name = "N")]
         tail: Option<u32>,
     },
+    /// Tells what happened to a run, a sweep or everything, from the event log.
+    #[command(after_help = "Examples:
+  morphctl events demo-1
+  morphctl events demo -f                 # go on until the sweep has ended
+  morphctl events --since 10m -o json     # one object a line, with all that is recorded")]
+    Events {
+        /// Run or sweep: name, id or the beginning of an id; all when left out.
+        id: Option<String>,
+        /// Go on until the run or sweep has ended.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only from this time on: how long ago, like 10m, or a time like 2026-11-23T10:00:00Z.
+        #[arg(long, value_name = "TIME", value_parser = crate::events::since)]
+        since: Option<u64>,
+    },
     /// Stops a run or all of a sweep for good; running ones save a checkpoint first.
     #[command(after_help = "Example:
   morphctl cancel demo")]

@@ -77,7 +77,7 @@ async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, Stri
 }
 
 async fn events(client: &mut Client, id: &str) -> Result<Vec<v1::Event>> {
-    let request = v1::EventsRequest { id: id.to_owned() };
+    let request = v1::EventsRequest { id: id.to_owned(), ..v1::EventsRequest::default() };
     Ok(client.events(request).await.map_err(|s| status(&s))?.into_inner().events)
 }
 
@@ -157,7 +157,7 @@ fn run_text(run: &v1::Run, events: &[v1::Event]) -> String {
     let first = events.len().saturating_sub(EVENTS);
     let row = |e: &v1::Event| vec![instant(e.at), e.text.clone()];
     let title = if first > 0 {
-        format!("Events (last {EVENTS} of {}; all with -o json)", events.len())
+        format!("Events (last {EVENTS} of {}; all: morphctl events {})", events.len(), run.name)
     } else {
         "Events".into()
     };

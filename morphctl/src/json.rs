@@ -157,6 +157,14 @@ pub fn event(e: &v1::Event) -> Value {
     json!({ "seq": e.seq, "at": when(e.at), "kind": e.kind, "text": e.text })
 }
 
+/// An event with all that is recorded of it.
+pub fn event_with_data(e: &v1::Event) -> Value {
+    let mut out = event(e);
+    out["name"] = if e.name.is_empty() { Value::Null } else { Value::from(e.name.clone()) };
+    out["data"] = parsed(&e.json)["data"].take();
+    out
+}
+
 /// A log line.
 pub fn line(l: &v1::LogLine) -> Value {
     json!({

@@ -13,6 +13,7 @@ mod connect;
 mod data;
 mod describe;
 mod evaluate;
+mod events;
 mod fail;
 mod get;
 mod json;
@@ -85,6 +86,10 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Describe { what, id } => describe::describe(global, what, &id).await?,
         Command::Logs { run, follow, rank, attempt, tail } => {
             logs::logs(global, v1::LogsRequest { run, follow, rank, attempt, tail: tail.unwrap_or(0) }).await?;
+        }
+        Command::Events { id, follow, since } => {
+            let (id, since) = (id.unwrap_or_default(), since.unwrap_or(0));
+            events::events(global, events::Request { id, follow, since }).await?;
         }
         Command::Cancel { id } => change::ask(global, Wish::Cancel, &id).await?,
         Command::Pause { id } => change::ask(global, Wish::Pause, &id).await?,

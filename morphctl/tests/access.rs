@@ -225,6 +225,9 @@ fn a_project_neither_sees_nor_touches_anothers_runs() {
     for args in [
         &["describe", "run", "r"][..],
         &["logs", "r"],
+        &["events", "r"],
+        &["events", "r", "-f"],
+        &["events"],
         &["pause", "r"],
         &["resume", "r"],
         &["retry", "r"],
@@ -232,7 +235,9 @@ fn a_project_neither_sees_nor_touches_anothers_runs() {
     ] {
         let (code, out, err) = world.ask(Some(&brain), args);
         assert!(
-            code == 5 && out.is_empty() && err.contains("belongs to project thorax"),
+            code == 5
+                && out.is_empty()
+                && (err.contains("belongs to project thorax") || err.contains("for project brain")),
             "{args:?}: {code} {out} {err}"
         );
     }

@@ -41,6 +41,7 @@ fn every_verb_has_help_with_an_example() {
         "get",
         "describe",
         "logs",
+        "events",
         "cancel",
         "pause",
         "resume",
@@ -85,6 +86,9 @@ fn a_home_where_nothing_ran_is_empty_and_stays_untouched() {
         assert!(err.contains("nothing has run yet"), "{err}");
         assert_eq!(run(&home, &["get", what, "-o", "json"]).1.trim(), "[]");
     }
+    for args in [&["events"][..], &["events", "-f"], &["events", "-o", "json"]] {
+        assert_eq!((run(&home, args).0, run(&home, args).1.as_str()), (0, ""), "{args:?}");
+    }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "a question leaves nothing behind");
 }
 
@@ -94,6 +98,8 @@ fn what_is_not_there_ends_with_3() {
     for args in [
         &["describe", "run", "nothing"][..],
         &["logs", "nothing"],
+        &["events", "nothing"],
+        &["events", "nothing", "-f"],
         &["get", "sweeps", "nothing"],
         &["evaluate", "nothing"],
     ] {

@@ -44,6 +44,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("Logs", READ),
             ("Metrics", READ),
             ("Events", READ),
+            ("FollowEvents", READ),
         ],
     ),
 ];

@@ -1,5 +1,7 @@
 //! What people and CI say.
 
+mod events;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -470,31 +472,13 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
-        let who = Principal::of(&request)?;
-        let text = request.into_inner().id;
-        let target = match (text.is_empty(), &who.project) {
-            (false, _) => Some(self.theirs(&who, text).await?),
-            (true, None) => None,
-            (true, Some(project)) => {
-                let why = format!("the token {} is for project {project}: name a run or sweep of it", who.name);
-                return Err(Status::permission_denied(why));
-            }
-        };
-        let recorded = self
-            .read(move |s| match target {
-                None => s.events(),
-                Some(Target::Run(id)) => s.events_of_run(id),
-                Some(Target::Sweep(id)) => s.events_of_sweep(id),
-            })
-            .await?;
-        let event = |r: crate::store::Recorded| v1::Event {
-            seq: r.seq,
-            at: r.event.at.0,
-            kind: r.event.kind().into(),
-            text: r.event.text(),
-            json: serde_json::to_string(&r.event).expect("invariant: documents are JSON"),
-        };
-        Ok(Response::new(v1::EventsResponse { events: recorded.into_iter().map(event).collect() }))
+        self.history(request).await
+    }
+
+    type FollowEventsStream = Feed<v1::FollowEventsResponse>;
+
+    async fn follow_events(&self, request: Request<v1::FollowEventsRequest>) -> Answer<Self::FollowEventsStream> {
+        self.follow(request).await
     }
 }
 

@@ -1,0 +1,111 @@
+//! `events`: the story of a run, of a sweep or of all.
+
+use anyhow::Result;
+use morph_proto::v1;
+
+use crate::{
+    cli::{Format, Global},
+    connect::{Client, Connection, Purpose},
+    fail::status,
+    json, print, text,
+};
+
+/// Events asked for at a time.
+const PAGE: u32 = 1000;
+
+/// What to tell.
+#[derive(Debug)]
+pub struct Request {
+    /// Run or sweep; empty: all.
+    pub id: String,
+    /// Go on as things happen.
+    pub follow: bool,
+    /// Only from this time on, in microseconds since the Unix epoch.
+    pub since: u64,
+}
+
+/// Prints the events that `request` asks for.
+///
+/// # Errors
+/// When nobody answers, or there is no such run or sweep.
+pub async fn events(global: &Global, request: Request) -> Result<()> {
+    let mut connection = Connection::open(global, Purpose::Ask).await?;
+    let told = tell(global, &mut connection.client, request).await;
+    connection.close().await;
+    if told? == 0 && !global.quiet {
+        say!("nothing has happened");
+    }
+    Ok(())
+}
+
+/// How many events were printed.
+async fn tell(global: &Global, client: &mut Client, request: Request) -> Result<usize> {
+    let Request { id, follow, since } = request;
+    let mut count = 0;
+    if follow {
+        let request = v1::FollowEventsRequest { id, after: 0, since };
+        let mut stream = client.follow_events(request).await.map_err(|s| status(&s))?.into_inner();
+        while let Some(some) = stream.message().await.map_err(|s| status(&s))? {
+            count += some.events.len();
+            some.events.iter().try_for_each(|e| show(global, e))?;
+        }
+        return Ok(count);
+    }
+    let mut after = 0;
+    loop {
+        let request = v1::EventsRequest { id: id.clone(), after, since, limit: PAGE };
+        let events = client.events(request).await.map_err(|s| status(&s))?.into_inner().events;
+        count += events.len();
+        events.iter().try_for_each(|e| show(global, e))?;
+        match events.last() {
+            Some(last) if events.len() == PAGE as usize => after = last.seq,
+            _ => return Ok(count),
+        }
+    }
+}
+
+fn show(global: &Global, event: &v1::Event) -> Result<()> {
+    match global.output {
+        Format::Json => print::line(&json::event_with_data(event).to_string()),
+        Format::Yaml => {
+            print::line("---")?;
+            print::value(global, &json::event_with_data(event))
+        }
+        Format::Name => print::line(&format!("event/{}", event.seq)),
+        Format::Table => {
+            let name = if event.name.is_empty() { "-" } else { &event.name };
+            print::line(&format!("{}  {:<20}  {name:<12}  {}", text::instant(event.at), event.kind, event.text))
+        }
+    }
+}
+
+/// A time in microseconds since the Unix epoch, as `10m` (ago) or `2026-11-23T10:00:00Z`.
+///
+/// # Errors
+/// Says how to write one.
+pub fn since(text: &str) -> Result<u64, String> {
+    let bad = || "expected how long ago, like 90s, 10m or 2d, or a time like 2026-11-23T10:00:00Z".to_owned();
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return u64::try_from(at.as_microsecond()).map_err(|_| bad());
+    }
+    let span: jiff::Span = text.parse().map_err(|_| bad())?;
+    let ago = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
+    let ago = u64::try_from(ago.as_micros()).map_err(|_| bad())?;
+    Ok(text::now().saturating_sub(ago))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_or_how_long_ago() {
+        assert_eq!(since("2023-11-14T22:13:20Z"), Ok(1_700_000_000_000_000));
+        let day = since("1d").unwrap();
+        let ago = text::now() - day;
+        assert!((86_400_000_000..86_460_000_000).contains(&ago), "{ago}");
+        for text in ["", "yesterday", "-5m", "10", "1969-01-01T00:00:00Z"] {
+            assert!(since(text).unwrap_err().contains("10m"), "{text}");
+        }
+    }
+}
