@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use morph_control::{Cluster, Command, Effect, Hello, Refusal, apply, next_deadline, react};
@@ -19,6 +20,7 @@ use tokio::{
 use tonic::Status;
 
 use crate::{
+    metrics::Metrics,
     orders,
     parse::Said,
     store::{self, Batch, Store},
@@ -91,6 +93,7 @@ pub enum Message {
 pub struct Core {
     messages: mpsc::Sender<Message>,
     changes: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Core {
@@ -108,8 +111,11 @@ impl Core {
     /// The core's refusal as a gRPC status.
     pub async fn command(&self, command: Command) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
+        let since = Instant::now();
         self.send(Message::Command(Box::new(command), reply)).await?;
-        answer.await.map_err(|_| gone())?.map_err(status)
+        let answer = answer.await.map_err(|_| gone())?;
+        self.metrics.commanded(since.elapsed());
+        answer.map_err(status)
     }
 
     /// Asks about the state.
@@ -127,6 +133,11 @@ impl Core {
         };
         self.send(Message::Ask(Box::new(ask))).await?;
         answer.await.map_err(|_| gone())
+    }
+
+    /// Messages that wait to be taken.
+    pub fn waiting(&self) -> usize {
+        self.messages.max_capacity() - self.messages.capacity()
     }
 
     /// Counts up with every change of the state.
@@ -162,6 +173,8 @@ pub struct Setup {
     pub outputs: String,
     /// How often agents are asked to say something.
     pub heartbeat: Duration,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
 }
 
 #[derive(Debug)]
@@ -188,6 +201,7 @@ struct Loop {
     sessions: BTreeMap<WorkerId, Session>,
     outputs: String,
     heartbeat: Duration,
+    metrics: Arc<Metrics>,
     rng: Rng,
     now: Timestamp,
     batch: Batch,
@@ -203,6 +217,7 @@ pub fn start(setup: Setup) -> std::io::Result<(Core, oneshot::Receiver<store::Er
     let (messages, inbox) = mpsc::channel(4096);
     let (changed, changes) = watch::channel(0);
     let (died, death) = oneshot::channel();
+    let metrics = setup.metrics.clone();
     let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("core".into()).spawn(move || {
         if let Err(error) = runtime.block_on(Loop::new(setup).run(inbox, &changed)) {
@@ -211,7 +226,7 @@ pub fn start(setup: Setup) -> std::io::Result<(Core, oneshot::Receiver<store::Er
             drop(died.send(error));
         }
     })?;
-    Ok((Core { messages, changes }, death))
+    Ok((Core { messages, changes, metrics }, death))
 }
 
 impl Loop {
@@ -226,6 +241,7 @@ impl Loop {
             sessions: BTreeMap::new(),
             outputs: setup.outputs,
             heartbeat: setup.heartbeat,
+            metrics: setup.metrics,
             rng: Rng::keyed(seed, "coordinator", 0),
             now: Timestamp(0),
             batch: Batch::default(),
@@ -252,6 +268,7 @@ impl Loop {
             };
             let came = tokio::time::timeout(wait, inbox.recv_many(&mut turn, TURN)).await;
             self.tick();
+            let (since, taken) = (Instant::now(), turn.len());
             match came {
                 Ok(0) => return Ok(()),
                 Ok(_) => turn.drain(..).for_each(|message| self.take(message)),
@@ -260,6 +277,7 @@ impl Loop {
                 }
             }
             self.finish(changed)?;
+            self.metrics.turned(taken, since.elapsed());
         }
     }
 
@@ -276,6 +294,7 @@ impl Loop {
         let mut effects = Vec::new();
         for event in &events {
             tracing::debug!(kind = event.kind(), "{}", event.text());
+            self.metrics.event(&self.cluster, event);
             react(&self.cluster, event, &mut effects);
         }
         self.changed |= !events.is_empty();
@@ -293,6 +312,7 @@ impl Loop {
             Message::Ask(question) => self.then.push(Then::Ask(question)),
             Message::Opened { hello, session, orders } => self.opened(*hello, session, orders),
             Message::Heard(worker) => {
+                self.metrics.heartbeat();
                 self.last_seen.insert(worker, self.now);
             }
             Message::Said { worker, session, seq, said } => self.said(worker, session, seq, *said),
@@ -385,7 +405,11 @@ impl Loop {
     /// Makes the turn durable, then answers and orders.
     fn finish(&mut self, changed: &watch::Sender<u64>) -> Result<(), store::Error> {
         if let Some(store) = &mut self.store {
+            let since = Instant::now();
             store.commit(&self.batch)?;
+            if !self.batch.is_empty() {
+                self.metrics.committed(&self.batch, since.elapsed());
+            }
         }
         self.batch = Batch::default();
         let then = std::mem::take(&mut self.then);

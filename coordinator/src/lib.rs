@@ -11,6 +11,8 @@ pub mod auth;
 mod core;
 mod error;
 mod home;
+mod http;
+mod metrics;
 mod options;
 mod orders;
 mod parse;
@@ -35,7 +37,7 @@ use morph_proto::v1::{
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::{service::Routes, transport::Server};
 
 pub use error::Error;
 pub use home::{Serving, serving};
@@ -50,6 +52,7 @@ use crate::{
     },
     core::{Core, Message, Setup},
     home::Lock,
+    metrics::{Metrics, rpc::Counting},
     store::Store,
     view::Live,
 };
@@ -97,13 +100,14 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let outputs = Objects::open(&objects)?.at("runs").url();
 
     let setup = set_up(&options, outputs)?;
+    let metrics = setup.metrics.clone();
     let (core, death) =
         core::start(setup).map_err(|source| Error::Home { action: "serve", path: options.home.clone(), source })?;
     let tokens = if options.read_only { Tokens::none() } else { Tokens::open(&options.home.join(DATABASE))? };
     let tokens = Arc::new(tokens);
     let owner = tokens.passing("owner", Scope::Admin)?;
     let stop = CancellationToken::new();
-    let server = serve(&options, builder, listener, core.clone(), tokens.clone(), stop.clone()).await;
+    let server = serve(&options, builder, listener, core.clone(), metrics, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());
         let token = (!options.insecure).then(|| owner.clone());
@@ -153,7 +157,7 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
         }
     }
     let store = store.filter(|_| !options.read_only);
-    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat })
+    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default() })
 }
 
 /// The limits of the core.
@@ -186,9 +190,11 @@ async fn serve(
     builder: Server,
     listener: TcpListener,
     core: Core,
+    metrics: Arc<Metrics>,
     tokens: Arc<Tokens>,
     stop: CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let pages = http::Pages { core: core.clone(), metrics: metrics.clone(), db: options.home.join(DATABASE) };
     let agents = services::agents::Agents {
         core: core.clone(),
         patience: options.grace.max(options.heartbeat * 3),
@@ -218,16 +224,18 @@ async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("invariant: the descriptors were made by the build");
+    let mut routes = Routes::builder();
+    routes.add_service(health).add_service(reflection).add_service(access).add_service(agents).add_service(people);
+    let routes = Routes::from(routes.routes().into_axum_router().merge(pages.router()));
     let server = builder
+        // For curl and Prometheus; gRPC needs HTTP/2 in any case.
+        .accept_http1(true)
+        .layer(Counting(metrics))
         .layer(gates)
         .max_concurrent_streams(STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(access)
-        .add_service(agents)
-        .add_service(people);
+        .add_routes(routes);
     // What the builder is told of sockets counts only for those that it opens itself.
     let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))

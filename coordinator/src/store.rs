@@ -315,6 +315,19 @@ impl Store {
         Ok((lines, upto))
     }
 
+    /// Whether `path` can be written now, without writing anything.
+    ///
+    /// # Errors
+    /// When it cannot: gone, read only, held by somebody else.
+    pub fn writable(path: &Path) -> Result<(), Error> {
+        let fail = |source| Error::Sqlite { action: "write", path: path.to_owned(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(path, flags).map_err(fail)?;
+        // The core's own transactions take milliseconds.
+        db.busy_timeout(Duration::from_secs(1)).map_err(fail)?;
+        db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(fail)
+    }
+
     /// The highest durable report of `incarnation` of `worker`.
     ///
     /// # Errors

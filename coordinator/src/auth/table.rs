@@ -49,15 +49,40 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
     ),
 ];
 
+/// Pages that are open to all, for probes and Prometheus. They tell numbers and nobody's names.
+pub const PAGES: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Methods that answer with a stream.
+const STREAMS: &[(&str, &str)] = &[
+    ("grpc.health.v1.Health", "Watch"),
+    ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo"),
+    ("morph.v1.Agents", "Session"),
+    ("morph.v1.Coordinator", "Watch"),
+    ("morph.v1.Coordinator", "Logs"),
+    ("morph.v1.Coordinator", "FollowEvents"),
+];
+
 fn entry(path: &str) -> Option<Need> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let methods = TABLE.iter().find(|(name, _)| *name == service)?.1;
     methods.iter().find(|(name, _)| *name == method).map(|(_, need)| *need)
 }
 
+/// The listed method at `path`: its service and its name.
+pub fn known(path: &str) -> Option<(&'static str, &'static str)> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    let (service, methods) = TABLE.iter().find(|(name, _)| *name == service)?;
+    methods.iter().find(|(name, _)| *name == method).map(|(name, _)| (*service, *name))
+}
+
+/// Whether `method` of `service` answers with a stream.
+pub fn is_stream(service: &str, method: &str) -> bool {
+    STREAMS.contains(&(service, method))
+}
+
 /// What the method at `path` (`/package.Service/Method`) needs. One that is not listed needs the most.
 pub fn need(path: &str) -> Need {
-    entry(path).unwrap_or(ADMIN)
+    if PAGES.contains(&path) { Open } else { entry(path).unwrap_or(ADMIN) }
 }
 
 #[cfg(test)]
@@ -78,7 +103,12 @@ mod tests {
             for file in FileDescriptorSet::decode(bytes).unwrap().file {
                 for service in &file.service {
                     let methods = service.method.iter();
-                    served.extend(methods.map(|m| format!("/{}.{}/{}", file.package(), service.name(), m.name())));
+                    let full = format!("{}.{}", file.package(), service.name());
+                    for method in &service.method {
+                        let listed = is_stream(&full, method.name());
+                        assert_eq!(listed, method.server_streaming(), "STREAMS: {full}/{}", method.name());
+                    }
+                    served.extend(methods.map(|m| format!("/{full}/{}", m.name())));
                 }
             }
         }
@@ -103,5 +133,9 @@ mod tests {
             assert_eq!(need(path), ADMIN, "{path}");
         }
         assert_eq!(need("/morph.v1.Coordinator/Cancel"), SUBMIT);
+        for page in PAGES {
+            assert_eq!(need(page), Open);
+            assert_eq!(need(&format!("{page}/")), ADMIN);
+        }
     }
 }
