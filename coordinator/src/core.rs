@@ -293,7 +293,8 @@ impl Loop {
         let events = apply(&mut self.cluster, self.now, &mut self.rng, command)?;
         let mut effects = Vec::new();
         for event in &events {
-            tracing::debug!(kind = event.kind(), "{}", event.text());
+            let run = event.run().map(tracing::field::display);
+            tracing::debug!(run, kind = event.kind(), "{}", event.text());
             self.metrics.event(&self.cluster, event);
             react(&self.cluster, event, &mut effects);
         }

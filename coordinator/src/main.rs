@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use morph_coordinator::{Options, Tls, auth::layer::Limits};
 use morph_spec::load::{self, Document};
+use morph_telemetry::{LogArgs, Logs};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Shards data, schedules runs and remembers what happened.
 #[derive(Debug, Parser)]
@@ -63,6 +63,8 @@ struct Cli {
     /// Ask nobody who they are, and listen on any address without TLS: whoever reaches it may read all and give orders.
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -76,14 +78,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(ansi)
-        .init();
+    let format = cli.log.log_format;
+    let level = "info";
+    morph_telemetry::init(Logs { program: "morph-coordinator", format, filter: "RUST_LOG", level, time: true });
     match serve(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use morph_telemetry::LogArgs;
 
 /// Trains MorphAEus and its rivals at scale: data, runs, sweeps, scores.
 #[derive(Debug, Parser)]
@@ -77,6 +78,9 @@ pub struct Global {
     /// When to colour; NO_COLOR is respected.
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = "Global options")]
     pub color: Color,
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// Formats of what is printed.

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use morph_coordinator::{Handle, Options};
+use morph_telemetry::Format;
 use tokio::process::{Child, Command};
 
 use crate::{
@@ -66,7 +67,7 @@ impl Local {
     ///
     /// # Errors
     /// When the home is served by another process, or a part does not start.
-    pub async fn start(home: &Path, slots: u32) -> Result<Self> {
+    pub async fn start(home: &Path, slots: u32, log_format: Format) -> Result<Self> {
         let worker = worker()?;
         let options = Options {
             home: home.to_owned(),
@@ -76,7 +77,7 @@ impl Local {
             ..Options::default()
         };
         let handle = morph_coordinator::start(options).await?;
-        match Self::agent(&worker, home, slots, &handle) {
+        match Self::agent(&worker, home, slots, log_format, &handle) {
             Ok((agent, log)) => {
                 let wire = connect::wire(&handle.url(), Some(handle.owner()), None).await?;
                 Ok(Self { client: connect::client(wire), handle, agent, log })
@@ -88,7 +89,7 @@ impl Local {
         }
     }
 
-    fn agent(worker: &Path, home: &Path, slots: u32, handle: &Handle) -> Result<(Child, Log)> {
+    fn agent(worker: &Path, home: &Path, slots: u32, log_format: Format, handle: &Handle) -> Result<(Child, Log)> {
         let folder = home.join("agent");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let log = folder.join("agent.log");
@@ -97,7 +98,7 @@ impl Local {
         let from = file.metadata().map_or(0, |m| m.len());
         let child = Command::new(worker)
             .args(["agent", "--die-with-parent", "--coordinator", &handle.url()])
-            .args(["--slots", &slots.to_string()])
+            .args(["--slots", &slots.to_string(), "--log-format", log_format.word()])
             .arg("--home")
             .arg(&folder)
             .stdin(Stdio::null())

@@ -31,17 +31,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use morph_proto::v1;
-use tracing_subscriber::EnvFilter;
+use morph_telemetry::Logs;
 
 use crate::{
     change::Wish,
-    cli::{Cli, Command},
+    cli::{Cli, Command, Global},
 };
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     print::set_color(&cli.global);
-    log(cli.global.verbose);
+    log(&cli.global);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -63,12 +63,10 @@ fn main() -> ExitCode {
 }
 
 /// The embedded coordinator's log: warnings, unless more is asked for.
-fn log(verbose: u8) {
-    let level = ["error", "info", "debug"][usize::from(verbose.min(2))];
-    let filter = EnvFilter::try_from_env("MORPH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    lines.with_target(false).without_time().with_ansi(ansi).log_internal_errors(false).init();
+fn log(global: &Global) {
+    let level = ["error", "info", "debug"][usize::from(global.verbose.min(2))];
+    let (program, format) = ("morphctl", global.log.log_format);
+    morph_telemetry::init(Logs { program, format, filter: "MORPH_LOG", level, time: false });
 }
 
 async fn run(cli: Cli) -> Result<u8> {

@@ -215,7 +215,7 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
         return Err(coded(USAGE, why));
     }
     let mut signals = Signals::new()?;
-    let mut local = Local::start(&home, slots).await?;
+    let mut local = Local::start(&home, slots, global.log.log_format).await?;
     let mut client = local.client.clone();
     let submitted = match job.submit(&mut client).await {
         Ok(submitted) => submitted,

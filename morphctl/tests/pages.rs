@@ -97,6 +97,8 @@ fn a_coordinator_that_serves_is_healthy_and_ready_without_a_token() {
 #[test]
 fn why_it_is_not_ready_is_said() {
     let world = World::new(Options::default());
+    // Its first event is recorded then: it will not write again by itself.
+    eventually("the first turn", || world.get("/readyz").0 == 200);
     let db = rusqlite::Connection::open(world.home.path().join("state.db")).unwrap();
     db.execute_batch("BEGIN IMMEDIATE").unwrap();
     let (code, body) = world.get("/readyz");

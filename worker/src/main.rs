@@ -5,8 +5,8 @@ use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitC
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use morph_spec::scheduling::Bytes;
+use morph_telemetry::{Format, LogArgs, Logs};
 use morph_worker::{agent, device, evaluate, node, rank};
-use tracing_subscriber::EnvFilter;
 
 /// Runs training where the GPUs (or CPUs) are.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ use tracing_subscriber::EnvFilter;
   morph-worker evaluate --checkpoint file:///data/runs/01J…/checkpoints/step-00000120-a1/manifest.json --panel panel.png"
 )]
 struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -149,9 +151,10 @@ enum Output {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log(matches!(cli.command, Command::Rank(_)));
+    let format = cli.log.log_format;
+    log(matches!(cli.command, Command::Rank(_)), format);
     let done = match cli.command {
-        Command::Agent(args) => serve(args),
+        Command::Agent(args) => serve(args, format),
         Command::Rank(RankArgs { agent, host, cache, cache_bytes }) => {
             rank::main(&rank::Options { agent, host, cache, cache_bytes })
         }
@@ -170,17 +173,12 @@ fn main() -> ExitCode {
 }
 
 /// Logs go to stderr. A rank's have no time of their own: the agent adds one to every line.
-fn log(rank: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if rank {
-        lines.with_ansi(false).without_time().init();
-    } else {
-        lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
-    }
+fn log(rank: bool, format: Format) {
+    let (filter, level) = ("RUST_LOG", "info");
+    morph_telemetry::init(Logs { program: "morph-worker", format, filter, level, time: !rank });
 }
 
-fn serve(args: AgentArgs) -> Result<()> {
+fn serve(args: AgentArgs, log_format: Format) -> Result<()> {
     let tls = match (args.ca, args.cert, args.key) {
         (Some(ca), Some(cert), Some(key)) => Some(agent::link::Tls { ca, cert, key }),
         _ => None,
@@ -193,6 +191,7 @@ fn serve(args: AgentArgs) -> Result<()> {
         host: args.host,
         die_with_parent: args.die_with_parent,
         cache_bytes: args.cache_gib.saturating_mul(1 << 30),
+        log_format,
         labels: node::labels(args.labels),
         memory: args.memory.map_or_else(node::memory, |m| m.0),
     };

@@ -30,6 +30,13 @@ pub struct Key {
     pub rank: u32,
 }
 
+impl Key {
+    /// Run, attempt and rank, as logs name them.
+    pub fn parts(&self) -> (morph_spec::RunId, u32, u32) {
+        (self.fence.run, self.fence.attempt, self.rank)
+    }
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} rank {}", self.fence, self.rank)

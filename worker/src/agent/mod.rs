@@ -54,6 +54,8 @@ pub struct Options {
     pub die_with_parent: bool,
     /// Limit of the node's cache in bytes.
     pub cache_bytes: u64,
+    /// How the logs of its ranks look.
+    pub log_format: morph_telemetry::Format,
     /// What this node is, for `scheduling.nodes`.
     pub labels: std::collections::BTreeMap<String, String>,
     /// Main memory in bytes for all ranks; 0: not counted.
@@ -296,12 +298,14 @@ impl Shell {
             Heard::Event(key, event) => self.agent.event(&key, letters::said(&key, event), now),
             Heard::Line(key, stream, text) => self.agent.log(key, stream, text, now),
             Heard::Exited(key, status) => {
-                tracing::info!(rank = %key, code = ?status.code, signal = ?status.signal, "rank ended");
+                let (run, attempt, rank) = key.parts();
+                tracing::info!(%run, attempt, rank, code = ?status.code, signal = ?status.signal, "rank ended");
                 self.processes.forget(&key);
                 self.agent.exited(key, status, None, now);
             }
             Heard::Failed(key, why) => {
-                tracing::error!(rank = %key, "{why}");
+                let (run, attempt, rank) = key.parts();
+                tracing::error!(%run, attempt, rank, "{why}");
                 self.agent.exited(key, Status::default(), Some(why), now);
             }
         }
@@ -312,11 +316,13 @@ impl Shell {
         for action in actions {
             match action {
                 Action::Start(key, start) => {
-                    tracing::info!(rank = %key, world = start.world_size, "start rank");
+                    let (run, attempt, rank) = key.parts();
+                    tracing::info!(%run, attempt, rank, world = start.world_size, "start rank");
                     let site = Site {
                         host: &self.options.host,
                         cache: &self.home.cache,
                         cache_bytes: self.options.cache_bytes,
+                        log_format: self.options.log_format,
                     };
                     self.processes.start(&key, &start, &site, to);
                 }

@@ -47,6 +47,8 @@ pub struct Site<'a> {
     pub cache: &'a Path,
     /// Its limit in bytes.
     pub cache_bytes: u64,
+    /// How its logs look.
+    pub log_format: morph_telemetry::Format,
 }
 
 /// Running ranks.
@@ -96,7 +98,8 @@ impl Processes {
             && let Err(e) = killpg(rank.group, Signal::SIGKILL)
         {
             // It may have ended by itself, which is as good.
-            tracing::debug!(rank = %key, "kill: {e}");
+            let (run, attempt, rank) = key.parts();
+            tracing::debug!(%run, attempt, rank, "kill: {e}");
         }
     }
 
@@ -119,6 +122,7 @@ fn spawn(start: &StartRank, site: &Site<'_>) -> Result<Child, String> {
     Command::new(&program)
         .arg("rank")
         .args(["--agent", &std::process::id().to_string(), "--host", site.host])
+        .args(["--log-format", site.log_format.word()])
         .args(["--cache-bytes", &site.cache_bytes.to_string()])
         .arg("--cache")
         .arg(site.cache)

@@ -23,6 +23,7 @@ use morph_model::Adam;
 use morph_objects::Objects;
 use morph_proto::v1;
 use morph_spec::{Digest, Experiment};
+use morph_telemetry::Identity;
 use nix::{
     sys::{
         prctl,
@@ -71,6 +72,8 @@ pub fn main(options: &Options) -> ! {
     }
     let orders = Orders::read(BufReader::new(stdin()), Arc::clone(&events));
     let start = orders.start();
+    let v1::Fence { run, attempt } = start.fence.clone().unwrap_or_default();
+    morph_telemetry::identify(Identity { run, attempt, rank: start.rank });
     match serve(options, &start, &orders, &events) {
         Ok(exit) => leave(&events, exit, String::new()),
         Err(failure) => {

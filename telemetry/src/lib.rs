@@ -1,0 +1,113 @@
+//! What the programs have in common when they tell about themselves: how logs look. Used by programs only; libraries say
+//! what they have to say with `tracing`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod json;
+
+use std::{io::IsTerminal, sync::OnceLock};
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::{self, format::JsonFields},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+impl Format {
+    /// As it is written on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The option of every program.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct LogArgs {
+    /// How logs on stderr look.
+    #[arg(
+        long,
+        global = true,
+        env = "MORPH_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub log_format: Format,
+}
+
+/// A program's logs, which go to stderr.
+#[derive(Debug, Clone, Copy)]
+pub struct Logs {
+    /// Who logs, as JSON names it.
+    pub program: &'static str,
+    /// How lines look.
+    pub format: Format,
+    /// The variable that may say what is logged, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub filter: &'static str,
+    /// What is logged when it does not.
+    pub level: &'static str,
+    /// Whether lines of text begin with the time; JSON always has it.
+    pub time: bool,
+}
+
+/// The rank that this whole process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The run's id.
+    pub run: String,
+    /// The attempt.
+    pub attempt: u32,
+    /// The rank.
+    pub rank: u32,
+}
+
+static IDENTITY: OnceLock<Identity> = OnceLock::new();
+
+/// From now on every line of JSON says that it is about `identity`, from whatever thread it comes. Text does not: a rank's
+/// lines are stamped by its agent. The first call counts.
+pub fn identify(identity: Identity) {
+    // A process is one rank for good.
+    drop(IDENTITY.set(identity));
+}
+
+/// Sets the logs up. Once per process, at its beginning.
+pub fn init(logs: Logs) {
+    let filter = EnvFilter::try_from_env(logs.filter).unwrap_or_else(|_| EnvFilter::new(logs.level));
+    Registry::default().with(lines(logs).with_filter(filter)).init();
+}
+
+fn lines(logs: Logs) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // Who listened on stderr may have gone away: that is no reason to write there that it has.
+    let text = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(ansi).log_internal_errors(false);
+    match (logs.format, logs.time) {
+        (Format::Text, true) => text.boxed(),
+        (Format::Text, false) => text.without_time().boxed(),
+        (Format::Json, _) => {
+            let json = json::Json { program: logs.program, identity: &IDENTITY };
+            fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(false)
+                .log_internal_errors(false)
+                .fmt_fields(JsonFields::new())
+                .event_format(json)
+                .boxed()
+        }
+    }
+}
