@@ -19,6 +19,7 @@ mod event;
 mod evolve;
 mod find;
 mod fit;
+pub mod goodput;
 mod index;
 pub mod invariants;
 pub mod placement;

@@ -296,6 +296,9 @@ impl Loop {
             let run = event.run().map(tracing::field::display);
             tracing::debug!(run, kind = event.kind(), "{}", event.text());
             self.metrics.event(&self.cluster, event);
+            if let Some(run) = event.run() {
+                self.live.entry(run).or_default().ledger.take(event);
+            }
             react(&self.cluster, event, &mut effects);
         }
         self.changed |= !events.is_empty();
@@ -370,13 +373,7 @@ impl Loop {
             }
             Said::Metrics(fence, points) if self.cluster.is_current(fence) => {
                 let live = self.live.entry(fence.run).or_default();
-                for p in &points {
-                    let newest = live.latest.entry(p.name.clone()).or_insert((p.step, p.value));
-                    if p.step >= newest.0 {
-                        *newest = (p.step, p.value);
-                    }
-                    live.step = live.step.max(p.step);
-                }
+                points.iter().for_each(|p| live.point(p));
                 self.batch.metrics.extend(points.into_iter().map(|p| (fence.run, p)));
                 self.changed = true;
             }

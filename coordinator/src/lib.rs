@@ -34,6 +34,7 @@ use morph_objects::Objects;
 use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
+use morph_spec::RunId;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ use crate::{
     core::{Core, Message, Setup},
     home::Lock,
     metrics::{Metrics, rpc::Counting},
-    store::Store,
+    store::{Recorded, Store},
     view::Live,
 };
 
@@ -140,10 +141,15 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
         (true, true) => Some(Store::read(&path)?),
         (true, false) => None,
     };
-    let mut live = BTreeMap::new();
+    let mut live: BTreeMap<RunId, Live> = BTreeMap::new();
     if let Some(store) = &store {
         let recorded = store.events()?;
-        recorded.iter().for_each(|r| morph_control::evolve(&mut cluster, &r.event));
+        for Recorded { event, .. } in &recorded {
+            morph_control::evolve(&mut cluster, event);
+            if let Some(run) = event.run() {
+                live.entry(run).or_default().ledger.take(event);
+            }
+        }
         if options.read_only {
             // Not recorded: whoever was connected when the last coordinator went is not now.
             let at = recorded.last().map(|r| r.event.at).unwrap_or_default();
@@ -153,7 +159,9 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
             let latest = store.latest(run)?;
             let step = latest.iter().map(|p| p.step).max().unwrap_or(0);
             let latest = latest.into_iter().map(|p| (p.name, (p.step, p.value))).collect();
-            live.insert(run, Live { step, latest, ..Live::default() });
+            let known = live.entry(run).or_default();
+            (known.step, known.latest) = (step, latest);
+            store.seconds(run)?.iter().for_each(|(name, seconds)| known.seconds(name, *seconds));
         }
     }
     let store = store.filter(|_| !options.read_only);

@@ -281,6 +281,18 @@ impl Store {
         query.query_map([run.to_string()], point).map_err(&fail)?.collect::<Result<_, _>>().map_err(&fail)
     }
 
+    /// Seconds that a run's rank 0 reported, summed by metric.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn seconds(&self, run: RunId) -> Result<Vec<(String, f64)>, Error> {
+        let fail = self.fail("read");
+        let sql = "SELECT name, sum(value) FROM metrics WHERE run = ?1 AND name LIKE 'perf/%seconds' GROUP BY name";
+        let mut query = self.db.prepare_cached(sql).map_err(&fail)?;
+        let rows = query.query_map([run.to_string()], |r| Ok((r.get(0)?, r.get(1)?))).map_err(&fail)?;
+        rows.collect::<Result<_, _>>().map_err(&fail)
+    }
+
     /// Lines of a run in the order of time, and the position up to which they were read: lines that are recorded later lie
     /// after it.
     ///

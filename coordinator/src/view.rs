@@ -1,13 +1,19 @@
 //! The core's state in the words of the wire.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+};
 
 use morph_control::{
     Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
+    goodput::{Goodput, Ledger, Reported},
     schedule::Reasons,
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
+
+use crate::store::Point;
 
 /// What is known of a run that is not history: gone with the process, and no harm done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -20,6 +26,45 @@ pub struct Live {
     pub images_per_second: f64,
     /// Newest value of each metric and its step.
     pub latest: BTreeMap<String, (u64, f64)>,
+    /// Where its time went, as its events tell.
+    pub ledger: Ledger,
+    /// Seconds that its rank 0 reported.
+    pub reported: Reported,
+}
+
+impl Live {
+    /// Takes a point of a metric in. A step that is done again reports again: the first time counts, as in the database.
+    pub fn point(&mut self, p: &Point) {
+        let newest = self.latest.get(&p.name).map(|(step, _)| *step);
+        if newest.is_none_or(|step| p.step > step) {
+            self.seconds(&p.name, p.value);
+        }
+        if newest.is_none_or(|step| p.step >= step) {
+            self.latest.insert(p.name.clone(), (p.step, p.value));
+        }
+        self.step = self.step.max(p.step);
+    }
+
+    /// Adds seconds that rank 0 reported under the name of a metric.
+    pub fn seconds(&mut self, name: &str, seconds: f64) {
+        match name {
+            "perf/data_seconds" => self.reported.data += seconds,
+            "perf/checkpoint_seconds" => self.reported.checkpointing += seconds,
+            "perf/validation_seconds" | "perf/scoring_seconds" => self.reported.evaluating += seconds,
+            _ => {}
+        }
+    }
+
+    /// Where its time went up to `now`.
+    pub fn goodput(&self, now: Timestamp) -> Goodput {
+        self.ledger.at(now, self.reported)
+    }
+}
+
+/// Seconds by class.
+fn time(goodput: &Goodput) -> HashMap<String, f64> {
+    let some = goodput.classes().into_iter().filter(|(_, d)| !d.is_zero());
+    some.map(|(class, d)| (class.to_owned(), d.as_secs_f64())).collect()
 }
 
 /// Everything that a message may need.
@@ -49,6 +94,7 @@ impl<'a> View<'a> {
     /// A run; `whole`: with what lists leave out.
     pub fn run(&self, run: &'a Run, whole: bool) -> v1::Run {
         let live = self.live.get(&run.id).cloned().unwrap_or_default();
+        let time = if whole { time(&live.goodput(self.now)) } else { HashMap::new() };
         let newest = run.newest_checkpoint();
         let mut attempts = Vec::new();
         let mut checkpoints = Vec::new();
@@ -85,6 +131,7 @@ impl<'a> View<'a> {
             attempts,
             checkpoints,
             artifacts: run.artifacts.clone(),
+            time,
             world_size: run.attempt().map_or(run.width(), |a| a.ranks.len() as u32),
             project: run.experiment.scheduling.project.clone(),
             priority: self.cluster.priority(run),
@@ -120,6 +167,8 @@ impl<'a> View<'a> {
         let runs = sweep.runs.iter().filter_map(|id| self.cluster.runs.get(id));
         let count = |which: fn(&RunState) -> bool| runs.clone().filter(|r| which(&r.state)).count() as u32;
         let best = sweep.best(self.cluster);
+        let mut goodput = Goodput::default();
+        sweep.runs.iter().filter_map(|id| self.live.get(id)).for_each(|l| goodput.add(&l.goodput(self.now)));
         let failed = count(|s| matches!(s, RunState::Failed { .. }));
         v1::Sweep {
             id: sweep.id.to_string(),
@@ -134,6 +183,7 @@ impl<'a> View<'a> {
             .into(),
             sweep_json: json(&*sweep.spec),
             metric: sweep.spec.metric.name.clone(),
+            time: time(&goodput),
             goal: match sweep.spec.metric.goal {
                 Goal::Maximize => "maximize".into(),
                 Goal::Minimize => "minimize".into(),

@@ -132,6 +132,7 @@ fn run_text(run: &v1::Run, events: &[v1::Event]) -> String {
         page.field("Took", text::duration(Duration::from_micros(run.ended_at - run.started_at)));
     }
     page.field("Error", &run.error);
+    page.section("Time", &["CLASS", "TIME", "SHARE"], time(&run.time));
     page.section("Scores", &["NAME", "VALUE"], numbers(&run.summary));
     if run.summary.is_empty() {
         page.section("Latest", &["NAME", "VALUE"], numbers(&run.latest));
@@ -170,6 +171,18 @@ fn numbers(map: &std::collections::HashMap<String, f64>) -> Vec<Vec<String>> {
     sorted.into_iter().map(|(name, value)| vec![name.clone(), text::number(*value)]).collect()
 }
 
+/// Rows of where time went, the largest part first.
+fn time(seconds: &std::collections::HashMap<String, f64>) -> Vec<Vec<String>> {
+    let total: f64 = seconds.values().sum();
+    let mut classes: Vec<_> = seconds.iter().collect();
+    classes.sort_by(|a, b| b.1.total_cmp(a.1).then(a.0.cmp(b.0)));
+    let row = |(class, s): (&String, &f64)| {
+        let took = text::duration(Duration::try_from_secs_f64(*s).unwrap_or_default());
+        vec![class.clone(), took, format!("{:.1} %", 100.0 * s / total)]
+    };
+    classes.into_iter().map(row).collect()
+}
+
 fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run]) -> String {
     let mut page = Page::default();
     page.field("Sweep", &sweep.name);
@@ -183,6 +196,7 @@ fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run]) -> String {
     }
     page.field("Created", instant(sweep.created_at));
     page.field("Ended", instant(sweep.ended_at));
+    page.section("Time (of all runs)", &["CLASS", "TIME", "SHARE"], time(&sweep.time));
     let list = get::runs(runs);
     page.section("Runs", &list.columns, list.rows);
     page.0

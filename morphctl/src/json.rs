@@ -57,6 +57,9 @@ pub fn run(run: &v1::Run) -> Value {
         "latest": numbers(&run.latest),
         "artifacts": run.artifacts,
     });
+    if !run.time.is_empty() {
+        out["time"] = numbers(&run.time);
+    }
     let more = [("experiment", &run.experiment_json), ("report", &run.summary_json)];
     for (name, text) in more.into_iter().filter(|(_, t)| !t.is_empty()) {
         out[name] = parsed(text);
@@ -111,6 +114,7 @@ pub fn sweep(s: &v1::Sweep) -> Value {
         "failed": s.failed,
         "cancelled": s.cancelled,
         "paused": s.paused,
+        "time": numbers(&s.time),
         "best_run": if s.best_run.is_empty() { Value::Null } else { Value::from(s.best_run.clone()) },
         "best_value": s.best_value,
         "created_at": when(s.created_at),

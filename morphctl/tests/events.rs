@@ -93,6 +93,13 @@ fn the_story_of_a_run_is_told_alone_among_others_and_by_time() {
         assert_eq!(world.run(&["events", "one", "-o", "name"]).lines().count(), story.len());
         assert_eq!(world.run(&["events", "one", "--since", "2100-01-01T00:00:00Z"]), "");
         assert_eq!(kinds(&world.run(&["events", "one", "--since", "1d", "-o", "json"])), story);
+        let run: Value = serde_json::from_str(&world.run(&["describe", "run", "one", "-o", "json"])).unwrap();
+        let at = |name: &str| run[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond() as f64;
+        let time = run["time"].as_object().unwrap();
+        let sum: f64 = time.values().map(|s| s.as_f64().unwrap()).sum();
+        let wall = (at("ended_at") - at("created_at")) / 1e3;
+        assert!(time["paused"].as_f64() > Some(0.0) && (sum - wall).abs() <= 1.0, "{time:?}, wall {wall} s");
+        assert!(world.run(&["describe", "run", "one"]).contains("paused"));
         // What has ended, or is served by nobody, brings nothing more.
         assert_eq!(kinds(&world.run(&["events", "one", "-f", "-o", "json"])), story);
     }

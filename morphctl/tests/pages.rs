@@ -218,6 +218,8 @@ fn what_happens_is_counted_and_read_by_a_strict_parser() {
     ] {
         assert_eq!(value(&page, name, labels), expected, "{name} {labels:?}");
     }
+    let (queued, all) = ([("class", "queued")], value(&page, "morph_run_time_seconds", &[]));
+    assert!(value(&page, "morph_run_time_seconds", &queued) > 0.0 && all < 60.0, "{all}");
     assert!(value(&page, "morph_database_bytes", &[("file", "data")]) > 0.0);
     assert!(value(&page, "morph_commit_seconds_count", &[]) >= 4.0);
     assert!(value(&page, "morph_command_seconds_count", &[]) >= 3.0);

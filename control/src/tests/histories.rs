@@ -220,4 +220,33 @@ proptest! {
         }
         prop_assert!(w.cluster.sweeps.values().all(|s| s.end.is_some()));
     }
+
+    /// Whatever happens, the classes of a run's time sum to the time in which it was there and not over.
+    #[test]
+    fn time_is_accounted_for_to_the_microsecond(steps in steps(), reported in (0.0..1e3, 0.0..1e3, 0.0..1e3)) {
+        use std::{collections::BTreeMap, time::Duration};
+        let mut w = World::new();
+        for (n, step) in steps.iter().enumerate() {
+            w.take(step, n);
+        }
+        let mut folded = Cluster::new(Policy::default());
+        let mut ledgers: BTreeMap<RunId, crate::goodput::Ledger> = BTreeMap::new();
+        let mut open: BTreeMap<RunId, Duration> = BTreeMap::new();
+        let mut last = Timestamp(0);
+        for event in &w.log {
+            for run in folded.runs.values().filter(|r| !r.is_over()) {
+                *open.entry(run.id).or_default() += event.at.since(last);
+            }
+            last = event.at;
+            crate::evolve(&mut folded, event);
+            if let Some(run) = event.run() {
+                ledgers.entry(run).or_default().take(event);
+            }
+        }
+        let (data, checkpointing, evaluating) = reported;
+        for run in folded.runs.keys() {
+            let goodput = ledgers[run].at(last, crate::goodput::Reported { data, checkpointing, evaluating });
+            prop_assert_eq!(goodput.total(), open.get(run).copied().unwrap_or_default(), "{:?}", goodput);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use morph_control::{RunState, SweepEnd, WorkerState};
+use morph_control::{RunState, SweepEnd, WorkerState, goodput::Goodput};
 use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::{Registry, Unit},
@@ -27,6 +27,7 @@ pub struct State {
     silence: Option<(Duration, Duration)>,
     sessions: i64,
     draining: bool,
+    time: Goodput,
 }
 
 impl State {
@@ -51,6 +52,7 @@ impl State {
             };
             state.runs[which] += 1;
         }
+        view.live.values().for_each(|l| state.time.add(&l.goodput(view.now)));
         for sweep in cluster.sweeps.values() {
             let which = match sweep.end {
                 None if sweep.paused => 1,
@@ -98,6 +100,7 @@ pub(super) struct Gauges {
     silence: Family<By, Seconds>,
     sessions: Gauge,
     draining: Gauge,
+    time: Family<By, Seconds>,
 }
 
 impl Gauges {
@@ -111,6 +114,7 @@ impl Gauges {
             silence: Family::default(),
             sessions: Gauge::default(),
             draining: Gauge::default(),
+            time: Family::default(),
         };
         r.register("runs", "Runs, by state", gauges.runs.clone());
         r.register("sweeps", "Sweeps, by state", gauges.sweeps.clone());
@@ -122,6 +126,8 @@ impl Gauges {
         r.register_with_unit("heartbeat_age", help, Unit::Seconds, gauges.silence.clone());
         r.register("agent_sessions", "Agents that are connected", gauges.sessions.clone());
         r.register("draining", "1: nothing new is started, the coordinator is being stopped", gauges.draining.clone());
+        let help = "Where the time of all runs since their submission went, by class";
+        r.register_with_unit("run_time", help, Unit::Seconds, gauges.time.clone());
         gauges
     }
 
@@ -141,6 +147,9 @@ impl Gauges {
         let (median, longest) = state.silence.unwrap_or_default();
         self.silence.get_or_create(&[("worker", "median")]).set(median.as_secs_f64());
         self.silence.get_or_create(&[("worker", "longest")]).set(longest.as_secs_f64());
+        for (class, time) in state.time.classes() {
+            self.time.get_or_create(&[("class", class)]).set(time.as_secs_f64());
+        }
         self.sessions.set(state.sessions);
         self.draining.set(i64::from(state.draining));
     }

@@ -14,7 +14,7 @@ use std::{
     io::{BufReader, stdin, stdout},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use morph_checkpoint::retention::Kept;
@@ -227,8 +227,12 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
         place,
         orders,
     };
+    let since = Instant::now();
     if !evaluate::attempt(&scene, net.method.as_ref(), &at, &job.output, &runtime, events)? {
         return Ok(Exit::Stopped);
+    }
+    if job.rank == 0 {
+        events.metrics(at.step, [("perf/scoring_seconds".to_owned(), since.elapsed().as_secs_f64())]);
     }
     if let Some(saver) = saver {
         orders.acknowledged().into_iter().for_each(|step| saver.recorded(step));

@@ -71,6 +71,15 @@ pub struct Trainer<'a> {
     saver: Option<Saver>,
     ddp: Option<(bool, Ddp)>,
     pace: Pace,
+    spent: Spent,
+}
+
+/// Seconds since they were last told, beside those of steps.
+#[derive(Debug, Default)]
+struct Spent {
+    data: f64,
+    checkpoint: f64,
+    validation: f64,
 }
 
 #[derive(Debug)]
@@ -93,7 +102,7 @@ impl<'a> Trainer<'a> {
         };
         let now = Instant::now();
         let pace = Pace { since: now, images: 0.0, epoch_since: now, epoch_images: 0.0 };
-        Self { bench, sampler, net, at, saver, ddp: None, pace }
+        Self { bench, sampler, net, at, saver, ddp: None, pace, spent: Spent::default() }
     }
 
     fn settings(&self) -> &'a Settings {
@@ -148,15 +157,33 @@ impl<'a> Trainer<'a> {
                 }
             }
             if self.at.batch < batches {
-                return self.finish_saving().map(|()| End::Stopped);
+                return self.finish(End::Stopped);
             }
             self.end_epoch(stop)?;
             if stop && !self.is_over() {
-                return self.finish_saving().map(|()| End::Stopped);
+                return self.finish(End::Stopped);
+            }
+            if !self.is_over() {
+                self.tell_spent();
             }
         }
+        self.finish(End::Finished)
+    }
+
+    fn finish(&mut self, end: End) -> Result<End, Failure> {
         self.finish_saving()?;
-        Ok(End::Finished)
+        self.tell_spent();
+        Ok(end)
+    }
+
+    /// Reports what time went into beside steps, since it was last told. Its sum over a run is what goodput is reckoned by.
+    fn tell_spent(&mut self) {
+        let Spent { data, checkpoint, validation } = std::mem::take(&mut self.spent);
+        if self.bench.group.rank() == 0 {
+            let all = [("data", data), ("checkpoint", checkpoint), ("validation", validation)];
+            let values = all.into_iter().map(|(name, seconds)| (format!("perf/{name}_seconds"), seconds));
+            self.bench.events.metrics(self.at.step, values);
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -167,9 +194,11 @@ impl<'a> Trainer<'a> {
     fn step(&mut self) -> Result<bool, Failure> {
         let epoch = self.at.epoch;
         let group = self.bench.group;
+        let since = Instant::now();
         let batch = self.sampler.batch(epoch, self.at.batch);
         let mine = &batch[share(batch.len(), group.rank(), group.world())];
         let x = tensor(&self.bench.sets.train, mine.iter().copied(), self.bench.place);
+        self.spent.data += since.elapsed().as_secs_f64();
         self.arm(epoch)?;
         if let Some((_, ddp)) = &self.ddp {
             ddp.before_forward()?;
@@ -253,7 +282,9 @@ impl<'a> Trainer<'a> {
     /// Validates, judges, reports and saves.
     fn end_epoch(&mut self, stop: bool) -> Result<(), Failure> {
         let trained = self.pace.epoch_since.elapsed().as_secs_f64();
+        let since = Instant::now();
         let score = self.validate()?;
+        self.spent.validation += since.elapsed().as_secs_f64();
         if !score.is_finite() {
             return Err(Failure::User(format!(
                 "val/score is {score} after epoch {} (step {})",
@@ -309,13 +340,19 @@ impl<'a> Trainer<'a> {
 
     fn save(&mut self, occasion: Occasion) -> Result<(), Failure> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
-        saver.save(snapshot::take(&self.net, &self.at, self.bench.provenance)?, occasion)
+        let since = Instant::now();
+        let saved = saver.save(snapshot::take(&self.net, &self.at, self.bench.provenance)?, occasion);
+        self.spent.checkpoint += since.elapsed().as_secs_f64();
+        saved
     }
 
     /// Waits until rank 0 has written everything.
     fn finish_saving(&mut self) -> Result<(), Failure> {
+        let since = Instant::now();
         let saver = &mut self.saver;
-        self.bench.group.wait_for(|| saver.as_mut().map_or(Ok(true), |s| s.finished(Duration::from_secs(1))))
+        self.bench.group.wait_for(|| saver.as_mut().map_or(Ok(true), |s| s.finished(Duration::from_secs(1))))?;
+        self.spent.checkpoint += since.elapsed().as_secs_f64();
+        Ok(())
     }
 }
 
