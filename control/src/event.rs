@@ -319,6 +319,20 @@ pub enum Next {
 }
 
 impl Event {
+    /// The event in `json`. As serde would read it, but that it reads the text twice and copies nothing of it in between.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_json(json: &str) -> serde_json::Result<Self> {
+        #[derive(Deserialize)]
+        struct Stamp {
+            v: u32,
+            at: Timestamp,
+        }
+        let Stamp { v, at } = serde_json::from_str(json)?;
+        Ok(Self { v, at, what: serde_json::from_str(json)? })
+    }
+
     /// `what`, now.
     pub fn new(at: Timestamp, what: What) -> Self {
         Self { v: VERSION, at, what }

@@ -34,7 +34,7 @@ use morph_objects::Objects;
 use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
-use morph_spec::RunId;
+use morph_spec::{RunId, Timestamp};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -143,26 +143,26 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
     };
     let mut live: BTreeMap<RunId, Live> = BTreeMap::new();
     if let Some(store) = &store {
-        let recorded = store.events()?;
-        for Recorded { event, .. } in &recorded {
-            morph_control::evolve(&mut cluster, event);
+        let mut last = Timestamp::default();
+        store.replay(|Recorded { event, .. }| {
+            last = event.at;
+            morph_control::evolve(&mut cluster, &event);
             if let Some(run) = event.run() {
-                live.entry(run).or_default().ledger.take(event);
+                live.entry(run).or_default().ledger.take(&event);
             }
-        }
+        })?;
         if options.read_only {
             // Not recorded: whoever was connected when the last coordinator went is not now.
-            let at = recorded.last().map(|r| r.event.at).unwrap_or_default();
-            morph_control::evolve(&mut cluster, &Event::new(at, What::CoordinatorStarted {}));
+            morph_control::evolve(&mut cluster, &Event::new(last, What::CoordinatorStarted {}));
         }
-        for &run in &cluster.order {
-            let latest = store.latest(run)?;
-            let step = latest.iter().map(|p| p.step).max().unwrap_or(0);
-            let latest = latest.into_iter().map(|p| (p.name, (p.step, p.value))).collect();
-            let known = live.entry(run).or_default();
-            (known.step, known.latest) = (step, latest);
-            store.seconds(run)?.iter().for_each(|(name, seconds)| known.seconds(name, *seconds));
-        }
+        store.all_latest(|run, point, total| {
+            // Only of runs that are known; a database that was mended by hand may have others.
+            if let Some(known) = live.get_mut(&run) {
+                known.seconds(&point.name, total);
+                known.step = known.step.max(point.step);
+                known.latest.insert(point.name, (point.step, point.value));
+            }
+        })?;
     }
     let store = store.filter(|_| !options.read_only);
     Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default() })

@@ -4,7 +4,9 @@
 //! it survives a power cut. One process writes; others may read at the same time (WAL).
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
     time::Duration,
 };
 
@@ -12,20 +14,11 @@ use morph_control::{Event, Target};
 use morph_spec::{Fence, RunId, WorkerId};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-/// Version of the tables that this build writes (`PRAGMA user_version`).
-const VERSION: i64 = 1;
+mod tables;
+use tables::VERSION;
 
-const TABLES: &str = "
-CREATE TABLE events (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, run TEXT, sweep TEXT, json TEXT NOT NULL) STRICT;
-CREATE INDEX events_of_run ON events (run, seq);
-CREATE INDEX events_of_sweep ON events (sweep, seq);
-CREATE TABLE metrics (run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, at INTEGER NOT NULL, value REAL NOT NULL,
-    PRIMARY KEY (run, name, step)) STRICT, WITHOUT ROWID;
-CREATE TABLE logs (id INTEGER PRIMARY KEY, run TEXT NOT NULL, attempt INTEGER NOT NULL, rank INTEGER NOT NULL, seq INTEGER NOT NULL,
-    at INTEGER NOT NULL, stream TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (run, attempt, rank, seq)) STRICT;
-CREATE INDEX logs_of_run ON logs (run, id);
-CREATE TABLE acks (worker TEXT PRIMARY KEY, incarnation TEXT NOT NULL, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-";
+/// Events that are handed over at a time when all are read.
+const CHUNK: usize = 2048;
 
 /// A failed operation on the database.
 #[derive(Debug, thiserror::Error)]
@@ -163,11 +156,9 @@ impl Store {
         db.pragma_update(None, "journal_mode", "WAL").map_err(fail("open"))?;
         db.pragma_update(None, "synchronous", "FULL").map_err(fail("open"))?;
         let store = |db| Self { db, path: path.to_owned() };
-        if version(&db).map_err(fail("read"))? == 0 {
-            let tx = db.transaction().map_err(fail("create tables in"))?;
-            tx.execute_batch(TABLES).map_err(fail("create tables in"))?;
-            tx.pragma_update(None, "user_version", VERSION).map_err(fail("create tables in"))?;
-            tx.commit().map_err(fail("create tables in"))?;
+        let found = tables::version(&db).map_err(fail("read"))?;
+        if found < VERSION {
+            tables::migrate(&mut db).map_err(fail("create tables in"))?;
         }
         store(db).checked()
     }
@@ -181,11 +172,12 @@ impl Store {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags).map_err(fail)?;
         db.busy_timeout(Duration::from_secs(5)).map_err(fail)?;
+        tables::stand_in(&db).map_err(fail)?;
         Self { db, path: path.to_owned() }.checked()
     }
 
     fn checked(self) -> Result<Self, Error> {
-        let found = version(&self.db).map_err(self.fail("read"))?;
+        let found = tables::version(&self.db).map_err(self.fail("read"))?;
         if found > VERSION { Err(Error::Newer { path: self.path, found }) } else { Ok(self) }
     }
 
@@ -208,12 +200,36 @@ impl Store {
         tx.commit().map_err(fail)
     }
 
-    /// All events, oldest first.
+    /// Hands all events to `fold`, oldest first, on a thread of its own: while it folds, the next ones are read.
     ///
     /// # Errors
-    /// When the file cannot be read or holds what is no event.
-    pub fn events(&self) -> Result<Vec<Recorded>, Error> {
-        self.select("SELECT seq, json FROM events ORDER BY seq", [])
+    /// When the file cannot be read or holds what is no event; what came before was handed over.
+    pub fn replay(&self, mut fold: impl FnMut(Recorded) + Send) -> Result<(), Error> {
+        let fail = self.fail("read");
+        let mut query = self.db.prepare("SELECT seq, json FROM events ORDER BY seq").map_err(&fail)?;
+        let mut rows = query.query([]).map_err(&fail)?;
+        std::thread::scope(|scope| {
+            let (sender, chunks) = sync_channel::<Vec<Recorded>>(8);
+            scope.spawn(move || chunks.into_iter().flatten().for_each(&mut fold));
+            let mut chunk = Vec::with_capacity(CHUNK);
+            while let Some(row) = rows.next().map_err(&fail)? {
+                chunk.push(self.recorded(row.get(0).map_err(&fail)?, row.get_ref(1).map_err(&fail)?.as_str())?);
+                if chunk.len() == CHUNK
+                    && sender.send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK))).is_err()
+                {
+                    break;
+                }
+            }
+            // Nobody takes it only when folding has panicked, which the scope passes on.
+            sender.send(chunk).ok();
+            Ok(())
+        })
+    }
+
+    fn recorded(&self, seq: u64, json: Result<&str, impl std::fmt::Display>) -> Result<Recorded, Error> {
+        let bad = |why: String| Error::Event { path: self.path.clone(), seq, why };
+        let json = json.map_err(|e| bad(e.to_string()))?;
+        Ok(Recorded { seq, event: Event::from_json(json).map_err(|e| bad(e.to_string()))? })
     }
 
     /// Events of `of` (a sweep's: also its runs'; `None`: all), oldest first.
@@ -242,8 +258,7 @@ impl Store {
         let rows = query.query_map(values, |r| Ok((r.get::<_, u64>(0)?, r.get::<_, String>(1)?))).map_err(&fail)?;
         rows.map(|row| {
             let (seq, json) = row.map_err(&fail)?;
-            let bad = |e: serde_json::Error| Error::Event { path: self.path.clone(), seq, why: e.to_string() };
-            Ok(Recorded { seq, event: serde_json::from_str(&json).map_err(bad)? })
+            self.recorded(seq, Ok::<_, Error>(&json))
         })
         .collect()
     }
@@ -265,32 +280,38 @@ impl Store {
         rows.filter(|p| p.as_ref().map_or(true, wanted)).collect::<Result<_, _>>().map_err(&fail)
     }
 
-    /// The newest value of each metric of a run.
+    /// The newest value of each metric of a run, and the sum of all its values.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn latest(&self, run: RunId) -> Result<Vec<Point>, Error> {
+    pub fn latest(&self, run: RunId) -> Result<Vec<(Point, f64)>, Error> {
         let fail = self.fail("read");
-        // SQLite takes the other columns from the row that has the maximum.
-        let mut query = self
-            .db
-            .prepare_cached("SELECT max(step), at, name, value FROM metrics WHERE run = ?1 GROUP BY name")
-            .map_err(&fail)?;
-        let point =
-            |r: &rusqlite::Row<'_>| Ok(Point { step: r.get(0)?, at: r.get(1)?, name: r.get(2)?, value: r.get(3)? });
-        query.query_map([run.to_string()], point).map_err(&fail)?.collect::<Result<_, _>>().map_err(&fail)
+        let sql = "SELECT name, step, at, value, total FROM latest WHERE run = ?1 ORDER BY name";
+        let mut query = self.db.prepare_cached(sql).map_err(&fail)?;
+        query.query_map([run.to_string()], |r| newest(r, 0)).map_err(&fail)?.collect::<Result<_, _>>().map_err(&fail)
     }
 
-    /// Seconds that a run's rank 0 reported, summed by metric.
+    /// Hands [`Self::latest`] of all runs to `each`.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn seconds(&self, run: RunId) -> Result<Vec<(String, f64)>, Error> {
+    pub fn all_latest(&self, mut each: impl FnMut(RunId, Point, f64)) -> Result<(), Error> {
         let fail = self.fail("read");
-        let sql = "SELECT name, sum(value) FROM metrics WHERE run = ?1 AND name LIKE 'perf/%seconds' GROUP BY name";
-        let mut query = self.db.prepare_cached(sql).map_err(&fail)?;
-        let rows = query.query_map([run.to_string()], |r| Ok((r.get(0)?, r.get(1)?))).map_err(&fail)?;
-        rows.collect::<Result<_, _>>().map_err(&fail)
+        let mut query = self.db.prepare("SELECT run, name, step, at, value, total FROM latest").map_err(&fail)?;
+        let mut rows = query.query([]).map_err(&fail)?;
+        let mut last: Option<(String, RunId)> = None;
+        while let Some(row) = rows.next().map_err(&fail)? {
+            let text = row.get_ref(0).and_then(|t| Ok(t.as_str()?)).map_err(&fail)?;
+            if last.as_ref().is_none_or(|(known, _)| known != text) {
+                // Only ids are written there.
+                last = text.parse().ok().map(|id| (text.to_owned(), id));
+            }
+            if let Some((_, run)) = last {
+                let (point, total) = newest(row, 1).map_err(&fail)?;
+                each(run, point, total);
+            }
+        }
+        Ok(())
     }
 
     /// Lines of a run in the order of time, and the position up to which they were read: lines that are recorded later lie
@@ -353,8 +374,36 @@ impl Store {
     }
 }
 
-fn version(db: &Connection) -> rusqlite::Result<i64> {
-    db.pragma_query_value(None, "user_version", |r| r.get(0))
+/// A row of `latest`, from column `from` on.
+fn newest(row: &rusqlite::Row<'_>, from: usize) -> rusqlite::Result<(Point, f64)> {
+    let (name, step, at, value) = (row.get(from)?, row.get(from + 1)?, row.get(from + 2)?, row.get(from + 3)?);
+    Ok((Point { step, at, name, value }, row.get(from + 4)?))
+}
+
+/// Writes points of metrics, and what is kept of them beside.
+fn write_metrics(tx: &Transaction<'_>, metrics: &[(RunId, Point)]) -> rusqlite::Result<()> {
+    let mut metric = tx.prepare_cached("INSERT OR IGNORE INTO metrics VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut fresh: BTreeMap<(RunId, &str), (&Point, f64)> = BTreeMap::new();
+    for (run, p) in metrics {
+        // A step that is done again says the same again.
+        if metric.execute(params![run.to_string(), p.name, p.step, p.at, p.value])? == 1 {
+            let (newest, total) = fresh.entry((*run, &p.name)).or_insert((p, 0.0));
+            *total += p.value;
+            if p.step > newest.step {
+                *newest = p;
+            }
+        }
+    }
+    let mut latest = tx.prepare_cached(
+        "INSERT INTO latest (run, name, step, at, value, total) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (run, name) DO UPDATE SET
+             at = iif(excluded.step > step, excluded.at, at), value = iif(excluded.step > step, excluded.value, value),
+             step = max(excluded.step, step), total = total + excluded.total",
+    )?;
+    for ((run, name), (p, total)) in fresh {
+        latest.execute(params![run.to_string(), name, p.step, p.at, p.value, total])?;
+    }
+    Ok(())
 }
 
 fn write(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
@@ -367,10 +416,7 @@ fn write(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
         };
         event.execute(params![e.at.0, e.kind(), e.run().map(|r| r.to_string()), sweep.map(|s| s.to_string()), json])?;
     }
-    let mut metric = tx.prepare_cached("INSERT OR IGNORE INTO metrics VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (run, p) in &batch.metrics {
-        metric.execute(params![run.to_string(), p.name, p.step, p.at, p.value])?;
-    }
+    write_metrics(tx, &batch.metrics)?;
     let mut line = tx.prepare_cached(
         "INSERT OR IGNORE INTO logs (run, attempt, rank, seq, at, stream, text) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
@@ -425,10 +471,13 @@ mod tests {
         };
         Store::open(&path).unwrap().commit(&batch).unwrap();
         let store = Store::read(&path).unwrap();
-        assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event }]);
+        let all = std::sync::Mutex::new(Vec::new());
+        store.replay(|recorded| all.lock().unwrap().push(recorded)).unwrap();
+        assert_eq!(all.into_inner().unwrap(), [Recorded { seq: 1, event }]);
         assert_eq!(store.history(Some(Target::Run(run)), Page::default()).unwrap().len(), 1);
         assert_eq!(store.metrics(run, &[]).unwrap(), [point(1, 0.1), point(2, 0.2)], "the first value stays");
-        assert_eq!(store.latest(run).unwrap(), [point(2, 0.2)]);
+        let (newest, total) = store.latest(run).unwrap().remove(0);
+        assert!(newest == point(2, 0.2) && (total - 0.3).abs() < 1e-12, "what was said again counts once: {total}");
         assert!(store.metrics(run, &["other".into()]).unwrap().is_empty());
         let texts = |w| store.lines(run, w).unwrap().0.into_iter().map(|l| l.text).collect::<Vec<_>>();
         assert_eq!(texts(Lines::default()), ["1.1.0", "1.0.0", "2.0.0"]);

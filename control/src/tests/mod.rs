@@ -487,6 +487,7 @@ fn every_recorded_kind_of_event_still_parses() {
     let mut kinds = std::collections::BTreeSet::new();
     for line in golden.lines() {
         let event: Event = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert_eq!(Event::from_json(line).unwrap(), event, "both ways of reading agree");
         let written = serde_json::to_value(&event).unwrap();
         keeps(&serde_json::from_str(line).unwrap(), &written);
         assert_eq!(serde_json::from_value::<Event>(written).unwrap(), event);
