@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use morph_control::{Cluster, Command, Effect, Hello, Refusal, apply, next_deadline, react};
+use morph_control::{Cluster, Command, Effect, Event, Hello, Refusal, Target, What, apply, next_deadline, react};
 use morph_proto::v1::{self, SessionResponse, session_response};
 use morph_spec::{Rng, RunId, Timestamp, WorkerId};
 use tokio::{
@@ -50,7 +50,14 @@ pub type Question = Box<dyn FnOnce(&View<'_>) + Send>;
 /// What comes in.
 pub enum Message {
     /// Decide.
-    Command(Box<Command>, oneshot::Sender<Result<(), Refusal>>),
+    Command {
+        /// What is wanted.
+        command: Box<Command>,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+        /// The trace under which it is wanted.
+        trace: Option<String>,
+    },
     /// Answer.
     Ask(Question),
     /// An agent is here.
@@ -112,7 +119,8 @@ impl Core {
     pub async fn command(&self, command: Command) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
         let since = Instant::now();
-        self.send(Message::Command(Box::new(command), reply)).await?;
+        let (command, trace) = (Box::new(command), morph_telemetry::traceparent());
+        self.send(Message::Command { command, reply, trace }).await?;
         let answer = answer.await.map_err(|_| gone())?;
         self.metrics.commanded(since.elapsed());
         answer.map_err(status)
@@ -175,6 +183,8 @@ pub struct Setup {
     pub heartbeat: Duration,
     /// Where to count.
     pub metrics: Arc<Metrics>,
+    /// Traces that runs and sweeps were submitted under.
+    pub traces: BTreeMap<Target, String>,
 }
 
 #[derive(Debug)]
@@ -202,6 +212,9 @@ struct Loop {
     outputs: String,
     heartbeat: Duration,
     metrics: Arc<Metrics>,
+    traces: BTreeMap<Target, String>,
+    /// Of the command that is being decided.
+    trace: Option<String>,
     rng: Rng,
     now: Timestamp,
     batch: Batch,
@@ -242,6 +255,8 @@ impl Loop {
             outputs: setup.outputs,
             heartbeat: setup.heartbeat,
             metrics: setup.metrics,
+            traces: setup.traces,
+            trace: None,
             rng: Rng::keyed(seed, "coordinator", 0),
             now: Timestamp(0),
             batch: Batch::default(),
@@ -296,6 +311,10 @@ impl Loop {
             let run = event.run().map(tracing::field::display);
             tracing::debug!(run, kind = event.kind(), "{}", event.text());
             self.metrics.event(&self.cluster, event);
+            if let (Some(target), Some(trace)) = (submitted(event), &self.trace) {
+                self.traces.insert(target, trace.clone());
+                self.batch.traces.push((target, trace.clone()));
+            }
             if let Some(run) = event.run() {
                 self.live.entry(run).or_default().ledger.take(event);
             }
@@ -309,8 +328,10 @@ impl Loop {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Command(command, reply) => {
+            Message::Command { command, reply, trace } => {
+                self.trace = trace;
                 let done = self.decide(*command);
+                self.trace = None;
                 self.then.push(Then::Reply(reply, done));
             }
             Message::Ask(question) => self.then.push(Then::Ask(question)),
@@ -445,11 +466,20 @@ impl Loop {
             Then::Ask(_) => {}
             Then::Say(worker, message) => self.say(worker, *message),
             Then::Order(effect) => {
-                if let Some(message) = orders::message(&self.cluster, &self.outputs, &effect) {
+                if let Some(mut message) = orders::message(&self.cluster, &self.outputs, &effect) {
+                    if let session_response::Message::Start(start) = &mut message {
+                        start.traceparent = self.trace_of(effect.fence().run).unwrap_or_default();
+                    }
                     self.say(effect.worker(), message);
                 }
             }
         }
+    }
+
+    /// The trace that `run` was submitted under, or its sweep.
+    fn trace_of(&self, run: RunId) -> Option<String> {
+        let of_sweep = || self.traces.get(&Target::Sweep(self.cluster.runs.get(&run)?.sweep?));
+        self.traces.get(&Target::Run(run)).or_else(of_sweep).cloned()
     }
 
     fn say(&mut self, worker: WorkerId, message: session_response::Message) {
@@ -462,6 +492,15 @@ impl Loop {
                 self.closed(worker, id, End::Broken);
             }
         }
+    }
+}
+
+/// What `event` says was submitted; of a sweep the sweep, not its runs.
+fn submitted(event: &Event) -> Option<Target> {
+    match &event.what {
+        What::RunSubmitted { run, sweep: None, .. } => Some(Target::Run(*run)),
+        What::SweepSubmitted { sweep, .. } => Some(Target::Sweep(*sweep)),
+        _ => None,
     }
 }
 

@@ -165,7 +165,8 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
         })?;
     }
     let store = store.filter(|_| !options.read_only);
-    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default() })
+    let traces = store.as_ref().map_or(Ok(Vec::new()), Store::traces)?.into_iter().collect();
+    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces })
 }
 
 /// The limits of the core.

@@ -81,13 +81,12 @@ async fn main() -> ExitCode {
     let format = cli.log.log_format;
     let level = "info";
     morph_telemetry::init(Logs { program: "morph-coordinator", format, filter: "RUST_LOG", level, time: true });
-    match serve(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            tracing::error!("{why}");
-            ExitCode::FAILURE
-        }
+    let ended = serve(cli).await;
+    if let Err(why) = &ended {
+        tracing::error!("{why}");
     }
+    morph_telemetry::finish(Duration::from_secs(1));
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 async fn serve(cli: Cli) -> anyhow::Result<()> {

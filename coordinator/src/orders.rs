@@ -52,5 +52,7 @@ fn start(
         resume: run.start_of(of.attempt).map(view::checkpoint),
         output_url: format!("{outputs}/{}", run.id),
         older: run.earlier(of.attempt).map(view::checkpoint).collect(),
+        // Traces are not the core's: the loop fills it in.
+        traceparent: String::new(),
     })
 }

@@ -95,6 +95,8 @@ pub struct Batch {
     pub lines: Vec<Line>,
     /// Highest report of each agent's incarnation that is in here.
     pub acks: Vec<(WorkerId, String, u64)>,
+    /// Traces that runs and sweeps were submitted under.
+    pub traces: Vec<(Target, String)>,
 }
 
 impl Batch {
@@ -291,6 +293,19 @@ impl Store {
         query.query_map([run.to_string()], |r| newest(r, 0)).map_err(&fail)?.collect::<Result<_, _>>().map_err(&fail)
     }
 
+    /// Traces that runs and sweeps were submitted under.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn traces(&self) -> Result<Vec<(Target, String)>, Error> {
+        let fail = self.fail("read");
+        let mut query = self.db.prepare_cached("SELECT target, traceparent FROM traces").map_err(&fail)?;
+        let rows = query.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get(1)?))).map_err(&fail)?;
+        let known = |(target, trace): (String, String)| Some((serde_json::from_str(&target).ok()?, trace));
+        let all: Vec<_> = rows.collect::<Result<_, _>>().map_err(&fail)?;
+        Ok(all.into_iter().filter_map(known).collect())
+    }
+
     /// Hands [`Self::latest`] of all runs to `each`.
     ///
     /// # Errors
@@ -423,6 +438,10 @@ fn write(tx: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     for l in &batch.lines {
         line.execute(params![l.fence.run.to_string(), l.fence.attempt, l.rank, l.seq, l.at, l.stream, l.text])?;
     }
+    for (target, trace) in &batch.traces {
+        let target = serde_json::to_string(target).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        tx.execute("INSERT OR REPLACE INTO traces VALUES (?1, ?2)", params![target, trace])?;
+    }
     let mut ack = tx.prepare_cached("INSERT OR REPLACE INTO acks VALUES (?1, ?2, ?3)")?;
     for (worker, incarnation, seq) in &batch.acks {
         ack.execute(params![worker.to_string(), incarnation, seq])?;
@@ -468,12 +487,18 @@ mod tests {
             metrics: vec![(run, point(1, 0.1)), (run, point(2, 0.2)), (run, point(1, 9.0))],
             lines: vec![line(run, 1, 0, 0, 10), line(run, 1, 1, 0, 5), line(run, 1, 0, 0, 99), line(run, 2, 0, 0, 20)],
             acks: vec![(worker, "a".into(), 3)],
+            traces: vec![(Target::Run(run), "00-1-2-01".into())],
         };
         Store::open(&path).unwrap().commit(&batch).unwrap();
         let store = Store::read(&path).unwrap();
+<<<<<<< HEAD
         let all = std::sync::Mutex::new(Vec::new());
         store.replay(|recorded| all.lock().unwrap().push(recorded)).unwrap();
         assert_eq!(all.into_inner().unwrap(), [Recorded { seq: 1, event }]);
+=======
+        assert_eq!(store.traces().unwrap(), [(Target::Run(run), "00-1-2-01".to_owned())]);
+        assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event }]);
+>>>>>>> c5cef9f (traces: OpenTelemetry over OTLP when asked for, one trace from morphctl's submission into the ranks' epochs)
         assert_eq!(store.history(Some(Target::Run(run)), Page::default()).unwrap().len(), 1);
         assert_eq!(store.metrics(run, &[]).unwrap(), [point(1, 0.1), point(2, 0.2)], "the first value stays");
         let (newest, total) = store.latest(run).unwrap().remove(0);

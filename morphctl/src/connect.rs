@@ -27,7 +27,7 @@ pub type Wire = InterceptedService<Channel, Bearer>;
 /// The client of a coordinator.
 pub type Client = CoordinatorClient<Wire>;
 
-/// Adds the token to every request.
+/// Adds the token to every request, and the trace that it belongs to.
 #[derive(Debug, Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -35,6 +35,9 @@ impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(value) = &self.0 {
             request.metadata_mut().insert("authorization", value.clone());
+        }
+        if let Some(Ok(trace)) = morph_telemetry::traceparent().map(|t| t.parse()) {
+            request.metadata_mut().insert("traceparent", trace);
         }
         Ok(request)
     }

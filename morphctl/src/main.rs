@@ -26,12 +26,13 @@ mod text;
 mod token;
 mod watch;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 use morph_proto::v1;
-use morph_telemetry::Logs;
+use morph_telemetry::{Logs, TRACE};
+use tracing::Instrument;
 
 use crate::{
     change::Wish,
@@ -49,7 +50,9 @@ fn main() -> ExitCode {
             return ExitCode::from(fail::ERROR);
         }
     };
-    match runtime.block_on(run(cli)) {
+    let ended = runtime.block_on(run(cli));
+    morph_telemetry::finish(Duration::from_secs(2));
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             if e.downcast_ref::<morph_spec::load::Problems>().is_some() {
@@ -74,8 +77,14 @@ async fn run(cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Data(command) => data::run(global, command).await?,
         Command::Validate { files, set } => data::validate(global, &files, &set)?,
-        Command::Train(args) => return Box::pin(submit::run(global, &args, "train")).await,
-        Command::Sweep(args) => return Box::pin(submit::run(global, &args, "sweep")).await,
+        Command::Train(args) => {
+            let span = tracing::info_span!(target: TRACE, "morphctl train");
+            return Box::pin(submit::run(global, &args, "train")).instrument(span).await;
+        }
+        Command::Sweep(args) => {
+            let span = tracing::info_span!(target: TRACE, "morphctl sweep");
+            return Box::pin(submit::run(global, &args, "sweep")).instrument(span).await;
+        }
         Command::Evaluate { run, dataset, newest, panel, scores } => {
             let (dataset, panel, scores) = (dataset.as_deref(), panel.as_deref(), scores.as_deref());
             return evaluate::evaluate(global, evaluate::Request { run: &run, dataset, newest, panel, scores }).await;

@@ -1,19 +1,23 @@
-//! What the programs have in common when they tell about themselves: how logs look. Used by programs only; libraries say
-//! what they have to say with `tracing`.
+//! What the programs have in common when they tell about themselves: how logs look, and where traces go. Libraries say what
+//! they have to say with `tracing`; those that pass a trace on use [`traceparent`] and [`continues`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod json;
+mod otel;
 
 use std::{io::IsTerminal, sync::OnceLock};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
     fmt::{self, format::JsonFields},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
+
+pub use otel::{TRACE, continues, finish, traceparent};
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -86,10 +90,18 @@ pub fn identify(identity: Identity) {
     drop(IDENTITY.set(identity));
 }
 
-/// Sets the logs up. Once per process, at its beginning.
+/// Sets the logs up, and traces if they are wanted. Once per process, at its beginning; [`finish`] belongs to its end.
 pub fn init(logs: Logs) {
     let filter = EnvFilter::try_from_env(logs.filter).unwrap_or_else(|_| EnvFilter::new(logs.level));
-    Registry::default().with(lines(logs).with_filter(filter)).init();
+    let filter = filter.and(filter_fn(|m| m.target() != TRACE));
+    let (traces, problem) = match otel::layer(logs.program) {
+        Ok(layer) => (layer, None),
+        Err(why) => (None, Some(why)),
+    };
+    Registry::default().with(lines(logs).with_filter(filter)).with(traces).init();
+    if let Some(why) = problem {
+        tracing::warn!("{why}");
+    }
 }
 
 fn lines(logs: Logs) -> Box<dyn Layer<Registry> + Send + Sync> {

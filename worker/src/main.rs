@@ -1,6 +1,6 @@
 //! `morph-worker`: the agent of a node, its ranks, and two tools for people.
 
-use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
+use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -175,7 +175,8 @@ fn main() -> ExitCode {
 /// Logs go to stderr. A rank's have no time of their own: the agent adds one to every line.
 fn log(rank: bool, format: Format) {
     let (filter, level) = ("RUST_LOG", "info");
-    morph_telemetry::init(Logs { program: "morph-worker", format, filter, level, time: !rank });
+    let program = if rank { "morph-rank" } else { "morph-worker" };
+    morph_telemetry::init(Logs { program, format, filter, level, time: !rank });
 }
 
 fn serve(args: AgentArgs, log_format: Format) -> Result<()> {
@@ -196,7 +197,9 @@ fn serve(args: AgentArgs, log_format: Format) -> Result<()> {
         memory: args.memory.map_or_else(node::memory, |m| m.0),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(agent::run(options))
+    let ended = runtime.block_on(agent::run(options));
+    morph_telemetry::finish(Duration::from_secs(1));
+    ended
 }
 
 /// MORPH_TOKEN, or what the file holds that only its owner may read.

@@ -1,4 +1,4 @@
-//! Calls of gRPC methods, counted from outside of all services.
+//! Calls of gRPC methods, counted and traced from outside of all services.
 
 use std::{
     future::Future,
@@ -11,12 +11,14 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
+use morph_telemetry::{TRACE, continues};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
+use tracing::Instrument;
 
 use super::{Label, Metrics, short};
 use crate::auth::table;
@@ -142,7 +144,18 @@ where
             return Box::pin(self.inner.call(request));
         }
         let mut call = Call::begin(&self.metrics, path);
-        let response = self.inner.call(request);
+        let span = tracing::info_span!(
+            target: TRACE,
+            "rpc",
+            otel.name = %format_args!("{}/{}", call.service, call.method),
+            otel.kind = "server",
+            rpc.system = "grpc",
+            rpc.service = call.service,
+            rpc.method = call.method,
+        );
+        let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        continues(&span, parent.unwrap_or_default());
+        let response = self.inner.call(request).instrument(span);
         Box::pin(async move {
             let response = response.await?;
             if let Some(code) = status(response.headers()) {

@@ -18,7 +18,9 @@ CREATE TABLE acks (worker TEXT PRIMARY KEY, incarnation TEXT NOT NULL, seq INTEG
 ";
 
 /// What has to be known of metrics at a start, without reading all of them: of each its newest value and the sum of all.
-const LATEST: &str = "
+/// And the traces that runs and sweeps were submitted under.
+const SECOND: &str = "
+CREATE TABLE traces (target TEXT PRIMARY KEY, traceparent TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE latest (run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, at INTEGER NOT NULL, value REAL NOT NULL,
     total REAL NOT NULL, PRIMARY KEY (run, name)) STRICT, WITHOUT ROWID;
 INSERT INTO latest (run, name, step, at, value, total)
@@ -26,10 +28,11 @@ INSERT INTO latest (run, name, step, at, value, total)
 ";
 
 /// What makes a database of version `n` one of version `n + 1`.
-const STEPS: [&str; VERSION as usize] = [FIRST, LATEST];
+const STEPS: [&str; VERSION as usize] = [FIRST, SECOND];
 
 /// Stands in where an older database may only be read. SQLite takes the bare columns from the row that has the maximum.
-const VIEW: &str = "
+const STAND_IN: &str = "
+CREATE TEMP TABLE traces (target TEXT PRIMARY KEY, traceparent TEXT NOT NULL);
 CREATE TEMP VIEW latest AS
     SELECT run, name, max(step) AS step, at, value, sum(value) AS total FROM metrics GROUP BY run, name;
 ";
@@ -55,7 +58,7 @@ pub(super) fn migrate(db: &mut Connection) -> rusqlite::Result<()> {
 
 /// As [`migrate`], for one that may only be read.
 pub(super) fn stand_in(db: &Connection) -> rusqlite::Result<()> {
-    if version(db)? < 2 { db.execute_batch(VIEW) } else { Ok(()) }
+    if version(db)? < 2 { db.execute_batch(STAND_IN) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result, anyhow};
 use morph_control::agent::{Action, Agent, Status};
 use morph_proto::v1::{Heartbeat, Hello, Report, SessionRequest, StartRank, session_request, session_response};
+use morph_telemetry::{TRACE, continues, traceparent};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -315,9 +316,14 @@ impl Shell {
         self.save();
         for action in actions {
             match action {
-                Action::Start(key, start) => {
+                Action::Start(key, mut start) => {
                     let (run, attempt, rank) = key.parts();
                     tracing::info!(%run, attempt, rank, world = start.world_size, "start rank");
+                    let span = tracing::info_span!(target: TRACE, "start_rank", %run, attempt, rank);
+                    continues(&span, &start.traceparent);
+                    if let Some(own) = span.in_scope(traceparent) {
+                        start.traceparent = own;
+                    }
                     let site = Site {
                         host: &self.options.host,
                         cache: &self.home.cache,

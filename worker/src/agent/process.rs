@@ -141,8 +141,9 @@ fn spawn(start: &StartRank, site: &Site<'_>) -> Result<Child, String> {
 fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -> Vec<(OsString, OsString)> {
     const NAMES: [&str; 10] =
         ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
-    const PREFIXES: [&str; 14] = [
+    const PREFIXES: [&str; 15] = [
         "MORPH_",
+        "OTEL_",
         "AWS_",
         "GOOGLE_",
         "AZURE_",

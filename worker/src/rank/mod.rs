@@ -23,7 +23,7 @@ use morph_model::Adam;
 use morph_objects::Objects;
 use morph_proto::v1;
 use morph_spec::{Digest, Experiment};
-use morph_telemetry::Identity;
+use morph_telemetry::{Identity, TRACE, continues};
 use nix::{
     sys::{
         prctl,
@@ -73,8 +73,14 @@ pub fn main(options: &Options) -> ! {
     let orders = Orders::read(BufReader::new(stdin()), Arc::clone(&events));
     let start = orders.start();
     let v1::Fence { run, attempt } = start.fence.clone().unwrap_or_default();
+    let span =
+        tracing::info_span!(target: TRACE, "rank", run, attempt, rank = start.rank, world_size = start.world_size);
+    continues(&span, &start.traceparent);
     morph_telemetry::identify(Identity { run, attempt, rank: start.rank });
-    match serve(options, &start, &orders, &events) {
+    let ended = span.in_scope(|| serve(options, &start, &orders, &events));
+    // Ended before the process: what has not ended is not sent.
+    drop(span);
+    match ended {
         Ok(exit) => leave(&events, exit, String::new()),
         Err(failure) => {
             tracing::error!("{failure}");
@@ -175,6 +181,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let place = Place { device: device::pick(settings.device, job.device)?, kind: Kind::Float };
     let runtime = runtime()?;
 
+    let prepare = tracing::info_span!(target: TRACE, "prepare").entered();
     let dataset =
         runtime.block_on(Dataset::open(&job.dataset, Some(job.digest), &options.cache, options.cache_bytes))?;
     let sets = runtime.block_on(dataset.sets(&job.experiment))?;
@@ -194,6 +201,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let tensors: Vec<_> = net.method.parameters().into_iter().chain(net.method.buffers()).map(|(_, t)| t).collect();
     group.broadcast(&tensors)?;
     drop(tensors);
+    drop(prepare);
 
     let saver = (job.rank == 0).then(|| {
         let folder = job.output.at("checkpoints");
@@ -228,6 +236,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
         orders,
     };
     let since = Instant::now();
+    let _evaluate = tracing::info_span!(target: TRACE, "evaluate").entered();
     if !evaluate::attempt(&scene, net.method.as_ref(), &at, &job.output, &runtime, events)? {
         return Ok(Exit::Stopped);
     }

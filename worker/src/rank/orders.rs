@@ -6,6 +6,7 @@ use std::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use morph_proto::v1::StartRank;
@@ -14,6 +15,9 @@ use crate::{
     rank::{events::Events, failure::Failure},
     wire::{Event, Exit, Order, decode_start},
 };
+
+/// How long the last spans of a trace may take to be sent, where there are any.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Orders that have come so far.
 #[derive(Debug, Default)]
@@ -125,6 +129,7 @@ pub fn leave(events: &Events, exit: Exit, error: String) -> ! {
         _ => 1,
     };
     events.say(&Event::Exiting { exit, error });
+    morph_telemetry::finish(FAREWELL);
     morph_collective::native::exit(code)
 }
 

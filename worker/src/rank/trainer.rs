@@ -12,6 +12,7 @@ use morph_checkpoint::Best;
 use morph_collective::{Ddp, DdpOptions, backward};
 use morph_data::sampler::{Sampler, share};
 use morph_spec::{Experiment, experiment::Trainer as Settings};
+use morph_telemetry::TRACE;
 use tch::Tensor;
 
 use crate::{
@@ -147,6 +148,8 @@ impl<'a> Trainer<'a> {
             )));
         }
         while self.at.epoch < self.settings().epochs && !self.at.early_stopping.stopped {
+            let _epoch = tracing::info_span!(target: TRACE, "epoch", epoch = self.at.epoch).entered();
+            let steps = tracing::info_span!(target: TRACE, "steps", after = self.at.step).entered();
             let mut stop = false;
             while self.at.batch < batches && !stop {
                 stop = self.step()?;
@@ -156,6 +159,7 @@ impl<'a> Trainer<'a> {
                     self.save(Occasion::default())?;
                 }
             }
+            drop(steps);
             if self.at.batch < batches {
                 return self.finish(End::Stopped);
             }
@@ -283,7 +287,7 @@ impl<'a> Trainer<'a> {
     fn end_epoch(&mut self, stop: bool) -> Result<(), Failure> {
         let trained = self.pace.epoch_since.elapsed().as_secs_f64();
         let since = Instant::now();
-        let score = self.validate()?;
+        let score = tracing::info_span!(target: TRACE, "validate").in_scope(|| self.validate())?;
         self.spent.validation += since.elapsed().as_secs_f64();
         if !score.is_finite() {
             return Err(Failure::User(format!(
@@ -341,6 +345,7 @@ impl<'a> Trainer<'a> {
     fn save(&mut self, occasion: Occasion) -> Result<(), Failure> {
         let Some(saver) = &mut self.saver else { return Ok(()) };
         let since = Instant::now();
+        let _save = tracing::info_span!(target: TRACE, "save", step = self.at.step).entered();
         let saved = saver.save(snapshot::take(&self.net, &self.at, self.bench.provenance)?, occasion);
         self.spent.checkpoint += since.elapsed().as_secs_f64();
         saved
