@@ -227,6 +227,7 @@ fn what_happens_is_counted_and_read_by_a_strict_parser() {
     let (_, text) = world.get("/metrics");
     assert!(!text.contains("\"one\"") && !text.contains("01J"), "no label is somebody's name: {text}");
     official(&text);
+    dashboard(&page);
     drop(agent);
     let left = || value(&world.metrics(), "morph_rpc_handled_total", &[("method", "Session")]) == 1.0;
     eventually("the session's end", left);
@@ -245,6 +246,40 @@ fn calls_that_are_refused_are_counted_too() {
     let refused = [("code", "UNAUTHENTICATED"), ("service", "morph.v1.Coordinator"), ("method", "ListRuns")];
     assert_eq!(value(&page, "morph_rpc_handled_total", &refused), 1.0);
     assert_eq!(value(&page, "morph_rpc_handled_total", &[("method", "unknown")]), 1.0);
+}
+
+/// What Grafana's dashboard asks for is there, with the labels that it asks for; and docs/observability.md lists all that is there.
+fn dashboard(page: &Page) {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let json = std::fs::read_to_string(repository.join("k8s/grafana/morph.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&json).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|p| p["targets"].as_array().into_iter().flatten());
+    let queries: Vec<&str> = targets.map(|t| t["expr"].as_str().unwrap()).collect();
+    assert!(queries.len() > 20, "{queries:?}");
+    let samples: Vec<_> = page.values().flat_map(|f| &f.samples).collect();
+    for query in queries {
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        let asked: Vec<&str> = query.split(word).filter(|w| w.starts_with("morph_")).collect();
+        assert!(!asked.is_empty(), "{query}");
+        for name in asked {
+            let known = samples.iter().filter(|s| s.name == name).collect::<Vec<_>>();
+            assert!(!known.is_empty(), "{name} is in no /metrics: {query}");
+            let by = query.split("by (").nth(1).and_then(|rest| rest.split(')').next()).unwrap_or_default();
+            for label in by.split(", ").filter(|l| !l.is_empty() && *l != "job") {
+                assert!(known.iter().all(|s| s.labels.contains_key(label)), "{name} has no label {label}: {query}");
+            }
+        }
+    }
+    let docs = std::fs::read_to_string(repository.join("docs/observability.md")).unwrap();
+    for (name, family) in page {
+        let suffix = match family.kind.as_str() {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        assert!(docs.contains(&format!("`{name}{suffix}`")), "docs/observability.md does not explain {name}{suffix}");
+    }
 }
 
 /// Has Prometheus' own Python library read `text`, where it is installed.
