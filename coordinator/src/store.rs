@@ -491,14 +491,10 @@ mod tests {
         };
         Store::open(&path).unwrap().commit(&batch).unwrap();
         let store = Store::read(&path).unwrap();
-<<<<<<< HEAD
+        assert_eq!(store.traces().unwrap(), [(Target::Run(run), "00-1-2-01".to_owned())]);
         let all = std::sync::Mutex::new(Vec::new());
         store.replay(|recorded| all.lock().unwrap().push(recorded)).unwrap();
         assert_eq!(all.into_inner().unwrap(), [Recorded { seq: 1, event }]);
-=======
-        assert_eq!(store.traces().unwrap(), [(Target::Run(run), "00-1-2-01".to_owned())]);
-        assert_eq!(store.events().unwrap(), [Recorded { seq: 1, event }]);
->>>>>>> c5cef9f (traces: OpenTelemetry over OTLP when asked for, one trace from morphctl's submission into the ranks' epochs)
         assert_eq!(store.history(Some(Target::Run(run)), Page::default()).unwrap().len(), 1);
         assert_eq!(store.metrics(run, &[]).unwrap(), [point(1, 0.1), point(2, 0.2)], "the first value stays");
         let (newest, total) = store.latest(run).unwrap().remove(0);

@@ -22,6 +22,8 @@ pub struct Node {
     pub journal: Option<Vec<Entry<Mail>>>,
     /// `None`: it is dead.
     pub agent: Option<Agent<Mail>>,
+    /// It has been stopped, and what its ranks said meanwhile it has not written down: it has not even read it.
+    pub behind: bool,
     /// The session that it has.
     pub session: Option<u64>,
     /// Its link to the coordinator is down until then: per direction, microseconds.
@@ -42,6 +44,7 @@ impl Node {
             incarnation: 0,
             journal: None,
             agent: None,
+            behind: false,
             session: None,
             cut: [0; 2],
             frozen_until: 0,
@@ -66,6 +69,7 @@ impl Node {
 
     /// Keeps the agent's journal, as its shell does.
     pub fn write(&mut self) {
+        self.behind = false;
         let Some(agent) = &mut self.agent else { return };
         let news = agent.journal();
         match &mut self.journal {

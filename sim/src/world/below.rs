@@ -75,6 +75,7 @@ impl World {
     /// Sends all that the agent has to say.
     pub(super) fn flush(&mut self, node: usize) {
         if self.nodes[node].frozen_until > self.now {
+            self.nodes[node].behind = true;
             return;
         }
         self.nodes[node].write();
@@ -193,8 +194,7 @@ impl World {
     pub(super) fn agent_dies(&mut self, node: usize, away: u64) {
         let it = &mut self.nodes[node];
         let Some(dead) = it.agent.take() else { return };
-        // One that is stopped has not heard what its ranks said meanwhile.
-        if let Some(journal) = it.journal.as_ref().filter(|_| it.frozen_until <= self.now) {
+        if let Some(journal) = it.journal.as_ref().filter(|_| !it.behind) {
             self.truth.left_behind(node, dead, journal);
         }
         self.trace.say(self.now, format_args!("agent of node {node} dies"));
