@@ -39,16 +39,16 @@ impl Past {
         Ok(())
     }
 
-    fn submit(&mut self, key: String, url: &str) -> Result<RunId> {
+    fn submit(&mut self, key: &str, url: &str) -> Result<RunId> {
         let experiment: Experiment = serde_json::from_value(server::experiment(url))?;
         let command = Command::SubmitRun {
-            key: key.clone(),
-            name: key.clone(),
+            key: key.into(),
+            name: key.into(),
             experiment: Box::new(experiment),
             dataset: Digest::of(b"bench"),
         };
         self.tell(command)?;
-        match self.cluster.keys.get(&key) {
+        match self.cluster.keys.get(key) {
             Some(Submission::Run(id)) => Ok(*id),
             _ => anyhow::bail!("no run was submitted"),
         }
@@ -56,7 +56,7 @@ impl Past {
 
     /// A run from its submission to its end.
     fn life(&mut self, n: u64, url: &str) -> Result<()> {
-        let run = self.submit(format!("past-{n}"), url)?;
+        let run = self.submit(&format!("past-{n}"), url)?;
         let known = self.cluster.runs.get(&run).context("a run")?;
         let fence: Fence = known.fence();
         let worker = known.attempt().context("it was placed")?.ranks[0].worker;
@@ -104,7 +104,7 @@ fn write(home: &Path, events: u64, queue: usize) -> Result<u64> {
         n += 1;
     }
     for n in 0..queue {
-        past.submit(format!("queued-{n}"), URL)?;
+        past.submit(&format!("queued-{n}"), URL)?;
     }
     let rest = std::mem::take(&mut past.batch);
     past.store.commit(&rest)?;
