@@ -4,7 +4,7 @@ use std::{path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use morph_control::{Cluster, Command, Exit, Hello, Policy, Report, Submission, apply};
-use morph_coordinator::store::{Batch, Store};
+use morph_coordinator::store::{self, Batch, Writer};
 use morph_spec::{Digest, Experiment, Fence, Rng, RunId, Timestamp};
 
 use crate::{
@@ -21,7 +21,7 @@ struct Past {
     cluster: Cluster,
     now: Timestamp,
     rng: Rng,
-    store: Store,
+    store: Box<dyn Writer>,
     batch: Batch,
     events: u64,
 }
@@ -77,7 +77,7 @@ fn write(home: &Path, events: u64, queue: usize) -> Result<u64> {
         cluster: Cluster::new(Policy::default()),
         now: Timestamp(1_700_000_000_000_000),
         rng: Rng::keyed(1, "bench", 0),
-        store: Store::open(&home.join("state.db"))?,
+        store: store::open(&home.join("state.db"))?,
         batch: Batch::default(),
         events: 0,
     };

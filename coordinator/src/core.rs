@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     orders,
     parse::Said,
-    store::{self, Batch, Store},
+    store::{self, Batch, Writer},
     view::{Live, View},
 };
 
@@ -174,7 +174,9 @@ pub struct Setup {
     /// The state, folded from the events.
     pub cluster: Cluster,
     /// Where new events go; `None`: read only, commands are refused.
-    pub store: Option<Store>,
+    pub store: Option<Box<dyn Writer>>,
+    /// The highest durable report of each worker, and of which incarnation.
+    pub acks: BTreeMap<WorkerId, (String, u64)>,
     /// What is known of runs beside the events.
     pub live: BTreeMap<RunId, Live>,
     /// URL of the folder of run outputs.
@@ -205,7 +207,8 @@ enum Then {
 
 struct Loop {
     cluster: Cluster,
-    store: Option<Store>,
+    store: Option<Box<dyn Writer>>,
+    acks: BTreeMap<WorkerId, (String, u64)>,
     live: BTreeMap<RunId, Live>,
     last_seen: BTreeMap<WorkerId, Timestamp>,
     sessions: BTreeMap<WorkerId, Session>,
@@ -233,7 +236,7 @@ pub fn start(setup: Setup) -> std::io::Result<(Core, oneshot::Receiver<store::Er
     let metrics = setup.metrics.clone();
     let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
     std::thread::Builder::new().name("core".into()).spawn(move || {
-        if let Err(error) = runtime.block_on(Loop::new(setup).run(inbox, &changed)) {
+        if let Err(error) = Loop::new(setup).run(&runtime, inbox, &changed) {
             tracing::error!("{error}; the coordinator stops, running ranks go on");
             // Nobody may be waiting for it.
             drop(died.send(error));
@@ -249,6 +252,7 @@ impl Loop {
         Self {
             cluster: setup.cluster,
             store: setup.store,
+            acks: setup.acks,
             live: setup.live,
             last_seen: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -265,8 +269,10 @@ impl Loop {
         }
     }
 
-    async fn run(
+    /// Only waiting is done within `runtime`: a database may have one of its own.
+    fn run(
         mut self,
+        runtime: &runtime::Runtime,
         mut inbox: mpsc::Receiver<Message>,
         changed: &watch::Sender<u64>,
     ) -> Result<(), store::Error> {
@@ -277,15 +283,22 @@ impl Loop {
         self.finish(changed)?;
         let mut turn = Vec::with_capacity(TURN);
         loop {
-            let wait = match next_deadline(&self.cluster, self.now) {
+            let due = match next_deadline(&self.cluster, self.now) {
                 Some(at) if self.store.is_some() => at.since(clock(self.now)),
                 _ => Duration::from_secs(3600),
             };
-            let came = tokio::time::timeout(wait, inbox.recv_many(&mut turn, TURN)).await;
+            let pace = self.store.as_ref().and_then(|s| s.pace());
+            let wait = pace.map_or(due, |pace| pace.min(due));
+            let came = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv_many(&mut turn, TURN)).await });
             self.tick();
             let (since, taken) = (Instant::now(), turn.len());
             match came {
-                Ok(0) => return Ok(()),
+                Ok(0) => {
+                    if let Some(store) = self.store.take() {
+                        store.close();
+                    }
+                    return Ok(());
+                }
                 Ok(_) => turn.drain(..).for_each(|message| self.take(message)),
                 Err(_) => {
                     self.decide(Command::Tick).ok();
@@ -353,11 +366,7 @@ impl Loop {
 
     fn opened(&mut self, hello: Hello, session: u64, orders: Orders) {
         let worker = hello.worker;
-        let acked = self.store.as_ref().map_or(Ok(0), |s| s.acked(worker, &hello.incarnation)).unwrap_or_else(|e| {
-            // Reports that are sent twice do no harm.
-            tracing::warn!("{e}");
-            0
-        });
+        let acked = self.acks.get(&worker).filter(|(i, _)| *i == hello.incarnation).map_or(0, |(_, acked)| *acked);
         tracing::info!(%worker, host = hello.host, slots = hello.slots, "an agent is here");
         let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
         self.sessions.insert(worker, Session { id: session, incarnation: hello.incarnation.clone(), orders, acked });
@@ -373,6 +382,7 @@ impl Loop {
             known.acked = seq;
             let incarnation = known.incarnation.clone();
             self.heed(worker, &incarnation, said);
+            self.acks.insert(worker, (incarnation.clone(), seq));
             self.batch.acks.push((worker, incarnation, seq));
         }
         self.then.push(Then::Say(worker, Box::new(session_response::Message::Ack(v1::Ack { seq }))));

@@ -1,79 +1,136 @@
 //! Pages for probes and for Prometheus, on the same port as gRPC: `/healthz`, `/readyz` and `/metrics`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
     body::Body,
-    http::{Response, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use crate::{
     core::Core,
     metrics::{Metrics, State},
-    store::Store,
+    store::Database,
 };
 
 /// How long the core's loop may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an answer is good for. The pages are open to all: however many ask, the core's loop and the database are asked no
+/// more often than this.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// What the pages need.
 #[derive(Debug, Clone)]
 pub(crate) struct Pages {
     pub(crate) core: Core,
     pub(crate) metrics: Arc<Metrics>,
-    /// The database.
-    pub(crate) db: PathBuf,
+    database: Database,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    code: StatusCode,
+    kind: &'static str,
+    body: String,
+}
+
+impl Answer {
+    /// `body` as JSON.
+    pub(crate) fn json(code: StatusCode, body: &serde_json::Value) -> Self {
+        Self { code, kind: "application/json", body: format!("{body}\n") }
+    }
+
+    /// As the web has it.
+    pub(crate) fn response(self) -> Response<Body> {
+        let mut response = Response::new(self.body.into());
+        *response.status_mut() = self.code;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.kind));
+        response
+    }
+}
+
+/// The newest answer of a page, and when it was found out. Who asks meanwhile waits for it.
+#[derive(Debug, Clone, Default)]
+struct Newest(Arc<Mutex<Option<(Instant, Answer)>>>);
+
+impl Newest {
+    /// It, or that of `ask` when it is no longer good.
+    async fn or(self, ask: impl Future<Output = Answer>) -> Response<Body> {
+        let mut newest = self.0.lock().await;
+        let answer = match &*newest {
+            Some((at, answer)) if at.elapsed() < FRESH => answer.clone(),
+            _ => {
+                let answer = ask.await;
+                *newest = Some((Instant::now(), answer.clone()));
+                answer
+            }
+        };
+        answer.response()
+    }
 }
 
 impl Pages {
+    pub(crate) fn new(core: Core, metrics: Arc<Metrics>, database: Database) -> Self {
+        Self { core, metrics, database }
+    }
+
     /// The routes.
     pub(crate) fn router(self) -> Router {
         let (health, ready, metrics) = (self.clone(), self.clone(), self);
+        let [of_health, of_ready, of_metrics] = <[Newest; 3]>::default();
         Router::new()
-            .route("/healthz", get(move || health.clone().healthz()))
-            .route("/readyz", get(move || ready.clone().readyz()))
-            .route("/metrics", get(move || metrics.clone().metrics()))
+            .route("/healthz", get(move || of_health.clone().or(health.clone().healthz())))
+            .route("/readyz", get(move || of_ready.clone().or(ready.clone().readyz())))
+            .route("/metrics", get(move || of_metrics.clone().or(metrics.clone().metrics())))
     }
 
     /// Whether this process lives: 200, or 503 when the core's loop does not answer and a restart would help.
-    async fn healthz(self) -> Response<Body> {
+    async fn healthz(self) -> Answer {
         match self.answered().await {
-            Ok(_) => page(StatusCode::OK, &json!({ "status": "ok" })),
-            Err(why) => page(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "failing", "reasons": [why] })),
+            Ok(_) => Answer::json(StatusCode::OK, &json!({ "status": "ok" })),
+            Err(why) => {
+                Answer::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "failing", "reasons": [why] }))
+            }
         }
     }
 
     /// Whether it takes work: 200, or 503 with all reasons why not.
-    async fn readyz(self) -> Response<Body> {
+    async fn readyz(self) -> Answer {
         let mut reasons = Vec::new();
         match self.answered().await {
             Ok(against) => reasons.extend(against),
             Err(why) => reasons.push(why),
         }
-        let db = self.db.clone();
-        let writable = tokio::task::spawn_blocking(move || Store::writable(&db)).await;
-        match writable {
+        let database = self.database.clone();
+        match spawn_blocking(move || database.writable()).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => reasons.push(format!("the database cannot be written: {e}")),
             Err(e) => reasons.push(format!("the database cannot be asked: {e}")),
         }
         if reasons.is_empty() {
-            page(StatusCode::OK, &json!({ "status": "ready" }))
+            Answer::json(StatusCode::OK, &json!({ "status": "ready" }))
         } else {
-            page(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reasons": reasons }))
+            not_ready(&reasons)
         }
     }
 
-    async fn metrics(self) -> Response<Body> {
+    async fn metrics(self) -> Answer {
         let state = timeout(PATIENCE, self.core.ask(State::of)).await;
         let state = state.ok().and_then(Result::ok);
-        let text = self.metrics.text(state.as_ref(), self.core.waiting(), &self.db);
+        let database = self.database.clone();
+        // What cannot be found out is left out.
+        let size = spawn_blocking(move || database.size()).await.unwrap_or_default();
+        let body = self.metrics.text(state.as_ref(), self.core.waiting(), &size);
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        response(StatusCode::OK, kind, text)
+        Answer { code: StatusCode::OK, kind, body }
     }
 
     /// What speaks against taking work, if the core's loop answers at all.
@@ -91,13 +148,7 @@ impl Pages {
     }
 }
 
-fn page(code: StatusCode, body: &serde_json::Value) -> Response<Body> {
-    response(code, "application/json", format!("{body}\n"))
-}
-
-fn response(code: StatusCode, kind: &'static str, body: String) -> Response<Body> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
-    response
+/// 503 with all reasons.
+pub(crate) fn not_ready(reasons: &[String]) -> Answer {
+    Answer::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "reasons": reasons }))
 }

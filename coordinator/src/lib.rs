@@ -17,6 +17,7 @@ mod options;
 mod orders;
 mod parse;
 mod services;
+mod standby;
 pub mod store;
 mod tls;
 mod view;
@@ -42,7 +43,7 @@ use tonic::{service::Routes, transport::Server};
 
 pub use error::Error;
 pub use home::{Serving, serving};
-pub use options::{Options, Tls};
+pub use options::{Options, Postgres, Tls};
 
 use crate::{
     auth::{
@@ -54,7 +55,7 @@ use crate::{
     core::{Core, Message, Setup},
     home::Lock,
     metrics::{Metrics, rpc::Counting},
-    store::{Recorded, Store},
+    store::{Database, Keyring, Recorded, Writer},
     view::Live,
 };
 
@@ -100,15 +101,22 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let objects = options.objects.clone().unwrap_or_else(|| options.home.join("objects").display().to_string());
     let outputs = Objects::open(&objects)?.at("runs").url();
 
-    let setup = set_up(&options, outputs)?;
-    let metrics = setup.metrics.clone();
-    let (core, death) =
-        core::start(setup).map_err(|source| Error::Home { action: "serve", path: options.home.clone(), source })?;
-    let tokens = if options.read_only { Tokens::none() } else { Tokens::open(&options.home.join(DATABASE))? };
+    let store = match &options.postgres {
+        Some(postgres) => standby::until_ours(postgres, &builder, &listener).await?,
+        None => open(&options)?,
+    };
+    let database = store.database.clone();
+    let (options, started) = waiting(move || {
+        let started = begin(&options, store, outputs);
+        (options, started)
+    })
+    .await;
+    let Begun { core, death, metrics, tokens } = started?;
     let tokens = Arc::new(tokens);
     let owner = tokens.passing("owner", Scope::Admin)?;
     let stop = CancellationToken::new();
-    let server = serve(&options, builder, listener, core.clone(), metrics, tokens.clone(), stop.clone()).await;
+    let pages = http::Pages::new(core.clone(), metrics, database.clone());
+    let server = serve(&options, builder, listener, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());
         let token = (!options.insecure).then(|| owner.clone());
@@ -131,20 +139,64 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
-/// The state, folded from the database.
-fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
+/// Does on a thread that may wait what waits for the disk or the network.
+async fn waiting<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(done) => done,
+        // It is never aborted.
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// What remembers.
+struct Opened {
+    database: Database,
+    /// `None`: read only.
+    writer: Option<(Box<dyn Writer>, Box<dyn Keyring>)>,
+}
+
+/// The database of the home.
+fn open(options: &Options) -> Result<Opened, Error> {
     let path = options.home.join(DATABASE);
-    let policy = policy(options);
-    let mut cluster = Cluster::new(policy);
-    let store = match (options.read_only, path.exists()) {
-        (false, _) => Some(Store::open(&path)?),
-        (true, true) => Some(Store::read(&path)?),
-        (true, false) => None,
+    let writer = if options.read_only { None } else { Some((store::open(&path)?, store::keyring(&path)?)) };
+    Ok(Opened { database: Database::sqlite(&path), writer })
+}
+
+/// What runs before anything is served.
+struct Begun {
+    core: Core,
+    death: oneshot::Receiver<store::Error>,
+    metrics: Arc<Metrics>,
+    tokens: Tokens,
+}
+
+fn begin(options: &Options, opened: Opened, outputs: String) -> Result<Begun, Error> {
+    let (writer, tokens) = match opened.writer {
+        Some((writer, keyring)) => (Some(writer), Tokens::open(keyring)?),
+        None => (None, Tokens::none()),
     };
+    let setup = set_up(options, &opened.database, writer, outputs)?;
+    let metrics = setup.metrics.clone();
+    let (core, death) =
+        core::start(setup).map_err(|source| Error::Home { action: "serve", path: options.home.clone(), source })?;
+    Ok(Begun { core, death, metrics, tokens })
+}
+
+/// The state, folded from the database.
+fn set_up(
+    options: &Options,
+    database: &Database,
+    store: Option<Box<dyn Writer>>,
+    outputs: String,
+) -> Result<Setup, Error> {
+    let mut cluster = Cluster::new(policy(options));
     let mut live: BTreeMap<RunId, Live> = BTreeMap::new();
-    if let Some(store) = &store {
+    let (mut traces, mut acks) = (BTreeMap::new(), BTreeMap::new());
+    // Who only looks at a home in which nothing has run yet sees nothing.
+    if database.exists() {
+        let mut reader = database.read()?;
         let mut last = Timestamp::default();
-        store.replay(|Recorded { event, .. }| {
+        reader.replay(&mut |Recorded { event, .. }| {
             last = event.at;
             morph_control::evolve(&mut cluster, &event);
             if let Some(run) = event.run() {
@@ -155,7 +207,7 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
             // Not recorded: whoever was connected when the last coordinator went is not now.
             morph_control::evolve(&mut cluster, &Event::new(last, What::CoordinatorStarted {}));
         }
-        store.all_latest(|run, point, total| {
+        reader.latest(None, &mut |run, point, total| {
             // Only of runs that are known; a database that was mended by hand may have others.
             if let Some(known) = live.get_mut(&run) {
                 known.seconds(&point.name, total);
@@ -163,10 +215,10 @@ fn set_up(options: &Options, outputs: String) -> Result<Setup, Error> {
                 known.latest.insert(point.name, (point.step, point.value));
             }
         })?;
+        traces.extend(reader.traces()?);
+        acks.extend(reader.acks()?.into_iter().map(|(worker, incarnation, seq)| (worker, (incarnation, seq))));
     }
-    let store = store.filter(|_| !options.read_only);
-    let traces = store.as_ref().map_or(Ok(Vec::new()), Store::traces)?.into_iter().collect();
-    Ok(Setup { cluster, store, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces })
+    Ok(Setup { cluster, store, acks, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces })
 }
 
 /// The limits of the core.
@@ -198,24 +250,19 @@ async fn serve(
     options: &Options,
     builder: Server,
     listener: TcpListener,
-    core: Core,
-    metrics: Arc<Metrics>,
+    pages: http::Pages,
+    database: Database,
     tokens: Arc<Tokens>,
     stop: CancellationToken,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-    let pages = http::Pages { core: core.clone(), metrics: metrics.clone(), db: options.home.join(DATABASE) };
+    let (core, metrics) = (pages.core.clone(), pages.metrics.clone());
     let agents = services::agents::Agents {
         core: core.clone(),
         patience: options.grace.max(options.heartbeat * 3),
         read_only: options.read_only,
         stop: stop.clone(),
     };
-    let people = services::coordinator::Coordinator {
-        core,
-        db: options.home.join(DATABASE),
-        urls: options.urls(),
-        stop: stop.clone(),
-    };
+    let people = services::coordinator::Coordinator { core, database, urls: options.urls(), stop: stop.clone() };
     let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
     let access = AccessServer::new(services::access::Access { tokens: tokens.clone() });
@@ -321,5 +368,8 @@ impl Handle {
         if tokio::time::timeout(FAREWELL, self.server).await.is_err() {
             abort.abort();
         }
+        // The loop ends when nobody can speak to it any more, and gives up its right to write.
+        drop(self.core);
+        tokio::time::timeout(FAREWELL, self.death).await.ok();
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::Parser;
-use morph_coordinator::{Options, Tls, auth::layer::Limits};
+use clap::{CommandFactory, FromArgMatches, Parser, parser::ValueSource};
+use morph_coordinator::{Options, Postgres, Tls, auth::layer::Limits, store::postgres::Server};
 use morph_spec::load::{self, Document};
 use morph_telemetry::{LogArgs, Logs};
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
     version,
     after_help = "Examples:
   morph-coordinator --home /var/lib/morph --listen 127.0.0.1:7070
+  MORPH_DATABASE=postgresql://morph:secret@db/morph morph-coordinator --objects s3://bucket/morph   # as many as you like: one serves
   morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --objects s3://bucket/morph \\
     --tls-cert head.crt --tls-key head.key --tls-ca ca.crt          # morphctl certs makes them
 
@@ -24,6 +25,17 @@ struct Cli {
     /// Folder of its database; of run outputs too, unless --objects says otherwise.
     #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
     home: PathBuf,
+    /// A PostgreSQL database in place of the file in --home, shared with coordinators that stand by:
+    /// postgresql://user@host/database. With a password only as MORPH_DATABASE, or the password as PGPASSWORD: arguments are
+    /// seen by all users of this machine.
+    #[arg(long, env = "MORPH_DATABASE", value_name = "URL", hide_env_values = true, requires = "objects")]
+    database: Option<String>,
+    /// Certificates of the authorities that vouch for the database server, in PEM; by default those that this machine believes.
+    #[arg(long, env = "MORPH_DATABASE_CA", value_name = "FILE", requires = "database")]
+    database_ca: Option<PathBuf>,
+    /// A coordinator that was not heard of for so long is replaced by one that stands by.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = lease)]
+    lease: Duration,
     /// Where to listen.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
@@ -75,13 +87,38 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Shorter ones would end while the database does its own housekeeping.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if lease < Duration::from_secs(2) { Err("must be at least 2s".into()) } else { Ok(lease) }
+}
+
+/// The database that `cli` names.
+fn postgres(cli: &Cli, said: bool) -> anyhow::Result<Option<Postgres>> {
+    let Some(url) = &cli.database else { return Ok(None) };
+    let server = Server::new(url, cli.database_ca.as_deref())?;
+    if said
+        && url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).is_some_and(|(who, _)| who.contains(':'))
+    {
+        anyhow::bail!(
+            "--database has a password in it, which all users of this machine can see; say it in MORPH_DATABASE or \
+             PGPASSWORD, and have the password changed"
+        );
+    }
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
+    let name = format!("the coordinator at {host} port {} (pid {})", cli.listen.port(), std::process::id());
+    Ok(Some(Postgres { server, name, lease: cli.lease }))
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let said = matches.value_source("database") == Some(ValueSource::CommandLine);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let format = cli.log.log_format;
     let level = "info";
     morph_telemetry::init(Logs { program: "morph-coordinator", format, filter: "RUST_LOG", level, time: true });
-    let ended = serve(cli).await;
+    let ended = serve(cli, said).await;
     if let Err(why) = &ended {
         tracing::error!("{why}");
     }
@@ -89,10 +126,11 @@ async fn main() -> ExitCode {
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn serve(cli: Cli) -> anyhow::Result<()> {
+async fn serve(cli: Cli, said: bool) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let home = cli.home.clone();
+    let postgres = postgres(&cli, said)?;
     let cluster = match &cli.cluster {
         Some(file) => match load::file(file, &load::Options::default())? {
             Document::Cluster(cluster) => Some(cluster),
@@ -107,10 +145,11 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     if cli.insecure {
         tracing::warn!("--insecure: whoever reaches {} may read everything and give orders", cli.listen);
     }
-    let mut handle = morph_coordinator::start(Options {
+    let starting = morph_coordinator::start(Options {
         home: cli.home,
         listen: cli.listen,
         objects: cli.objects,
+        postgres,
         read_only: false,
         heartbeat: cli.heartbeat,
         grace: cli.grace,
@@ -121,8 +160,13 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         allow_private_urls: cli.allow_private_urls,
         allow_files: cli.allow_files,
         limits: Limits { requests: cli.requests, ..Limits::default() },
-    })
-    .await?;
+    });
+    let mut handle = tokio::select! {
+        handle = starting => handle?,
+        // It may stand by for ever.
+        _ = terminated.recv() => return Ok(()),
+        _ = interrupted.recv() => return Ok(()),
+    };
     tracing::info!("listening on {}, home {}", handle.url(), home.display());
     let failed = tokio::select! {
         _ = terminated.recv() => None,

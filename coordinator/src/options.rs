@@ -20,6 +20,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Root of run outputs, a URL or path; `None`: `<home>/objects`. A run's lie below `runs/<id>/`.
     pub objects: Option<String>,
+    /// The database; `None`: an SQLite file in `home`.
+    pub postgres: Option<Postgres>,
     /// Answer queries only: nothing is recorded, scheduled or locked, and no agent is let in.
     pub read_only: bool,
     /// How often agents are asked to say something.
@@ -41,6 +43,17 @@ pub struct Options {
     pub allow_files: Vec<PathBuf>,
     /// What one principal may use.
     pub limits: Limits,
+}
+
+/// A PostgreSQL database that several coordinators share. One of them serves, the others stand by.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// Which.
+    pub server: crate::store::postgres::Server,
+    /// What others are told of who serves.
+    pub name: String,
+    /// A coordinator that was not heard of for so long may be replaced.
+    pub lease: Duration,
 }
 
 /// Files in PEM, read when the coordinator starts.
@@ -72,6 +85,7 @@ impl Default for Options {
             home: PathBuf::from("morph-home"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             objects: None,
+            postgres: None,
             read_only: false,
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(15),

@@ -30,6 +30,14 @@ where
     text.parse().map_err(|e: T::Err| format!("{what}: {e}"))
 }
 
+/// Most bytes of a metric's name: PostgreSQL must be able to hold it in an index.
+const LONGEST_NAME: usize = 255;
+
+/// A number that databases can hold: their integers are signed.
+fn number(what: &str, n: u64) -> Result<u64, String> {
+    if i64::try_from(n).is_ok() { Ok(n) } else { Err(format!("{what}: {n} is more than {}", i64::MAX)) }
+}
+
 fn fence(fence: Option<&v1::Fence>) -> Result<Fence, String> {
     let fence = fence.ok_or("fence: missing")?;
     Ok(Fence { run: parsed("fence.run", &fence.run)?, attempt: fence.attempt })
@@ -105,20 +113,27 @@ pub fn report(report: report::Report) -> Result<Said, String> {
         R::Leaving(_) => Said::Leaving,
         R::Progress(p) => Said::Progress(fence(p.fence.as_ref())?, p),
         R::Metrics(m) => {
-            let points = m.points.into_iter().filter(|p| p.value.is_finite());
-            let points = points.map(|p| Point { step: p.step, at: p.at, name: p.name, value: p.value }).collect();
-            Said::Metrics(fence(m.fence.as_ref())?, points)
+            let points = m.points.into_iter().filter(|p| p.value.is_finite()).map(point);
+            Said::Metrics(fence(m.fence.as_ref())?, points.collect::<Result<_, _>>()?)
         }
         R::Logs(l) => Said::Lines(l.lines.into_iter().map(line).collect::<Result<_, _>>()?),
     })
+}
+
+fn point(p: v1::MetricPoint) -> Result<Point, String> {
+    let v1::MetricPoint { step, at, name, value } = p;
+    if name.len() > LONGEST_NAME {
+        return Err(format!("point.name: {} bytes, {LONGEST_NAME} are the most", name.len()));
+    }
+    Ok(Point { step: number("point.step", step)?, at: number("point.at", at)?, name, value })
 }
 
 fn line(line: v1::LogLine) -> Result<Line, String> {
     Ok(Line {
         fence: Fence { run: parsed("line.run", &line.run)?, attempt: line.attempt },
         rank: line.rank,
-        seq: line.seq,
-        at: line.at,
+        seq: number("line.seq", line.seq)?,
+        at: number("line.at", line.at)?,
         stream: line.stream,
         text: line.text,
     })
@@ -144,6 +159,20 @@ mod tests {
         let metrics = v1::Metrics { fence, points: vec![point(f64::NAN), point(1.0), point(f64::INFINITY)] };
         let Said::Metrics(_, points) = report(report::Report::Metrics(metrics)).unwrap() else { panic!("metrics") };
         assert_eq!(points.len(), 1);
+    }
+
+    #[test]
+    fn what_no_database_can_hold_is_refused() {
+        let fence = || Some(v1::Fence { run: RUN.into(), attempt: 1 });
+        let good = v1::MetricPoint { step: 1, at: 2, name: "x".into(), value: 1.0 };
+        let said = |point| report(report::Report::Metrics(v1::Metrics { fence: fence(), points: vec![point] }));
+        assert!(said(good.clone()).is_ok());
+        assert!(said(v1::MetricPoint { step: u64::MAX, ..good.clone() }).unwrap_err().contains("point.step"));
+        assert!(said(v1::MetricPoint { at: 1 << 63, ..good.clone() }).unwrap_err().contains("point.at"));
+        assert!(said(v1::MetricPoint { name: "x".repeat(256), ..good }).unwrap_err().contains("point.name"));
+        let line = v1::LogLine { run: RUN.into(), seq: u64::MAX, ..v1::LogLine::default() };
+        let logs = v1::Logs { lines: vec![line] };
+        assert!(report(report::Report::Logs(logs)).unwrap_err().contains("line.seq"));
     }
 
     #[test]

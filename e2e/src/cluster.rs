@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -106,6 +107,14 @@ impl Cluster {
     /// # Errors
     /// When it does not.
     pub fn coordinator(&self) -> Result<Process> {
+        self.coordinator_with(&[])
+    }
+
+    /// As [`Self::coordinator`], with more arguments.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn coordinator_with(&self, more: &[&str]) -> Result<Process> {
         let mut process = Process::start(
             Command::new(program("morph-coordinator")?)
                 .arg("--listen")
@@ -113,14 +122,30 @@ impl Cluster {
                 .arg("--home")
                 .arg(&self.home)
                 .args(["--heartbeat", "300ms"])
+                .args(more)
                 .env("MORPH_HOME", &self.home),
             &self.home.join("coordinator.log"),
         )?;
         wait_for("the coordinator to listen", Duration::from_secs(20), || {
             ensure!(process.alive()?, "the coordinator ended:\n{}", process.printed());
-            Ok(std::net::TcpStream::connect(self.address).is_ok())
+            Ok(TcpStream::connect(self.address).is_ok())
         })?;
         Ok(process)
+    }
+
+    /// What the coordinator answers to `GET path`: the code and the body.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub fn page(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let code = text.split(' ').nth(1).and_then(|code| code.parse().ok()).context("a status line")?;
+        let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).context("a body")?;
+        Ok((code, body))
     }
 
     /// Starts the agent `name` with `slots` slots.
@@ -128,6 +153,14 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn agent(&self, name: &str, slots: u32) -> Result<Process> {
+        self.agent_of(&self.url(), name, slots)
+    }
+
+    /// As [`Self::agent`], of the coordinator that serves among `urls`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn agent_of(&self, urls: &str, name: &str, slots: u32) -> Result<Process> {
         let home = self.home.join(name);
         fs::create_dir_all(&home)?;
         let token = self.home.join(format!("{name}.token"));
@@ -138,7 +171,7 @@ impl Cluster {
         }
         Process::start(
             Command::new(program("morph-worker")?)
-                .args(["agent", "--coordinator", &self.url(), "--slots", &slots.to_string(), "--home"])
+                .args(["agent", "--coordinator", urls, "--slots", &slots.to_string(), "--home"])
                 .arg(&home)
                 .arg("--token-file")
                 .arg(&token),

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod hosts;
 pub mod job;
+pub mod postgres;
 
 use std::{
     env, fs,

@@ -37,7 +37,7 @@ pub struct Global {
     /// Home folder: state, datasets, results [default: ./morph-home, or ./morph-demo if only that exists].
     #[arg(long, global = true, env = "MORPH_HOME", value_name = "DIR", help_heading = "Global options")]
     pub home: Option<PathBuf>,
-    /// A coordinator that runs elsewhere, like https://head:7070.
+    /// A coordinator that runs elsewhere, like https://head:7070; of several, with commas between, the one that serves is asked.
     #[arg(long, global = true, env = "MORPH_COORDINATOR", value_name = "URL", help_heading = "Global options")]
     pub coordinator: Option<String>,
     /// File (mode 0600) with the token that the coordinator asks for; MORPH_TOKEN holds the token itself.

@@ -11,15 +11,16 @@ use morph_coordinator::auth::secret::Secret;
 use morph_coordinator::{Handle, Options};
 use morph_proto::v1::{access_client::AccessClient, coordinator_client::CoordinatorClient};
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     cli::Global,
-    fail::{NOT_FOUND, UNREACHABLE, USAGE, coded},
+    fail::{self, NOT_FOUND, UNREACHABLE, USAGE, coded},
 };
 
 /// A connection that says who asks.
@@ -168,6 +169,19 @@ pub async fn wire(url: &str, token: Option<&Secret>, tls: Option<ClientTlsConfig
     Ok(InterceptedService::new(channel, Bearer(bearer)))
 }
 
+/// `wire`, if who is at its other end serves; of several coordinators one does, and the others stand by.
+async fn serves(url: &str, wire: Wire) -> Result<Wire> {
+    let service = morph_proto::v1::coordinator_server::SERVICE_NAME.to_owned();
+    match HealthClient::new(wire.clone()).check(HealthCheckRequest { service }).await {
+        Ok(_) => Ok(wire),
+        Err(status) if status.code() == Code::Unavailable => {
+            Err(coded(UNREACHABLE, format!("{url}: {}", status.message())))
+        }
+        // What else is wrong with it, the question itself will say.
+        Err(_) => Ok(wire),
+    }
+}
+
 /// What an error is about in the end.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -250,14 +264,28 @@ impl Connection {
     async fn serving(global: &Global) -> Result<Option<Wire>> {
         let given = given(global)?;
         let serving = morph_coordinator::serving(&home(global)?);
-        let Some(url) = &global.coordinator else {
+        let Some(urls) = &global.coordinator else {
             let Some(serving) = serving else { return Ok(None) };
             let (url, token) = (serving.url(), given.as_ref().or(serving.token.as_ref()));
             return wire(&url, token, encryption(&url, global)?).await.map(Some);
         };
-        // The one that was named may well be the home's.
-        let own = serving.filter(|s| s.url() == url.trim_end_matches('/')).and_then(|s| s.token);
-        wire(url, given.as_ref().or(own.as_ref()), encryption(url, global)?).await.map(Some)
+        let mut all = urls.split(',').map(str::trim).peekable();
+        let mut silent = Vec::new();
+        while let Some(url) = all.next() {
+            // The one that was named may well be the home's.
+            let own = serving.as_ref().filter(|s| s.url() == url.trim_end_matches('/')).and_then(|s| s.token.as_ref());
+            let found = async {
+                let wire = wire(url, given.as_ref().or(own), encryption(url, global)?).await?;
+                if urls.contains(',') { serves(url, wire).await } else { Ok(wire) }
+            };
+            match found.await {
+                Ok(wire) => return Ok(Some(wire)),
+                Err(e) if fail::code(&e) != UNREACHABLE => return Err(e),
+                Err(e) if silent.is_empty() && all.peek().is_none() => return Err(e),
+                Err(e) => silent.push(e.to_string()),
+            }
+        }
+        Err(coded(UNREACHABLE, silent.join("; ")))
     }
 
     /// Ends the coordinator in this process, if there is one.

@@ -64,7 +64,7 @@ Exit code 0: within tolerance; 1: not; 2: no such case.")]
 
 #[derive(Debug, clap::Args)]
 struct AgentArgs {
-    /// The coordinator's URL.
+    /// The coordinator's URL; of several, with commas between, the one that serves is used.
     #[arg(long, env = "MORPH_COORDINATOR", value_name = "URL")]
     coordinator: String,
     /// File (mode 0600) with a token of scope agent, for a coordinator without TLS; MORPH_TOKEN holds the token itself.

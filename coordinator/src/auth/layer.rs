@@ -242,7 +242,7 @@ mod tests {
 
     fn gate(proof: Proof, limits: Limits) -> (tempfile::TempDir, Gate) {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::open(&dir.path().join("state.db")).unwrap();
+        let tokens = Tokens::open(crate::store::keyring(&dir.path().join("state.db")).unwrap()).unwrap();
         (dir, Gate::new(Arc::new(tokens), proof, limits))
     }
 

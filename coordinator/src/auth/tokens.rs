@@ -2,22 +2,17 @@
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, Row, params};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Principal, Scope,
     secret::{self, Hash, Secret},
 };
-use crate::store;
-
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS tokens (id TEXT PRIMARY KEY, name TEXT NOT NULL, hash BLOB NOT NULL,
-    scope TEXT NOT NULL, project TEXT, created_at INTEGER NOT NULL, expires_at INTEGER, revoked_at INTEGER) STRICT";
+use crate::store::{self, Keyring};
 
 /// What is known of a token; not its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +49,14 @@ pub enum Error {
     /// The kernel gave no randomness.
     #[error("make a token: {0}")]
     Random(getrandom::Error),
+    /// What is recorded makes no sense.
+    #[error("the token {name} in the database: {why}")]
+    Recorded {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The database failed, or there is none.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -91,8 +94,7 @@ impl Entry {
 pub struct Tokens {
     entries: RwLock<HashMap<String, Arc<Entry>>>,
     /// `None`: nothing is recorded.
-    db: Option<Mutex<Connection>>,
-    path: PathBuf,
+    keyring: Option<Mutex<Box<dyn Keyring>>>,
 }
 
 /// Microseconds since the Unix epoch, now.
@@ -101,30 +103,19 @@ fn now() -> u64 {
 }
 
 impl Tokens {
-    /// Those that the database at `path` holds.
+    /// Those that `keyring` holds. It waits for the database.
     ///
     /// # Errors
     /// When it cannot be used.
-    pub fn open(path: &Path) -> Result<Self, store::Error> {
-        let fail = |action| move |source| store::Error::Sqlite { action, path: path.to_owned(), source };
-        let db = Connection::open(path).map_err(fail("open"))?;
-        db.busy_timeout(Duration::from_secs(5)).map_err(fail("open"))?;
-        db.pragma_update(None, "synchronous", "FULL").map_err(fail("open"))?;
-        db.execute_batch(TABLE).map_err(fail("create tables in"))?;
-        let read = |db: &Connection| -> rusqlite::Result<Vec<Entry>> {
-            let mut query = db.prepare(
-                "SELECT id, name, hash, scope, project, created_at, expires_at, revoked_at FROM tokens ORDER BY created_at",
-            )?;
-            query.query_map([], entry)?.collect()
-        };
-        let entries = read(&db).map_err(fail("read"))?;
+    pub fn open(mut keyring: Box<dyn Keyring>) -> Result<Self, Error> {
+        let entries: Vec<Entry> = keyring.all()?.into_iter().map(Entry::parse).collect::<Result<_, _>>()?;
         let entries = entries.into_iter().map(|e| (e.info.id.clone(), Arc::new(e))).collect();
-        Ok(Self { entries: RwLock::new(entries), db: Some(Mutex::new(db)), path: path.to_owned() })
+        Ok(Self { entries: RwLock::new(entries), keyring: Some(Mutex::new(keyring)) })
     }
 
     /// None, and nothing is recorded.
     pub fn none() -> Self {
-        Self { entries: RwLock::default(), db: None, path: PathBuf::new() }
+        Self { entries: RwLock::default(), keyring: None }
     }
 
     /// A token that ends with this process and is not listed.
@@ -166,16 +157,20 @@ impl Tokens {
         let info = Info { id, name: name.to_owned(), scope, project, created_at: at, expires_at, revoked_at: None };
         {
             // Held until it is in memory too, so that a name is taken once.
-            let db = self.db()?;
+            let mut keyring = self.keyring()?;
             if self.list().iter().any(|i| i.name == name && i.revoked_at.is_none()) {
                 return Err(Error::Exists(name.to_owned()));
             }
-            let i = &info;
-            db.execute(
-                "INSERT INTO tokens (id, name, hash, scope, project, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![i.id, i.name, &hash.0[..], i.scope.word(), i.project, i.created_at, i.expires_at.map(clamp)],
-            )
-            .map_err(|source| self.fail("write", source))?;
+            keyring.add(&store::Token {
+                id: info.id.clone(),
+                name: info.name.clone(),
+                hash: hash.0.to_vec(),
+                scope: info.scope.word().to_owned(),
+                project: info.project.clone(),
+                created_at: info.created_at,
+                expires_at: info.expires_at,
+                revoked_at: None,
+            })?;
             self.insert(Entry::new(info.clone(), hash));
         }
         Ok((info, text))
@@ -194,7 +189,7 @@ impl Tokens {
     /// # Errors
     /// See [`Error`].
     pub fn revoke(&self, which: &str) -> Result<Info, Error> {
-        let db = self.db()?;
+        let mut keyring = self.keyring()?;
         let all = self.list();
         let by_name = || all.iter().rev().filter(|i| i.name == which).min_by_key(|i| i.revoked_at.is_some());
         let found = all.iter().find(|i| i.id == which).or_else(by_name);
@@ -203,8 +198,7 @@ impl Tokens {
             return Ok(info);
         }
         let at = now();
-        db.execute("UPDATE tokens SET revoked_at = ?2 WHERE id = ?1", params![info.id, at])
-            .map_err(|source| self.fail("write", source))?;
+        keyring.revoke(&info.id, at)?;
         info.revoked_at = Some(at);
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = entries.get(&info.id).cloned() {
@@ -241,13 +235,9 @@ impl Tokens {
         entries.insert(entry.info.id.clone(), Arc::new(entry));
     }
 
-    fn db(&self) -> Result<std::sync::MutexGuard<'_, Connection>, Error> {
+    fn keyring(&self) -> Result<MutexGuard<'_, Box<dyn Keyring>>, Error> {
         let none = || Error::Invalid("this coordinator only answers questions; it cannot change tokens".into());
-        Ok(self.db.as_ref().ok_or_else(none)?.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn fail(&self, action: &'static str, source: rusqlite::Error) -> Error {
-        store::Error::Sqlite { action, path: self.path.clone(), source }.into()
+        Ok(self.keyring.as_ref().ok_or_else(none)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -256,26 +246,15 @@ impl Entry {
         let principal = Principal { name: info.name.clone(), scope: info.scope, project: info.project.clone() };
         Self { principal, info, hash, revoked: CancellationToken::new(), passing: false }
     }
-}
 
-/// SQLite's integers are signed.
-fn clamp(at: u64) -> u64 {
-    at.min(i64::MAX as u64)
-}
-
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
-    let scope: String = row.get(3)?;
-    let wrong = |why: String| rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Text, why.into());
-    let info = Info {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        scope: scope.parse().map_err(wrong)?,
-        project: row.get(4)?,
-        created_at: row.get(5)?,
-        expires_at: row.get(6)?,
-        revoked_at: row.get(7)?,
-    };
-    Ok(Entry::new(info, Hash(row.get(2)?)))
+    fn parse(token: store::Token) -> Result<Self, Error> {
+        let store::Token { id, name, hash, scope, project, created_at, expires_at, revoked_at } = token;
+        let wrong = |why: String| Error::Recorded { name: name.clone(), why };
+        let scope = scope.parse().map_err(wrong)?;
+        let hash = hash.try_into().map_err(|_| wrong("its hash has another length".into()))?;
+        let info = Info { id, name, scope, project, created_at, expires_at, revoked_at };
+        Ok(Self::new(info, Hash(hash)))
+    }
 }
 
 #[cfg(test)]
@@ -286,7 +265,7 @@ mod tests {
     fn tokens_survive_a_restart_as_hashes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
-        let tokens = Tokens::open(&path).unwrap();
+        let tokens = Tokens::open(store::keyring(&path).unwrap()).unwrap();
         let (ci, secret) = tokens.create("ci", Scope::Submit, Some("thorax".into()), None).unwrap();
         assert_eq!(tokens.check(secret.expose()).unwrap().principal.project.as_deref(), Some("thorax"));
         assert!(matches!(tokens.create("ci", Scope::Read, None, None), Err(Error::Exists(_))));
@@ -296,7 +275,7 @@ mod tests {
         assert!(tokens.check(passing.expose()).is_ok());
         drop(tokens);
 
-        let tokens = Tokens::open(&path).unwrap();
+        let tokens = Tokens::open(store::keyring(&path).unwrap()).unwrap();
         assert!(tokens.check(passing.expose()).is_err(), "what was made for one life ends with it");
         assert_eq!(tokens.check(secret.expose()).unwrap().info, ci);
         assert!(tokens.check(gone.expose()).unwrap_err().contains("revoked"));
@@ -312,7 +291,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_token_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::open(&dir.path().join("state.db")).unwrap();
+        let tokens = Tokens::open(store::keyring(&dir.path().join("state.db")).unwrap()).unwrap();
         let (info, secret) = tokens.create("a", Scope::Read, None, None).unwrap();
         let entry = tokens.check(secret.expose()).unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(20), entry.end()).await.is_err());
@@ -327,7 +306,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = Tokens::open(&dir.path().join("state.db")).unwrap();
+        let tokens = Tokens::open(store::keyring(&dir.path().join("state.db")).unwrap()).unwrap();
         for name in ["", "a b", "a\nb", "a/b", &"x".repeat(64)] {
             assert!(matches!(tokens.create(name, Scope::Read, None, None), Err(Error::Invalid(_))), "{name:?}");
         }

@@ -5,7 +5,7 @@
 pub mod rpc;
 mod state;
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, time::Duration};
 
 use morph_control::{Cluster, Event, Exit, What};
 use prometheus_client::{
@@ -163,18 +163,15 @@ impl Metrics {
         self.heartbeats.inc();
     }
 
-    /// All of it as text. `state`: what the core's loop answered, if it did; `inbox`: messages that wait for it.
-    pub fn text(&self, state: Option<&State>, inbox: usize, database: &Path) -> String {
+    /// All of it as text. `state`: what the core's loop answered, if it did; `inbox`: messages that wait for it; `database`: its
+    /// parts and their bytes.
+    pub fn text(&self, state: Option<&State>, inbox: usize, database: &[(&'static str, u64)]) -> String {
         self.answers.set(i64::from(state.is_some()));
         self.inbox.set(inbox as i64);
         if let Some(state) = state {
             self.gauges.set(state);
         }
-        for (file, suffix) in [("data", ""), ("wal", "-wal")] {
-            let mut path = database.as_os_str().to_owned();
-            path.push(suffix);
-            // A log that is not there is empty.
-            let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+        for &(file, bytes) in database {
             self.database.get_or_create(&[("file", file)]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         let mut out = String::new();

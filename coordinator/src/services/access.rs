@@ -19,7 +19,7 @@ fn status(error: Error) -> Status {
         Error::Invalid(why) => Status::invalid_argument(why),
         Error::Exists(_) => Status::already_exists(error.to_string()),
         Error::NotFound(_) => Status::not_found(error.to_string()),
-        Error::Random(_) | Error::Store(_) => Status::internal(error.to_string()),
+        Error::Random(_) | Error::Recorded { .. } | Error::Store(_) => Status::internal(error.to_string()),
     }
 }
 

@@ -4,7 +4,6 @@ mod events;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     pin::Pin,
     time::Duration,
 };
@@ -23,7 +22,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     auth::Principal,
     core::{Core, status},
-    store::{Lines, Store},
+    store::{Database, Lines, Reader},
     view::{self, View},
 };
 
@@ -41,7 +40,7 @@ pub struct Coordinator {
     /// The loop.
     pub core: Core,
     /// The database, to read from.
-    pub db: PathBuf,
+    pub database: Database,
     /// Which locations others may name.
     pub urls: UrlPolicy,
     /// Ends all streams.
@@ -52,10 +51,10 @@ impl Coordinator {
     /// Reads from the database, on a thread that may wait.
     async fn read<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&Store) -> Result<T, crate::store::Error> + Send + 'static,
+        job: impl FnOnce(&mut dyn Reader) -> Result<T, crate::store::Error> + Send + 'static,
     ) -> Result<T, Status> {
-        let db = self.db.clone();
-        let done = tokio::task::spawn_blocking(move || job(&Store::read(&db)?)).await;
+        let database = self.database.clone();
+        let done = tokio::task::spawn_blocking(move || job(&mut *database.read()?)).await;
         done.map_err(|e| Status::internal(e.to_string()))?.map_err(|e| Status::internal(e.to_string()))
     }
 

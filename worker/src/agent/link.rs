@@ -84,46 +84,25 @@ impl Proof {
     }
 }
 
-/// Keeps a session with the coordinator at `url` open and passes on what happens, until the receiver is gone.
+/// Keeps a session with the coordinator open and passes on what happens, until the receiver is gone. `urls`: where it may be,
+/// with commas between; of several one serves, and the others stand by.
 ///
 /// # Errors
-/// When `url` is no URL, or `proof` is of no use.
-pub fn start(url: &str, proof: Proof) -> Result<mpsc::Receiver<Event>, String> {
+/// When one of `urls` is no URL, or `proof` is of no use.
+pub fn start(urls: &str, proof: &Proof) -> Result<mpsc::Receiver<Event>, String> {
     let bearer = proof.bearer()?;
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .map_err(|e| format!("{url:?} is no coordinator URL ({e}); it looks like http://host:7070"))?
-        .connect_timeout(Duration::from_secs(5))
-        // A connection whose other end vanished must be noticed: without this tonic waits on it for ever.
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    if bearer.is_some() && in_clear(endpoint.uri()) {
-        return Err(format!(
-            "{url}: the token would travel in clear; use https:// and a certificate (--ca, --cert, --key)"
-        ));
-    }
-    let tls = match (endpoint.uri().scheme_str(), proof.tls) {
-        (Some("https"), None) => {
-            return Err(format!(
-                "{url}: say --ca, --cert and --key: the authority's certificate, and this agent's (morphctl certs issue --kind agent)"
-            ));
-        }
-        (Some("https"), Some(tls)) => {
-            // What is wrong from the start is said at once.
-            tls.config()?;
-            Some(tls)
-        }
-        _ => None,
-    };
+    let all: Vec<Place> = urls.split(',').map(|url| Place::new(url.trim(), proof)).collect::<Result<_, _>>()?;
     let (events, receiver) = mpsc::channel(256);
-    let url = url.to_owned();
+    let urls = urls.to_owned();
     tokio::spawn(async move {
         let mut pauses = Pauses::default();
         let mut mentioned: Option<Instant> = None;
+        // Who served and fell silent is asked last: a machine that is stuck takes connections and says nothing.
+        let mut at = 0;
+        let mut tried = 0;
         while !events.is_closed() {
             let mut welcomed = false;
-            let why = match session(&endpoint, tls.as_ref(), bearer.as_ref(), &events, &mut welcomed).await {
+            let why = match session(&all[at], bearer.as_ref(), &events, &mut welcomed).await {
                 Ok(()) => "it closed the connection".to_owned(),
                 Err(status) if is_final(status.code()) => {
                     drop(events.send(Event::Refused(status.message().to_owned())).await);
@@ -133,21 +112,64 @@ pub fn start(url: &str, proof: Proof) -> Result<mpsc::Receiver<Event>, String> {
                 Err(status) if status.source().is_some() => root(&status),
                 Err(status) => status.message().to_owned(),
             };
-            if welcomed {
-                pauses = Pauses::default();
-                mentioned = None;
-            }
             if events.send(Event::Down).await.is_err() {
                 return;
             }
+            if welcomed {
+                (pauses, mentioned, tried) = (Pauses::default(), None, 0);
+            }
+            tried += 1;
+            at = (at + 1) % all.len();
+            if tried % all.len() != 0 {
+                continue;
+            }
             if mentioned.is_none_or(|at| at.elapsed() >= MENTION) {
-                tracing::warn!("no coordinator at {url}: {why}; trying again every few seconds, running ranks go on");
+                tracing::warn!("no coordinator at {urls}: {why}; trying again every few seconds, running ranks go on");
                 mentioned = Some(Instant::now());
             }
             sleep(pauses.next()).await;
         }
     });
     Ok(receiver)
+}
+
+/// Where a coordinator may be.
+#[derive(Debug)]
+struct Place {
+    endpoint: Endpoint,
+    tls: Option<Tls>,
+}
+
+impl Place {
+    fn new(url: &str, proof: &Proof) -> Result<Self, String> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|e| format!("{url:?} is no coordinator URL ({e}); it looks like http://host:7070"))?
+            .connect_timeout(Duration::from_secs(5))
+            // A connection whose other end vanished must be noticed: without this tonic waits on it for ever.
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true);
+        if proof.token.is_some() && in_clear(endpoint.uri()) {
+            return Err(format!(
+                "{url}: the token would travel in clear; use https:// and a certificate (--ca, --cert, --key)"
+            ));
+        }
+        let tls = match (endpoint.uri().scheme_str(), &proof.tls) {
+            (Some("https"), None) => {
+                return Err(format!(
+                    "{url}: say --ca, --cert and --key: the authority's certificate, and this agent's (morphctl certs issue --kind agent)"
+                ));
+            }
+            (Some("https"), Some(tls)) => {
+                // What is wrong from the start is said at once.
+                tls.config()?;
+                Some(tls.clone())
+            }
+            _ => None,
+        };
+        Ok(Self { endpoint, tls })
+    }
 }
 
 /// Whether what is sent to `uri` can be read on its way.
@@ -158,18 +180,17 @@ fn in_clear(uri: &tonic::transport::Uri) -> bool {
 }
 
 async fn session(
-    endpoint: &Endpoint,
-    tls: Option<&Tls>,
+    place: &Place,
     bearer: Option<&MetadataValue<Ascii>>,
     events: &mpsc::Sender<Event>,
     welcomed: &mut bool,
 ) -> Result<(), Status> {
-    let endpoint = match tls {
+    let endpoint = match &place.tls {
         Some(tls) => {
             let config = tls.config().map_err(Status::unavailable)?;
-            endpoint.clone().tls_config(config).map_err(|e| Status::unavailable(root(&e)))?
+            place.endpoint.clone().tls_config(config).map_err(|e| Status::unavailable(root(&e)))?
         }
-        None => endpoint.clone(),
+        None => place.endpoint.clone(),
     };
     let channel = endpoint.connect().await.map_err(|e| Status::unavailable(root(&e)))?;
     let (sender, requests) = mpsc::channel(64);
@@ -248,12 +269,12 @@ mod tests {
     fn a_token_is_not_sent_in_clear_and_not_shown() {
         let proof = Proof { token: Some("morph_secret".into()), tls: None };
         assert!(!format!("{proof:?}").contains("secret"));
-        let refused = start("http://10.0.0.7:7070", proof).unwrap_err();
+        let refused = start("http://10.0.0.7:7070", &proof).unwrap_err();
         assert!(refused.contains("in clear") && !refused.contains("secret"), "{refused}");
     }
 
     #[test]
     fn nonsense_is_no_url() {
-        assert!(start("not a url", Proof::default()).unwrap_err().contains("http://"));
+        assert!(start("not a url", &Proof::default()).unwrap_err().contains("http://"));
     }
 }

@@ -137,7 +137,7 @@ impl Shell {
 
     /// Serves until told to leave, or, when recovering, until all is said; `None`: the agent is to end.
     async fn serve(mut self) -> Result<Option<Self>> {
-        let mut link = link::start(&self.options.coordinator, self.options.proof.clone()).map_err(|e| anyhow!(e))?;
+        let mut link = link::start(&self.options.coordinator, &self.options.proof).map_err(|e| anyhow!(e))?;
         let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
         let (heard, mut ranks) = mpsc::channel(QUEUE);

@@ -100,7 +100,7 @@ impl Coordinator {
     }
 
     async fn page(&self, of: Option<Target>, page: Page) -> Result<Vec<v1::Event>, Status> {
-        if !self.db.exists() {
+        if !self.database.exists() {
             // A home where nothing has run.
             return Ok(Vec::new());
         }
