@@ -65,6 +65,7 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             if let Some(worker) = cluster.workers.get_mut(worker) {
                 worker.cordoned = None;
                 worker.strikes.clear();
+                cluster.index.struck.remove(&worker.id);
             }
         }
         What::WorkerJoined { .. } => joined(cluster, event),
@@ -293,6 +294,7 @@ fn strikes(cluster: &mut Cluster, event: &Event) {
             let Some(worker) = of_rank(fence, *rank as usize).and_then(|w| cluster.workers.get_mut(&w)) else { return };
             if worker.strikes.iter().all(|(run, _)| *run != fence.run) {
                 worker.strikes.push((fence.run, error.clone()));
+                cluster.index.struck.insert(worker.id);
             }
         }
         What::CheckpointCommitted { fence, .. } | What::Evaluated { fence, .. } => {
@@ -301,6 +303,7 @@ fn strikes(cluster: &mut Cluster, event: &Event) {
             for worker in workers {
                 if let Some(worker) = cluster.workers.get_mut(&worker) {
                     worker.strikes.clear();
+                    cluster.index.struck.remove(&worker.id);
                 }
             }
         }

@@ -73,6 +73,8 @@ pub(crate) struct Index {
     pub wakes: BTreeSet<(Timestamp, RunId)>,
     /// Workers that are away.
     pub away: BTreeSet<WorkerId>,
+    /// Workers with strikes.
+    pub struck: BTreeSet<WorkerId>,
     /// Runs by name.
     pub run_names: BTreeMap<String, RunId>,
     /// Sweeps by name.

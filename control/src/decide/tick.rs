@@ -91,8 +91,8 @@ fn breaker(cluster: &Cluster) -> Vec<What> {
     let k = cluster.policy.worker_breaker as usize;
     let serving = |w: &&crate::Worker| w.serves();
     let tripped = |w: &&crate::Worker| k > 0 && w.strikes.len() >= k;
-    // Only workers that carry something, or just did, have strikes; few do.
-    let Some(bad) = cluster.workers.values().filter(serving).find(tripped) else { return Vec::new() };
+    let struck = cluster.index.struck.iter().filter_map(|id| cluster.workers.get(id));
+    let Some(bad) = struck.filter(serving).find(tripped) else { return Vec::new() };
     if cluster.workers.values().filter(serving).all(|w| w.id == bad.id) {
         return Vec::new();
     }

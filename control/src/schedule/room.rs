@@ -1,6 +1,6 @@
 //! What is free on each worker, while a plan is being made.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use morph_spec::{Digest, WorkerId};
 
@@ -32,16 +32,16 @@ impl<'a> Demand<'a> {
 #[derive(Debug, Clone)]
 struct Room<'a> {
     worker: &'a Worker,
-    /// Thousandths of each slot.
-    free: Vec<u32>,
+    /// Its slots among all.
+    slots: Range<usize>,
     /// Bytes; the most there is when memory is not counted.
     memory: u64,
 }
 
 impl Room<'_> {
     /// Ranks that fit now. Two ranks of a gang never share a slot: NCCL would not let them.
-    fn fits(&self, demand: &Demand<'_>) -> u32 {
-        let slots = self.free.iter().filter(|free| **free >= demand.share).count() as u64;
+    fn fits(&self, free: &[u32], demand: &Demand<'_>) -> u32 {
+        let slots = free[self.slots.clone()].iter().filter(|free| **free >= demand.share).count() as u64;
         let most = self.memory.checked_div(demand.memory).unwrap_or(u64::MAX);
         slots.min(most) as u32
     }
@@ -54,11 +54,12 @@ impl Room<'_> {
     }
 
     /// Takes the tightest slot in which a rank fits, but none of `taken`.
-    fn take(&mut self, demand: &Demand<'_>, taken: &[u32]) -> u32 {
-        let fits = |d: &u32| self.free[*d as usize] >= demand.share && !taken.contains(d);
-        let slots = (0..self.free.len() as u32).filter(fits);
-        let device = slots.min_by_key(|d| self.free[*d as usize]).unwrap_or_default();
-        if let Some(free) = self.free.get_mut(device as usize) {
+    fn take(&mut self, free: &mut [u32], demand: &Demand<'_>, taken: &[u32]) -> u32 {
+        let free = &mut free[self.slots.clone()];
+        let fits = |d: &u32| free[*d as usize] >= demand.share && !taken.contains(d);
+        let slots = (0..free.len() as u32).filter(fits);
+        let device = slots.min_by_key(|d| free[*d as usize]).unwrap_or_default();
+        if let Some(free) = free.get_mut(device as usize) {
             *free = free.saturating_sub(demand.share);
         }
         if self.worker.memory > 0 {
@@ -71,27 +72,30 @@ impl Room<'_> {
 /// All workers that take new work.
 #[derive(Debug, Clone)]
 pub(super) struct Rooms<'a> {
+    /// In the order of their workers' ids.
     rooms: Vec<Room<'a>>,
-    by_worker: BTreeMap<WorkerId, usize>,
+    /// Thousandths of each slot that are free; in one piece, for this is made anew with each plan.
+    free: Vec<u32>,
 }
 
 impl<'a> Rooms<'a> {
+    /// `workers` come in the order of their ids.
     pub fn new(cluster: &Cluster, workers: impl Iterator<Item = &'a Worker>) -> Self {
-        let rooms: Vec<Room<'a>> = workers
-            .map(|worker| {
-                let load = cluster.index.load(worker.id);
-                let load = load.filter(|_| !is_broken(Mechanism::SlotCounts));
-                let taken = |d: u32| load.and_then(|l| l.shares.get(d as usize)).copied().unwrap_or(0);
-                let memory = match worker.memory {
-                    0 => u64::MAX,
-                    all => all.saturating_sub(load.map_or(0, |l| l.memory)),
-                };
-                let free = (0..worker.slots).map(|d| WHOLE.saturating_sub(taken(d))).collect();
-                Room { worker, free, memory }
-            })
-            .collect();
-        let by_worker = rooms.iter().enumerate().map(|(i, r)| (r.worker.id, i)).collect();
-        Self { rooms, by_worker }
+        let mut free = Vec::new();
+        let rooms = workers.map(|worker| {
+            let load = cluster.index.load(worker.id);
+            let load = load.filter(|_| !is_broken(Mechanism::SlotCounts));
+            let taken = |d: u32| load.and_then(|l| l.shares.get(d as usize)).copied().unwrap_or(0);
+            let memory = match worker.memory {
+                0 => u64::MAX,
+                all => all.saturating_sub(load.map_or(0, |l| l.memory)),
+            };
+            let first = free.len();
+            free.extend((0..worker.slots).map(|d| WHOLE.saturating_sub(taken(d))));
+            Room { worker, slots: first..free.len(), memory }
+        });
+        let rooms = rooms.collect();
+        Self { rooms, free }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -104,7 +108,7 @@ impl<'a> Rooms<'a> {
 
     /// Whether no slot has any part left.
     pub fn are_full(&self) -> bool {
-        self.rooms.iter().all(|r| r.free.iter().all(|free| *free == 0))
+        self.free.iter().all(|free| *free == 0)
     }
 
     /// The workers as placement sees them; those that do not suit have no slots.
@@ -114,7 +118,7 @@ impl<'a> Rooms<'a> {
                 return Node { free: 0, slots: 0, cached: false };
             }
             let cached = room.worker.cached.contains(&demand.dataset);
-            Node { free: room.fits(demand), slots: room.holds(demand), cached }
+            Node { free: room.fits(&self.free, demand), slots: room.holds(demand), cached }
         };
         self.rooms.iter().map(node).collect()
     }
@@ -128,7 +132,7 @@ impl<'a> Rooms<'a> {
     /// Ranks of `demand` that fit now.
     pub fn fit(&self, demand: &Demand<'_>) -> u32 {
         let suitable = self.rooms.iter().filter(|r| demand.suits(r.worker));
-        suitable.map(|r| r.fits(demand)).fold(0, u32::saturating_add)
+        suitable.map(|r| r.fits(&self.free, demand)).fold(0, u32::saturating_add)
     }
 
     /// Whether any worker has the labels that are asked for.
@@ -142,7 +146,7 @@ impl<'a> Rooms<'a> {
         for (rank, &node) in chosen.iter().enumerate() {
             let mine = chosen[..rank].iter().zip(&devices).filter(|(n, _)| **n == node);
             let taken: Vec<u32> = mine.map(|(_, device)| *device).collect();
-            devices.push(self.rooms[node].take(demand, &taken));
+            devices.push(self.rooms[node].take(&mut self.free, demand, &taken));
         }
         (chosen.iter().map(|&node| self.rooms[node].worker.id).collect(), devices)
     }
@@ -152,9 +156,10 @@ impl<'a> Rooms<'a> {
         let (share, memory) = (run.share(), run.experiment.scheduling.memory.0);
         let mut any = false;
         for rank in run.attempt().into_iter().flat_map(|a| &a.ranks).filter(|r| r.is_live()) {
-            let Some(room) = self.by_worker.get(&rank.worker).map(|i| &mut self.rooms[*i]) else { continue };
+            let Ok(at) = self.rooms.binary_search_by_key(&rank.worker, |r| r.worker.id) else { continue };
+            let room = &mut self.rooms[at];
             any = true;
-            if let Some(free) = room.free.get_mut(rank.device as usize) {
+            if let Some(free) = self.free[room.slots.clone()].get_mut(rank.device as usize) {
                 *free = if give { (*free + share).min(WHOLE) } else { free.saturating_sub(share) };
             }
             if room.worker.memory > 0 {
