@@ -49,7 +49,7 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
 pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
     let home = tempfile::tempdir()?;
     let experiment = server::experiment(&server::dataset(home.path())?).to_string();
-    let (server, _) = Server::start(&cli.coordinator, home.path())?;
+    let (server, _) = Server::start(&cli.coordinator, home.path(), cli.database.as_deref())?;
     let floor = gather(&server, cli.agents, 1).await?;
     let mut client = server.client().await?;
     // The dataset is registered by the first.
@@ -61,8 +61,10 @@ pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
     figures.extend(lives(cli, &server, &experiment, &floor).await?);
     figures.push(stops(&mut client, &experiment, &floor).await?);
     figures.push(metrics(cli, &server, &mut client, &experiment, &floor).await?);
-    let database = std::fs::metadata(home.path().join("state.db"))?.len();
-    figures.push(Figure::new("database after all this", database as f64 / 1e6, "MB"));
+    if cli.database.is_none() {
+        let database = std::fs::metadata(home.path().join("state.db"))?.len();
+        figures.push(Figure::new("database after all this", database as f64 / 1e6, "MB"));
+    }
     Ok(figures)
 }
 

@@ -120,7 +120,7 @@ pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
     let size = std::fs::metadata(home.path().join("state.db"))?.len();
     figures.push(Figure::new(format!("database of {} events, {runs} runs", cli.events), size as f64 / 1e6, "MB"));
     for which in ["first", "second"] {
-        let (server, took) = Server::start(&cli.coordinator, home.path())?;
+        let (server, took) = Server::start(&cli.coordinator, home.path(), None)?;
         let what = format!("{which} start with {} events", cli.events);
         figures.push(Figure::new(what, took.as_secs_f64(), "s").bar(Bar::AtMost(5.0)));
         figures.push(Figure::new("  memory then", server.memory()?, "MB"));
@@ -137,7 +137,7 @@ pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
 async fn queued(cli: &Cli) -> Result<Vec<Figure>> {
     let home = tempfile::tempdir()?;
     write(home.path(), 0, cli.queue)?;
-    let (server, took) = Server::start(&cli.coordinator, home.path())?;
+    let (server, took) = Server::start(&cli.coordinator, home.path(), None)?;
     let mut figures = vec![Figure::new(format!("start with {} runs in the queue", cli.queue), took.as_secs_f64(), "s")];
     let experiment = server::experiment(&server::dataset(home.path())?).to_string();
     let mut client = server.client().await?;

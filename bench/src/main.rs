@@ -32,6 +32,9 @@ struct Cli {
     /// Runs that wait in the queue.
     #[arg(long, default_value_t = 100_000)]
     queue: usize,
+    /// A PostgreSQL for the coordinator in place of its file; what a restart takes is not measured then.
+    #[arg(long, env = "MORPH_DATABASE", hide_env_values = true)]
+    database: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -98,7 +101,9 @@ fn json(figures: &[Figure]) -> serde_json::Value {
 async fn main() -> Result<()> {
     let cli = Cli::parse();
     let mut figures = control::measure(&cli).await?;
-    figures.extend(history::measure(&cli).await?);
+    if cli.database.is_none() {
+        figures.extend(history::measure(&cli).await?);
+    }
     let mut out = std::io::stdout().lock();
     if cli.json {
         writeln!(out, "{:#}", json(&figures))?;

@@ -21,13 +21,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts `program` on `home`, and waits until it says where it listens; how long that took.
-    pub fn start(program: &Path, home: &Path) -> Result<(Self, Duration)> {
+    /// Starts `program` on `home`, or on `database`, and waits until it says where it listens; how long that took.
+    pub fn start(program: &Path, home: &Path, database: Option<&str>) -> Result<(Self, Duration)> {
         let announced = home.join("coordinator.json");
         fs::remove_file(&announced).ok();
         let start = Instant::now();
         let log = fs::File::create(home.join("coordinator.log"))?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if let Some(url) = database {
+            command.env("MORPH_DATABASE", url).arg("--objects").arg(home.join("objects"));
+        } else {
+            command.env_remove("MORPH_DATABASE");
+        }
+        let mut child = command
             .args(["--listen", "127.0.0.1:0", "--insecure", "--requests", "1000000", "--home"])
             .arg(home)
             .stdin(Stdio::null())
