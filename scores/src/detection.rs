@@ -1,56 +1,14 @@
-//! ROC and precision–recall (scikit-learn's definitions).
+//! ROC and precision–recall (scikit-learn's definitions): one number of two samples. Where several numbers of the same samples
+//! are wanted, [`Ranked`] sorts once.
 
-use crate::{Error, checked};
-
-/// A point of the ROC curve: everything with a score of at least `threshold` is called sick.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    /// Share of the healthy that is called sick.
-    pub fpr: f64,
-    /// Share of the sick that is called sick.
-    pub tpr: f64,
-    /// The threshold; infinite at the first point, where nothing is called sick.
-    pub threshold: f64,
-}
-
-/// How many of each are at or above a threshold, for each distinct score, highest first.
-struct Step {
-    threshold: f64,
-    healthy: u64,
-    pathology: u64,
-}
-
-fn steps(what: &'static str, healthy: &[f64], pathology: &[f64]) -> Result<Vec<Step>, Error> {
-    let healthy = checked(what, "healthy set", healthy)?.iter().map(|v| (*v, false));
-    let pathology = checked(what, "pathology set", pathology)?.iter().map(|v| (*v, true));
-    let mut all: Vec<(f64, bool)> = healthy.chain(pathology).collect();
-    all.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
-    let mut steps: Vec<Step> = Vec::new();
-    let (mut healthy, mut pathology) = (0, 0);
-    for (value, sick) in all {
-        healthy += u64::from(!sick);
-        pathology += u64::from(sick);
-        match steps.last_mut() {
-            // Compared by value, not by bits: 0 and −0 are one threshold.
-            Some(last) if last.threshold == value => (last.healthy, last.pathology) = (healthy, pathology),
-            _ => steps.push(Step { threshold: value, healthy, pathology }),
-        }
-    }
-    Ok(steps)
-}
+use crate::{Error, Point, PrPoint, Ranked};
 
 /// Area under the ROC curve: the chance that a sick image scores higher than a healthy one, ties counting half.
 ///
 /// # Errors
 /// When a set is empty or a score is not finite.
 pub fn auroc(healthy: &[f64], pathology: &[f64]) -> Result<f64, Error> {
-    let (mut area, mut last) = (0.0, (0, 0));
-    for step in steps("AUROC", healthy, pathology)? {
-        // Twice the trapezoid, in whole numbers: exact up to 2⁵³.
-        area += ((step.healthy - last.0) * (step.pathology + last.1)) as f64;
-        last = (step.healthy, step.pathology);
-    }
-    Ok(area / 2.0 / (healthy.len() as f64 * pathology.len() as f64))
+    Ok(Ranked::named("AUROC", healthy, pathology)?.auroc())
 }
 
 /// Average precision: the mean of the precision over recalls, without interpolation (`average_precision_score`). Chance level
@@ -59,36 +17,23 @@ pub fn auroc(healthy: &[f64], pathology: &[f64]) -> Result<f64, Error> {
 /// # Errors
 /// When a set is empty or a score is not finite.
 pub fn average_precision(healthy: &[f64], pathology: &[f64]) -> Result<f64, Error> {
-    let (mut sum, mut last) = (0.0, 0);
-    for step in steps("average precision", healthy, pathology)? {
-        let precision = step.pathology as f64 / (step.pathology + step.healthy) as f64;
-        sum += (step.pathology - last) as f64 * precision;
-        last = step.pathology;
-    }
-    Ok(sum / pathology.len() as f64)
+    Ok(Ranked::named("average precision", healthy, pathology)?.average_precision())
 }
 
-/// The ROC curve from (0, 0) on. With `drop_intermediate`, points on a straight line between others are left out, as
-/// `roc_curve` does by default.
+/// The ROC curve from (0, 0) on; see [`Ranked::roc`].
 ///
 /// # Errors
 /// When a set is empty or a score is not finite.
 pub fn roc_curve(healthy: &[f64], pathology: &[f64], drop_intermediate: bool) -> Result<Vec<Point>, Error> {
-    let steps = steps("ROC curve", healthy, pathology)?;
-    let turns = |i: usize| {
-        let Some(([before], [here, after, ..])) = i.checked_sub(1).map(|b| (&steps[b..i], &steps[i..])) else {
-            return true;
-        };
-        let bends = |f: fn(&Step) -> u64| f(after) + f(before) != 2 * f(here);
-        bends(|s| s.healthy) || bends(|s| s.pathology)
-    };
-    let point = |step: &Step| Point {
-        fpr: step.healthy as f64 / healthy.len() as f64,
-        tpr: step.pathology as f64 / pathology.len() as f64,
-        threshold: step.threshold,
-    };
-    let kept = (0..steps.len()).filter(|i| !drop_intermediate || turns(*i)).map(|i| point(&steps[i]));
-    Ok(std::iter::once(Point { fpr: 0.0, tpr: 0.0, threshold: f64::INFINITY }).chain(kept).collect())
+    Ok(Ranked::named("ROC curve", healthy, pathology)?.roc(drop_intermediate))
+}
+
+/// The precision–recall curve; see [`Ranked::precision_recall`].
+///
+/// # Errors
+/// When a set is empty or a score is not finite.
+pub fn pr_curve(healthy: &[f64], pathology: &[f64], drop_intermediate: bool) -> Result<Vec<PrPoint>, Error> {
+    Ok(Ranked::named("precision–recall curve", healthy, pathology)?.precision_recall(drop_intermediate))
 }
 
 /// The false positive rate at the first point of the ROC curve whose true positive rate is at least `tpr`; as the reference,
@@ -97,11 +42,7 @@ pub fn roc_curve(healthy: &[f64], pathology: &[f64], drop_intermediate: bool) ->
 /// # Errors
 /// When a set is empty, a score is not finite, or `tpr` is not in 0..=1.
 pub fn fpr_at_tpr(healthy: &[f64], pathology: &[f64], tpr: f64) -> Result<f64, Error> {
-    let curve = roc_curve(healthy, pathology, true)?;
-    curve.iter().find(|p| p.tpr >= tpr).map(|p| p.fpr).ok_or_else(|| Error::Shape {
-        what: "FPR at TPR",
-        why: format!("a true positive rate of {tpr} cannot be reached; it lies in 0..=1"),
-    })
+    Ok(Ranked::named("FPR at TPR", healthy, pathology)?.at_tpr(tpr)?.fpr)
 }
 
 #[cfg(test)]
@@ -143,8 +84,30 @@ mod tests {
         fn precision_lies_between_its_bounds((healthy, sick) in scores()) {
             let ap = average_precision(&healthy, &sick).unwrap();
             prop_assert!(ap > 0.0 && ap <= 1.0);
-            let fpr = fpr_at_tpr(&healthy, &sick, 0.95).unwrap();
-            prop_assert!((0.0..=1.0).contains(&fpr));
+            let ranked = Ranked::new(&healthy, &sick).unwrap();
+            let curve = ranked.roc(true);
+            for tpr in [0.0, 0.5, 0.95, 1.0] {
+                let wanted = *curve.iter().find(|p| p.tpr >= tpr).unwrap();
+                prop_assert_eq!(ranked.at_tpr(tpr).unwrap(), wanted);
+                let best = ranked.roc(false).iter().filter(|p| 1.0 - p.fpr >= tpr - 1e-12).map(|p| p.tpr).fold(0.0, f64::max);
+                prop_assert_eq!(ranked.at_specificity(tpr).unwrap().tpr, best);
+            }
+        }
+
+        #[test]
+        fn ranks_alone_count((healthy, sick) in scores()) {
+            let bent = |v: &[f64]| v.iter().map(|v| (v / 3.0).exp() * 7.0 - 2.0).collect::<Vec<f64>>();
+            let (a, b) = (Ranked::new(&healthy, &sick).unwrap(), Ranked::new(&bent(&healthy), &bent(&sick)).unwrap());
+            prop_assert_eq!(a.auroc(), b.auroc());
+            prop_assert_eq!(a.average_precision(), b.average_precision());
+            prop_assert_eq!(a.at_tpr(0.95).unwrap().fpr, b.at_tpr(0.95).unwrap().fpr);
+        }
+
+        #[test]
+        fn counts_say_what_the_samples_say((healthy, sick) in scores()) {
+            let count = |set: &[f64], at: f64| set.iter().filter(|v| **v == at).count() as u64;
+            let bins = (0..12).rev().map(f64::from).map(|at| (at, count(&healthy, at), count(&sick, at)));
+            prop_assert_eq!(Ranked::from_counts(bins).unwrap(), Ranked::new(&healthy, &sick).unwrap());
         }
     }
 
@@ -154,5 +117,8 @@ mod tests {
         let said = auroc(&[0.0], &[1.0, f64::NAN]).unwrap_err().to_string();
         assert!(said.contains("value 1 of the pathology set is NaN"), "{said}");
         assert!(fpr_at_tpr(&[0.0], &[1.0], 1.5).is_err());
+        assert!(Ranked::new(&[0.0], &[1.0]).unwrap().at_specificity(f64::NAN).is_err());
+        assert!(Ranked::from_counts([(0.0, 1, 1), (1.0, 1, 1)]).is_err());
+        assert_eq!(Ranked::from_counts([(1.0, 0, 4)]), Err(Error::Empty { what: "detection", set: "healthy set" }));
     }
 }

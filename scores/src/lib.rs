@@ -5,12 +5,20 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bootstrap;
+mod curves;
 mod detection;
 mod image;
+mod quantile;
+mod ranked;
 
-pub use bootstrap::bootstrap_ci;
-pub use detection::{Point, auroc, average_precision, fpr_at_tpr, roc_curve};
+pub use bootstrap::{
+    Cases, Detection, Difference, Estimate, Plan, bootstrap_ci, bootstrap_detection, bootstrap_difference,
+    bootstrap_mean,
+};
+pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
 pub use image::{l1, mse, smooth, ssim, top_mean, top_score};
+pub use quantile::quantile_of;
+pub use ranked::{Point, PrPoint, Ranked};
 
 /// Why there is no number.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
