@@ -5,20 +5,31 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bootstrap;
+mod calibration;
 mod curves;
+mod delong;
 mod detection;
 mod image;
+mod multiple;
+mod normal;
+mod operating;
 mod quantile;
 mod ranked;
+mod subgroup;
 
 pub use bootstrap::{
     Cases, Detection, Difference, Estimate, Plan, bootstrap_ci, bootstrap_detection, bootstrap_difference,
     bootstrap_mean,
 };
+pub use calibration::{Drift, Isotonic, Reference, ReliabilityBin, brier, expected_calibration_error, reliability};
+pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_test, delong_variance};
 pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
 pub use image::{l1, mse, smooth, ssim, top_mean, top_score};
+pub use multiple::{Better, best, format_interval, format_p, format_plus_minus, holm, mean_and_deviation};
+pub use operating::{Confusion, threshold_at_specificity, wilson};
 pub use quantile::quantile_of;
 pub use ranked::{Point, PrPoint, Ranked};
+pub use subgroup::{Case, MIN_CASES, Subgroup, age_band, subgroups, view_score};
 
 /// Why there is no number.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

@@ -1,0 +1,183 @@
+//! Working points: a threshold from healthy validation images alone, and what it does on a test set.
+
+use crate::{Error, Estimate, checked, curves::share, normal, quantile::sorted};
+
+/// The lowest threshold at which at least `specificity` of the healthy validation images are left alone. As everywhere, a
+/// score of at least the threshold is called sick; ties with the last image left alone are left alone, too. No test image
+/// and no pathology takes part.
+///
+/// # Errors
+/// When there are no scores, one is not finite, or `specificity` is not in 0..=1.
+pub fn threshold_at_specificity(validation: &[f64], specificity: f64) -> Result<f64, Error> {
+    const WHAT: &str = "threshold at specificity";
+    checked(WHAT, "validation set", validation)?;
+    share(WHAT, "specificity", specificity)?;
+    let values = sorted(validation.to_vec());
+    let n = values.len() as f64;
+    // Asked of each count, not computed by one multiplication: 0.95 · 20 must be 19 and not 20, whatever the rounding.
+    let spared = (0..=values.len()).find(|k| *k as f64 / n >= specificity).unwrap_or(values.len());
+    Ok(match spared.checked_sub(1) {
+        Some(last) => values[last].next_up(),
+        None => values[0],
+    })
+}
+
+/// How cases fall at a threshold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confusion {
+    /// Sick and called sick.
+    pub true_positives: u64,
+    /// Healthy and called sick.
+    pub false_positives: u64,
+    /// Healthy and left alone.
+    pub true_negatives: u64,
+    /// Sick and missed.
+    pub false_negatives: u64,
+}
+
+impl Confusion {
+    /// Counts cases: a score of at least `threshold` is called sick. One class may be missing; what is said of it then is
+    /// `None`.
+    ///
+    /// # Errors
+    /// When both sets are empty, a score is not finite, or the threshold is NaN.
+    pub fn at(threshold: f64, healthy: &[f64], pathology: &[f64]) -> Result<Self, Error> {
+        const WHAT: &str = "confusion matrix";
+        if threshold.is_nan() {
+            return Err(Error::NotFinite { what: WHAT, set: "thresholds", index: 0, value: threshold });
+        }
+        if healthy.is_empty() && pathology.is_empty() {
+            return Err(Error::Empty { what: WHAT, set: "test set" });
+        }
+        let called = |set: &'static str, values: &[f64]| -> Result<(u64, u64), Error> {
+            if values.is_empty() {
+                return Ok((0, 0));
+            }
+            let called = checked(WHAT, set, values)?.iter().filter(|v| **v >= threshold).count();
+            Ok((called as u64, (values.len() - called) as u64))
+        };
+        let (false_positives, true_negatives) = called("healthy set", healthy)?;
+        let (true_positives, false_negatives) = called("pathology set", pathology)?;
+        Ok(Self { true_positives, false_positives, true_negatives, false_negatives })
+    }
+
+    /// Share of the sick that is found.
+    pub fn sensitivity(&self) -> Option<Estimate> {
+        wilson(self.true_positives, self.true_positives + self.false_negatives)
+    }
+
+    /// Share of the healthy that is left alone. On a test set it drifts from what was asked of the validation set; print
+    /// both.
+    pub fn specificity(&self) -> Option<Estimate> {
+        wilson(self.true_negatives, self.true_negatives + self.false_positives)
+    }
+
+    /// Positive predictive value in this test set, whose prevalence is its makers' choice.
+    pub fn ppv(&self) -> Option<Estimate> {
+        wilson(self.true_positives, self.true_positives + self.false_positives)
+    }
+
+    /// Negative predictive value in this test set.
+    pub fn npv(&self) -> Option<Estimate> {
+        wilson(self.true_negatives, self.true_negatives + self.false_negatives)
+    }
+
+    /// Positive predictive value where `prevalence` of the images are sick, by Bayes' rule; `None` when a class is missing
+    /// or nothing would be called sick.
+    ///
+    /// # Errors
+    /// When `prevalence` is not in 0..=1.
+    pub fn ppv_at(&self, prevalence: f64) -> Result<Option<f64>, Error> {
+        share("predictive value", "prevalence", prevalence)?;
+        Ok(self.rates().and_then(|(found, spared)| part(found * prevalence, (1.0 - spared) * (1.0 - prevalence))))
+    }
+
+    /// Negative predictive value where `prevalence` of the images are sick.
+    ///
+    /// # Errors
+    /// When `prevalence` is not in 0..=1.
+    pub fn npv_at(&self, prevalence: f64) -> Result<Option<f64>, Error> {
+        share("predictive value", "prevalence", prevalence)?;
+        Ok(self.rates().and_then(|(found, spared)| part(spared * (1.0 - prevalence), (1.0 - found) * prevalence)))
+    }
+
+    fn rates(&self) -> Option<(f64, f64)> {
+        Some((self.sensitivity()?.value, self.specificity()?.value))
+    }
+}
+
+fn part(a: f64, b: f64) -> Option<f64> {
+    (a + b > 0.0).then(|| a / (a + b))
+}
+
+/// `hits` of `n` with the 95 % score interval (Wilson 1927, JASA 22:209), which holds at 0 and 1, too; `None` of none.
+pub fn wilson(hits: u64, n: u64) -> Option<Estimate> {
+    if n == 0 || hits > n {
+        return None;
+    }
+    let (z, count, value) = (normal::half_width(0.95), n as f64, hits as f64 / n as f64);
+    let scale = 1.0 + z * z / count;
+    let middle = (value + z * z / (2.0 * count)) / scale;
+    let reach = z / scale * (value * (1.0 - value) / count + z * z / (4.0 * count * count)).sqrt();
+    let low = if hits == 0 { 0.0 } else { middle - reach };
+    let high = if hits == n { 1.0 } else { middle + reach };
+    Some(Estimate { value, low, high })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_threshold_spares_what_was_asked_and_no_lower_one_does(
+            validation in prop::collection::vec((0..20i32).prop_map(f64::from), 1..60),
+            specificity in prop::sample::select(vec![0.0, 0.5, 0.9, 0.95, 1.0]),
+        ) {
+            let threshold = threshold_at_specificity(&validation, specificity).unwrap();
+            let spared = |t: f64| validation.iter().filter(|v| **v < t).count() as f64 / validation.len() as f64;
+            prop_assert!(spared(threshold) >= specificity);
+            let lower = threshold.next_down();
+            prop_assert!(specificity == 0.0 || spared(lower) < specificity);
+        }
+    }
+
+    #[test]
+    fn validation_chooses_and_the_test_set_tells() {
+        let validation: Vec<f64> = (1..=20).map(f64::from).collect();
+        let threshold = threshold_at_specificity(&validation, 0.95).unwrap();
+        assert_eq!(threshold, 19f64.next_up());
+        let confusion = Confusion::at(threshold, &[1.0, 19.0, 25.0, 2.0], &[19.5, 30.0, 3.0]).unwrap();
+        assert_eq!(
+            confusion,
+            Confusion { true_positives: 2, false_positives: 1, true_negatives: 3, false_negatives: 1 }
+        );
+        assert_eq!(confusion.specificity().unwrap().value, 0.75);
+        assert_eq!(confusion.ppv().unwrap().value, 2.0 / 3.0);
+        // The set's own prevalence gives the set's own value.
+        assert!((confusion.ppv_at(3.0 / 7.0).unwrap().unwrap() - 2.0 / 3.0).abs() < 1e-15);
+        assert!((confusion.npv_at(3.0 / 7.0).unwrap().unwrap() - 0.75).abs() < 1e-15);
+        assert_eq!(confusion.ppv_at(0.0), Ok(Some(0.0)));
+        assert!(confusion.ppv_at(1.5).is_err());
+    }
+
+    #[test]
+    fn the_edges() {
+        let only_healthy = Confusion::at(1.0, &[0.0, 2.0], &[]).unwrap();
+        assert_eq!((only_healthy.sensitivity(), only_healthy.ppv_at(0.5)), (None, Ok(None)));
+        assert_eq!(only_healthy.specificity().unwrap().value, 0.5);
+        assert!(Confusion::at(1.0, &[], &[]).is_err());
+        assert!(Confusion::at(f64::NAN, &[1.0], &[]).is_err());
+        assert!(threshold_at_specificity(&[], 0.9).is_err());
+        // scipy.stats.binomtest(k, n).proportion_ci(method='wilson')
+        for (k, n, low, high) in
+            [(0, 10, 0.0, 0.277_532_799_862_889_23), (7, 10, 0.396_778_147_461_145_3, 0.892_208_732_593_699)]
+        {
+            let e = wilson(k, n).unwrap();
+            assert!((e.low - low).abs() < 1e-9 && (e.high - high).abs() < 1e-9, "{e:?}");
+        }
+        assert_eq!(wilson(0, 0), None);
+    }
+}
