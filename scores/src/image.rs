@@ -1,15 +1,15 @@
 //! Scores of one image: fidelity, and how much of a residual lies in its brightest part. Images are row by row.
 
-use crate::{Error, checked};
+use crate::{Error, boxes::plane, checked};
 
 /// Side of SSIM's window.
-const WINDOW: usize = 7;
+pub(crate) const WINDOW: usize = 7;
 /// Side of the smoothing window.
 const SMOOTH: usize = 5;
 /// Share of pixels that [`top_score`] averages.
-const TOP: f64 = 0.05;
+pub(crate) const TOP: f64 = 0.05;
 
-fn pair(what: &'static str, a: &[f64], b: &[f64]) -> Result<(), Error> {
+pub(crate) fn pair(what: &'static str, a: &[f64], b: &[f64]) -> Result<(), Error> {
     checked(what, "first image", a)?;
     checked(what, "second image", b)?;
     if a.len() == b.len() {
@@ -37,12 +37,31 @@ pub fn mse(a: &[f64], b: &[f64]) -> Result<f64, Error> {
     Ok(a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / a.len() as f64)
 }
 
+/// Peak signal-to-noise ratio in dB of images in 0..=1, as `peak_signal_noise_ratio(data_range=1)`; infinite for equal images.
+///
+/// # Errors
+/// As [`l1`].
+pub fn psnr(a: &[f64], b: &[f64]) -> Result<f64, Error> {
+    pair("PSNR", a, b)?;
+    Ok(-10.0 * mse(a, b)?.log10())
+}
+
 /// Structural similarity (Wang et al. 2004) as `skimage.metrics.structural_similarity(data_range=1)`: uniform 7×7 window, K
 /// 0.01 and 0.03, sample covariance, mean over the windows that lie wholly inside.
 ///
 /// # Errors
 /// When the image is smaller than the window, sizes do not fit, or a pixel is not finite.
 pub fn ssim(a: &[f64], b: &[f64], height: usize, width: usize) -> Result<f64, Error> {
+    let map = ssim_map(a, b, height, width)?;
+    Ok(map.iter().sum::<f64>() / map.len() as f64)
+}
+
+/// [`ssim`] of each window that lies wholly inside, (height − 6) × (width − 6), row by row: entry (r, c) is that of the window
+/// around pixel (r + 3, c + 3).
+///
+/// # Errors
+/// As [`ssim`].
+pub fn ssim_map(a: &[f64], b: &[f64], height: usize, width: usize) -> Result<Vec<f64>, Error> {
     const WHAT: &str = "SSIM";
     pair(WHAT, a, b)?;
     plane(WHAT, a, height, width)?;
@@ -58,23 +77,12 @@ pub fn ssim(a: &[f64], b: &[f64], height: usize, width: usize) -> Result<f64, Er
     let product = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).collect::<Vec<f64>>();
     let sums = [a.to_vec(), b.to_vec(), product(a, a), product(b, b), product(a, b)]
         .map(|values| windows(&values, height, width));
-    let count = sums[0].len();
-    let total: f64 = (0..count)
-        .map(|i| {
-            let [ux, uy, uxx, uyy, uxy] = [0, 1, 2, 3, 4].map(|k| sums[k][i] / n);
-            let (vx, vy, vxy) = (sample * (uxx - ux * ux), sample * (uyy - uy * uy), sample * (uxy - ux * uy));
-            (2.0 * ux * uy + c1) * (2.0 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
-        })
-        .sum();
-    Ok(total / count as f64)
-}
-
-fn plane(what: &'static str, image: &[f64], height: usize, width: usize) -> Result<(), Error> {
-    if image.len() == height * width {
-        Ok(())
-    } else {
-        Err(Error::Shape { what, why: format!("{} pixels are not {height}×{width}", image.len()) })
-    }
+    let similarity = |i: usize| {
+        let [ux, uy, uxx, uyy, uxy] = [0, 1, 2, 3, 4].map(|k| sums[k][i] / n);
+        let (vx, vy, vxy) = (sample * (uxx - ux * ux), sample * (uyy - uy * uy), sample * (uxy - ux * uy));
+        (2.0 * ux * uy + c1) * (2.0 * vxy + c2) / ((ux * ux + uy * uy + c1) * (vx + vy + c2))
+    };
+    Ok((0..sums[0].len()).map(similarity).collect())
 }
 
 /// Sums over all [`WINDOW`]-sided windows inside the image: rows first, then columns.
@@ -140,6 +148,9 @@ mod tests {
         let image: Vec<f64> = (0..100).map(|i| f64::from(i) / 100.0).collect();
         assert_eq!(ssim(&image, &image, 10, 10).unwrap(), 1.0);
         assert_eq!((l1(&image, &image).unwrap(), mse(&image, &image).unwrap()), (0.0, 0.0));
+        assert_eq!(psnr(&image, &image), Ok(f64::INFINITY));
+        assert!((psnr(&[0.0, 0.5], &[0.1, 0.6]).unwrap() - 20.0).abs() < 1e-12);
+        assert_eq!(ssim_map(&image, &image, 10, 10), Ok(vec![1.0; 16]));
         assert!(ssim(&image, &image, 5, 20).unwrap_err().to_string().contains("window"));
         assert!(l1(&image, &image[1..]).is_err());
     }

@@ -1,0 +1,278 @@
+//! Detected regions: connected components of a thresholded map, and how well they meet the boxes.
+
+use crate::{
+    Error, Estimate,
+    boxes::{Rect, iou, plane, valid},
+};
+
+/// A connected region of a map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Region {
+    /// Its bounding box, in shares of the image.
+    pub rect: Rect,
+    /// Mean of the map over it: how sure it is.
+    pub score: f64,
+    /// Its pixels.
+    pub area: usize,
+}
+
+/// The 8-connected regions in which `map` is at least `threshold`, of at least `min_area` pixels, highest score first (then
+/// topmost, then leftmost). The project takes the 97.5 % quantile of the healthy validation residuals as threshold.
+///
+/// # Errors
+/// When sizes do not fit, a value is not finite, or `threshold` is NaN.
+pub fn regions(
+    map: &[f64],
+    height: usize,
+    width: usize,
+    threshold: f64,
+    min_area: usize,
+) -> Result<Vec<Region>, Error> {
+    const WHAT: &str = "regions";
+    plane(WHAT, map, height, width)?;
+    if threshold.is_nan() {
+        return Err(Error::NotFinite { what: WHAT, set: "thresholds", index: 0, value: threshold });
+    }
+    let mut open: Vec<bool> = map.iter().map(|v| *v >= threshold).collect();
+    let mut regions = Vec::new();
+    let mut todo = Vec::new();
+    for start in 0..map.len() {
+        if !std::mem::take(&mut open[start]) {
+            continue;
+        }
+        todo.push(start);
+        let (mut top, mut bottom, mut left, mut right) = (height, 0, width, 0);
+        let (mut area, mut sum) = (0, 0.0);
+        while let Some(at) = todo.pop() {
+            let (row, column) = (at / width, at % width);
+            (top, bottom) = (top.min(row), bottom.max(row));
+            (left, right) = (left.min(column), right.max(column));
+            area += 1;
+            sum += map[at];
+            for r in row.saturating_sub(1)..(row + 2).min(height) {
+                for c in column.saturating_sub(1)..(column + 2).min(width) {
+                    if std::mem::take(&mut open[r * width + c]) {
+                        todo.push(r * width + c);
+                    }
+                }
+            }
+        }
+        if area >= min_area {
+            let (h, w) = (height as f64, width as f64);
+            let extent = [(right + 1 - left) as f64 / w, (bottom + 1 - top) as f64 / h];
+            let rect = [left as f64 / w, top as f64 / h, extent[0], extent[1]];
+            regions.push(Region { rect, score: sum / area as f64, area });
+        }
+    }
+    // Stable, so that equal scores stay in reading order.
+    regions.sort_by(|a, b| b.score.total_cmp(&a.score));
+    Ok(regions)
+}
+
+/// What was found in one image, and what is there; an image without findings has no boxes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Detected boxes with their scores.
+    pub detections: Vec<(Rect, f64)>,
+    /// The true boxes.
+    pub truth: Vec<Rect>,
+}
+
+impl Found {
+    /// From an image's regions.
+    pub fn new(regions: &[Region], truth: &[Rect]) -> Self {
+        Self { detections: regions.iter().map(|r| (r.rect, r.score)).collect(), truth: truth.to_vec() }
+    }
+}
+
+/// A detection after matching: its score, and whether it hit a box that no better one had hit.
+type Match = (f64, bool);
+
+/// All images' detections, best first, matched greedily: each takes the free box of its image with the highest IoU, if
+/// that reaches `threshold`.
+fn matches(what: &'static str, images: &[Found], threshold: f64) -> Result<(Vec<Match>, usize), Error> {
+    if !(threshold > 0.0 && threshold <= 1.0) {
+        return Err(Error::Shape {
+            what,
+            why: format!("an IoU of {threshold} is no threshold; it lies in 0..=1, above 0"),
+        });
+    }
+    let mut all: Vec<(usize, &Rect, f64)> = Vec::new();
+    for (image, found) in images.iter().enumerate() {
+        valid(what, &found.truth)?;
+        for (rect, score) in &found.detections {
+            valid(what, std::slice::from_ref(rect))?;
+            if !score.is_finite() {
+                return Err(Error::NotFinite { what, set: "images", index: image, value: *score });
+            }
+            all.push((image, rect, *score));
+        }
+    }
+    let boxes = images.iter().map(|f| f.truth.len()).sum();
+    if boxes == 0 {
+        return Err(Error::Empty { what, set: "true boxes" });
+    }
+    all.sort_by(|a, b| b.2.total_cmp(&a.2));
+    let mut free: Vec<Vec<bool>> = images.iter().map(|f| vec![true; f.truth.len()]).collect();
+    let matched = all.into_iter().map(|(image, rect, score)| {
+        let candidates = (0..images[image].truth.len()).filter(|k| free[image][*k]);
+        let best = candidates
+            .map(|k| (k, iou(rect, &images[image].truth[k])))
+            .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+            .filter(|(_, iou)| *iou >= threshold);
+        if let Some((k, _)) = best {
+            free[image][k] = false;
+        }
+        (score, best.is_some())
+    });
+    Ok((matched.collect(), boxes))
+}
+
+/// After each group of equally sure detections: (all so far, hits so far).
+fn cumulative(matched: &[Match]) -> Vec<(f64, f64)> {
+    let (mut all, mut hits) = (0.0, 0.0);
+    let mut out = Vec::new();
+    for group in matched.chunk_by(|a, b| a.0 == b.0) {
+        all += group.len() as f64;
+        hits += group.iter().filter(|m| m.1).count() as f64;
+        out.push((all, hits));
+    }
+    out
+}
+
+/// Average precision of detected boxes at an IoU threshold: area under the precision–recall curve whose precision is made
+/// to fall (PASCAL VOC 2010's rule). Equally sure detections enter together, so that the order of images does not matter.
+///
+/// # Errors
+/// When no image has a box, a box has no area, a score is not finite, or `threshold` is not in 0..=1 and above 0.
+pub fn box_average_precision(images: &[Found], threshold: f64) -> Result<f64, Error> {
+    let (matched, boxes) = matches("AP of boxes", images, threshold)?;
+    let curve = cumulative(&matched);
+    let (mut area, mut highest) = (0.0, 0.0f64);
+    for (i, (all, hits)) in curve.iter().enumerate().rev() {
+        highest = highest.max(hits / all);
+        let before = i.checked_sub(1).map_or(0.0, |b| curve[b].1);
+        area += (hits - before) * highest;
+    }
+    Ok(area / boxes as f64)
+}
+
+/// [`box_average_precision`] at each of `thresholds`, and their mean: 0.1 to 0.5 for heat maps, which were never trained to
+/// draw boxes; RSNA's challenge took 0.4 to 0.75 of boxes by trained detectors.
+///
+/// # Errors
+/// As [`box_average_precision`], and when there are no thresholds.
+pub fn box_average_precisions(images: &[Found], thresholds: &[f64]) -> Result<(Vec<f64>, f64), Error> {
+    if thresholds.is_empty() {
+        return Err(Error::Empty { what: "AP of boxes", set: "thresholds" });
+    }
+    let each = thresholds.iter().map(|t| box_average_precision(images, *t)).collect::<Result<Vec<f64>, Error>>()?;
+    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    Ok((each, mean))
+}
+
+/// A point of the FROC curve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FrocPoint {
+    /// False detections per image, images without findings included.
+    pub false_positives_per_image: f64,
+    /// Share of the boxes that is hit.
+    pub sensitivity: f64,
+}
+
+/// The free-response ROC curve (Chakraborty 1989): boxes hit at an IoU of `threshold` against false detections per image.
+///
+/// # Errors
+/// As [`box_average_precision`].
+pub fn froc(images: &[Found], threshold: f64) -> Result<Vec<FrocPoint>, Error> {
+    let (matched, boxes) = matches("FROC", images, threshold)?;
+    let start = FrocPoint { false_positives_per_image: 0.0, sensitivity: 0.0 };
+    let points = cumulative(&matched).into_iter().map(|(all, hits)| FrocPoint {
+        false_positives_per_image: (all - hits) / images.len() as f64,
+        sensitivity: hits / boxes as f64,
+    });
+    Ok(std::iter::once(start).chain(points).collect())
+}
+
+/// Share of images with boxes in which the surest detection hits one, with its interval; `None` when no image has a box.
+///
+/// # Errors
+/// As [`box_average_precision`], save that no box is no error.
+pub fn top_detection_hits(images: &[Found], threshold: f64) -> Result<Option<Estimate>, Error> {
+    let (mut hits, mut n) = (0, 0);
+    for found in images.iter().filter(|f| !f.truth.is_empty()) {
+        let best = found.detections.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
+        let only = Found { detections: best.into_iter().collect(), truth: found.truth.clone() };
+        n += 1;
+        hits += u64::from(matches("top detection", &[only], threshold)?.0.iter().any(|m| m.1));
+    }
+    Ok(crate::wilson(hits, n))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn regions_touch_at_corners_and_come_best_first() {
+        #[rustfmt::skip]
+        let map = [
+            0.9, 0.0, 0.0, 0.0,
+            0.0, 0.7, 0.0, 0.5,
+            0.0, 0.0, 0.0, 0.5,
+        ];
+        let found = regions(&map, 3, 4, 0.5, 1).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].area, found[0].rect), (2, [0.0, 0.0, 0.5, 2.0 / 3.0]));
+        assert!((found[0].score - 0.8).abs() < 1e-15);
+        assert_eq!(found[1].rect, [0.75, 1.0 / 3.0, 0.25, 2.0 / 3.0]);
+        assert_eq!(regions(&map, 3, 4, 0.5, 3).unwrap(), []);
+        assert_eq!(regions(&map, 3, 4, -1.0, 1).unwrap()[0].area, 12);
+        assert!(regions(&map, 4, 4, 0.5, 1).is_err() && regions(&map, 3, 4, f64::NAN, 1).is_err());
+    }
+
+    const A: Rect = [0.0, 0.0, 0.2, 0.2];
+    const B: Rect = [0.5, 0.5, 0.2, 0.2];
+
+    #[test]
+    fn precision_of_boxes_by_hand() {
+        let image = |detections: &[(Rect, f64)], truth: &[Rect]| Found {
+            detections: detections.to_vec(),
+            truth: truth.to_vec(),
+        };
+        // Hit, miss, hit of two boxes: (1 · 1 + 1 · 2/3) / 2.
+        let images = [image(&[(A, 0.9), (A, 0.8)], &[A]), image(&[(B, 0.7)], &[B])];
+        assert!((box_average_precision(&images, 0.5).unwrap() - 5.0 / 6.0).abs() < 1e-15);
+        let curve = froc(&images, 0.5).unwrap();
+        assert_eq!(curve[3], FrocPoint { false_positives_per_image: 0.5, sensitivity: 1.0 });
+        assert_eq!(top_detection_hits(&images, 0.5).unwrap().unwrap().value, 1.0);
+        assert_eq!(box_average_precision(&[image(&[], &[A])], 0.5), Ok(0.0));
+        assert_eq!(box_average_precision(&[image(&[(A, 1.0)], &[A])], 1.0), Ok(1.0));
+        assert!(matches!(box_average_precision(&[image(&[(A, 1.0)], &[])], 0.5), Err(Error::Empty { .. })));
+        assert!(box_average_precision(&images, 0.0).is_err());
+        assert!(box_average_precision(&[image(&[(A, f64::NAN)], &[A])], 0.5).is_err());
+        let (each, mean) = box_average_precisions(&images, &[0.1, 0.5]).unwrap();
+        assert_eq!((each.len(), mean), (2, each[0]));
+    }
+
+    proptest! {
+        #[test]
+        fn stricter_overlap_and_other_orders(
+            boxes in prop::collection::vec((0..4u8, 0..4u8, 1..4u8, 1..4u8, 0..5u8, any::<bool>()), 1..25)
+        ) {
+            let mut images = vec![Found { detections: Vec::new(), truth: vec![A] }; 3];
+            for (i, (x, y, w, h, score, truth)) in boxes.iter().enumerate() {
+                let rect = [x, y, w, h].map(|v| f64::from(*v) / 8.0);
+                // One true box an image and distinct scores within it: which of two equals takes a box is then no question.
+                if *truth { images[i % 3].truth = vec![rect] } else { images[i % 3].detections.push((rect, f64::from(*score) * 32.0 + (i / 3) as f64)) }
+            }
+            let loose = box_average_precision(&images, 0.2).unwrap();
+            let strict = box_average_precision(&images, 0.5).unwrap();
+            prop_assert!((0.0..=1.0).contains(&loose) && strict <= loose + 1e-12);
+            images.reverse();
+            prop_assert!((box_average_precision(&images, 0.2).unwrap() - loose).abs() < 1e-12);
+        }
+    }
+}
