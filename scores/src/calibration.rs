@@ -132,7 +132,8 @@ pub struct ReliabilityBin {
     pub observed: f64,
 }
 
-/// The reliability diagram over `bins` equally wide bins of 0..=1; empty ones are left out.
+/// The reliability diagram over `bins` equally wide bins of 0..=1, upper edges included; empty ones are left out, as
+/// `calibration_curve` does.
 ///
 /// # Errors
 /// As [`brier`], and when `bins` is 0.
@@ -144,7 +145,8 @@ pub fn reliability(probability: &[f64], sick: &[bool], bins: usize) -> Result<Ve
     }
     let mut sums = vec![(0u64, 0.0, 0u64); bins];
     for (p, s) in probability.iter().zip(sick) {
-        let bin = &mut sums[((p * bins as f64) as usize).min(bins - 1)];
+        // The upper edge belongs to the bin; a cast of a negative number is 0.
+        let bin = &mut sums[((p * bins as f64).ceil() - 1.0) as usize];
         *bin = (bin.0 + 1, bin.1 + p, bin.2 + u64::from(*s));
     }
     let filled = sums.into_iter().filter(|b| b.0 > 0);
