@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use morph_spec::Rng;
 
 use crate::{
-    Error, Ranked, checked, curves,
+    Error, HEALTHY, PATHOLOGY, Ranked, checked, curves,
     quantile::{quantile, sorted},
     ranked::Step,
 };
@@ -312,8 +312,8 @@ pub fn bootstrap_ci(
     seed: u64,
 ) -> Result<(f64, f64), Error> {
     const WHAT: &str = "bootstrap";
-    checked(WHAT, "healthy set", healthy)?;
-    checked(WHAT, "pathology set", pathology)?;
+    checked(WHAT, HEALTHY, healthy)?;
+    checked(WHAT, PATHOLOGY, pathology)?;
     let plan = Plan { resamples, level, seed }.checked()?;
     let mut values = Vec::new();
     for i in 0..resamples {

@@ -5,6 +5,8 @@
 //! a dataset is prepared. Pixel (row r, column c) of a map of H × W covers the square from (c/W, r/H) to ((c+1)/W, (r+1)/H).
 //! It belongs to a box when its centre ((c+½)/W, (r+½)/H) does, the left and upper edge included; so neighbouring boxes share
 //! no pixel, and the number of pixels is the area up to rounding. A map of another size than the image needs no other box.
+//!
+//! Preparing cuts boxes at the image's edges, so one that lay outside has no area left: it counts as no box anywhere.
 
 use crate::{Error, checked};
 
@@ -23,11 +25,16 @@ pub(crate) fn plane(what: &'static str, map: &[f64], height: usize, width: usize
 
 pub(crate) fn valid(what: &'static str, boxes: &[Rect]) -> Result<(), Error> {
     for (i, [x, y, w, h]) in boxes.iter().enumerate() {
-        if ![x, y, w, h].iter().all(|v| v.is_finite()) || *w <= 0.0 || *h <= 0.0 {
-            return Err(Error::Shape { what, why: format!("box {i} is [{x}, {y}, {w}, {h}], which has no area") });
+        if ![x, y, w, h].iter().all(|v| v.is_finite()) || *w < 0.0 || *h < 0.0 {
+            return Err(Error::Shape { what, why: format!("box {i} is [{x}, {y}, {w}, {h}]") });
         }
     }
     Ok(())
+}
+
+/// Whether there is anything of a box.
+pub(crate) fn has_area(rect: &Rect) -> bool {
+    rect[2] > 0.0 && rect[3] > 0.0
 }
 
 /// First and last-but-one pixel whose centre lies in `start..start + extent`.
@@ -39,7 +46,7 @@ fn pixels(start: f64, extent: f64, size: usize) -> std::ops::Range<usize> {
 /// Which pixels of a `height` × `width` map lie in the union of `boxes`, row by row. What lies outside the image is cut off.
 ///
 /// # Errors
-/// When a box has no area or is not finite.
+/// When a box is not finite or its width or height negative.
 pub fn box_mask(boxes: &[Rect], height: usize, width: usize) -> Result<Vec<bool>, Error> {
     valid("mask of boxes", boxes)?;
     let mut mask = vec![false; height * width];
@@ -113,7 +120,8 @@ mod tests {
         assert_eq!(lit, [9, 10, 13, 14]);
         assert!(box_mask(&[[-1.0, -1.0, 3.0, 3.0]], 3, 5).unwrap().iter().all(|m| *m));
         assert!(box_mask(&[[2.0, 2.0, 1.0, 1.0]], 3, 5).unwrap().iter().all(|m| !m));
-        assert!(box_mask(&[[0.0, 0.0, 0.0, 1.0]], 3, 5).unwrap_err().to_string().contains("box 0"));
+        assert!(box_mask(&[[0.0, 0.0, 0.0, 1.0]], 3, 5).unwrap().iter().all(|m| !m));
+        assert!(box_mask(&[[0.0, 0.0, -0.5, 1.0]], 3, 5).unwrap_err().to_string().contains("box 0"));
         assert!(box_mask(&[[0.0, f64::NAN, 1.0, 1.0]], 3, 5).is_err());
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Estimate,
-    boxes::{Rect, iou, plane, valid},
+    boxes::{Rect, has_area, iou, plane, valid},
 };
 
 /// A connected region of a map.
@@ -83,6 +83,10 @@ impl Found {
     pub fn new(regions: &[Region], truth: &[Rect]) -> Self {
         Self { detections: regions.iter().map(|r| (r.rect, r.score)).collect(), truth: truth.to_vec() }
     }
+
+    fn boxes(&self) -> usize {
+        self.truth.iter().filter(|t| has_area(t)).count()
+    }
 }
 
 /// A detection after matching: its score, and whether it hit a box that no better one had hit.
@@ -108,12 +112,12 @@ fn matches(what: &'static str, images: &[Found], threshold: f64) -> Result<(Vec<
             all.push((image, rect, *score));
         }
     }
-    let boxes = images.iter().map(|f| f.truth.len()).sum();
+    let boxes = images.iter().map(Found::boxes).sum();
     if boxes == 0 {
         return Err(Error::Empty { what, set: "true boxes" });
     }
     all.sort_by(|a, b| b.2.total_cmp(&a.2));
-    let mut free: Vec<Vec<bool>> = images.iter().map(|f| vec![true; f.truth.len()]).collect();
+    let mut free: Vec<Vec<bool>> = images.iter().map(|f| f.truth.iter().map(has_area).collect()).collect();
     let matched = all.into_iter().map(|(image, rect, score)| {
         let candidates = (0..images[image].truth.len()).filter(|k| free[image][*k]);
         let best = candidates
@@ -144,7 +148,7 @@ fn cumulative(matched: &[Match]) -> Vec<(f64, f64)> {
 /// to fall (PASCAL VOC 2010's rule). Equally sure detections enter together, so that the order of images does not matter.
 ///
 /// # Errors
-/// When no image has a box, a box has no area, a score is not finite, or `threshold` is not in 0..=1 and above 0.
+/// When no image has a box, one is not finite or negative, a score is not finite, or `threshold` is not in 0..=1 and above 0.
 pub fn box_average_precision(images: &[Found], threshold: f64) -> Result<f64, Error> {
     let (matched, boxes) = matches("AP of boxes", images, threshold)?;
     let curve = cumulative(&matched);
@@ -158,7 +162,7 @@ pub fn box_average_precision(images: &[Found], threshold: f64) -> Result<f64, Er
 }
 
 /// [`box_average_precision`] at each of `thresholds`, and their mean: 0.1 to 0.5 for heat maps, which were never trained to
-/// draw boxes; RSNA's challenge took 0.4 to 0.75 of boxes by trained detectors.
+/// draw boxes ([`HEAT_MAP_IOUS`]).
 ///
 /// # Errors
 /// As [`box_average_precision`], and when there are no thresholds.
@@ -169,6 +173,43 @@ pub fn box_average_precisions(images: &[Found], thresholds: &[f64]) -> Result<(V
     let each = thresholds.iter().map(|t| box_average_precision(images, *t)).collect::<Result<Vec<f64>, Error>>()?;
     let mean = each.iter().sum::<f64>() / each.len() as f64;
     Ok((each, mean))
+}
+
+/// IoU thresholds of heat maps' regions.
+pub const HEAT_MAP_IOUS: [f64; 5] = [0.1, 0.2, 0.3, 0.4, 0.5];
+/// IoU thresholds of RSNA's challenge.
+pub const CHALLENGE_IOUS: [f64; 8] = [0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75];
+
+/// The score of Kaggle's RSNA challenge of 2018, which is called mean average precision but ranks nothing: for each image the
+/// mean over `thresholds` of hits / (hits + false detections + missed boxes), then the mean over images. An image without
+/// boxes counts 0 when something is detected, and does not count at all when nothing is.
+///
+/// # Errors
+/// When no image counts, a box is not finite or negative, a score not finite, or there are no thresholds in 0..=1, above 0.
+pub fn challenge_score(images: &[Found], thresholds: &[f64]) -> Result<f64, Error> {
+    const WHAT: &str = "challenge score";
+    if thresholds.is_empty() {
+        return Err(Error::Empty { what: WHAT, set: "thresholds" });
+    }
+    let (mut sum, mut counted) = (0.0, 0);
+    for found in images {
+        let truth = found.boxes();
+        if truth == 0 {
+            counted += usize::from(!found.detections.is_empty());
+            continue;
+        }
+        counted += 1;
+        for threshold in thresholds {
+            let (matched, _) = matches(WHAT, std::slice::from_ref(found), *threshold)?;
+            let hits = matched.iter().filter(|m| m.1).count();
+            // Detections and boxes, those that met counted once.
+            sum += hits as f64 / (matched.len() + truth - hits) as f64 / thresholds.len() as f64;
+        }
+    }
+    if counted == 0 {
+        return Err(Error::Empty { what: WHAT, set: "images that count" });
+    }
+    Ok(sum / counted as f64)
 }
 
 /// A point of the FROC curve.
@@ -200,7 +241,7 @@ pub fn froc(images: &[Found], threshold: f64) -> Result<Vec<FrocPoint>, Error> {
 /// As [`box_average_precision`], save that no box is no error.
 pub fn top_detection_hits(images: &[Found], threshold: f64) -> Result<Option<Estimate>, Error> {
     let (mut hits, mut n) = (0, 0);
-    for found in images.iter().filter(|f| !f.truth.is_empty()) {
+    for found in images.iter().filter(|f| f.boxes() > 0) {
         let best = found.detections.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
         let only = Found { detections: best.into_iter().collect(), truth: found.truth.clone() };
         n += 1;
@@ -255,6 +296,16 @@ mod tests {
         assert!(box_average_precision(&[image(&[(A, f64::NAN)], &[A])], 0.5).is_err());
         let (each, mean) = box_average_precisions(&images, &[0.1, 0.5]).unwrap();
         assert_eq!((each.len(), mean), (2, each[0]));
+
+        // One of two detections hits, then the only one does; an image without boxes counts only where something is found.
+        assert_eq!(challenge_score(&images, &CHALLENGE_IOUS), Ok(0.75));
+        let [first, second] = images;
+        let none = image(&[], &[[0.5, 1.0, 0.2, 0.0]]);
+        let with_none = [first.clone(), second.clone(), none.clone()];
+        assert_eq!(challenge_score(&with_none, &CHALLENGE_IOUS), Ok(0.75), "a box outside of the image is none");
+        assert_eq!(box_average_precision(&with_none, 0.5), box_average_precision(&with_none[..2], 0.5));
+        assert_eq!(challenge_score(&[first, second, image(&[(A, 0.1)], &[])], &CHALLENGE_IOUS), Ok(0.5));
+        assert!(challenge_score(&[none], &CHALLENGE_IOUS).is_err());
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Variance of the AUROC and the test of two methods on the same cases, after DeLong, DeLong & Clarke-Pearson 1988
 //! (Biometrics 44:837), by mid-ranks as Sun & Xu 2014 (IEEE SPL 21:1389): O(n log n).
 
-use crate::{Error, Estimate, bootstrap::paired, checked, multiple::holm, normal};
+use crate::{Error, Estimate, HEALTHY, PATHOLOGY, bootstrap::paired, checked, multiple::holm, normal};
 
 const WHAT: &str = "DeLong";
 
@@ -29,8 +29,8 @@ fn mid_ranks(values: &[f64]) -> Vec<f64> {
 
 impl Placements {
     fn new(healthy: &[f64], pathology: &[f64]) -> Result<Self, Error> {
-        checked(WHAT, "healthy set", healthy)?;
-        checked(WHAT, "pathology set", pathology)?;
+        checked(WHAT, HEALTHY, healthy)?;
+        checked(WHAT, PATHOLOGY, pathology)?;
         for (name, set) in [("healthy", healthy), ("pathological", pathology)] {
             if set.len() < 2 {
                 let why = format!("a variance takes two {name} cases at least, there is one");

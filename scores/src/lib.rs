@@ -31,7 +31,8 @@ pub use bootstrap::{
 pub use boxes::{Rect, box_mask, gaussian_smooth, iou};
 pub use calibration::{Drift, Isotonic, Reference, ReliabilityBin, brier, expected_calibration_error, reliability};
 pub use components::{
-    Found, FrocPoint, Region, box_average_precision, box_average_precisions, froc, regions, top_detection_hits,
+    CHALLENGE_IOUS, Found, FrocPoint, HEAT_MAP_IOUS, Region, box_average_precision, box_average_precisions,
+    challenge_score, froc, regions, top_detection_hits,
 };
 pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_test, delong_variance};
 pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
@@ -69,6 +70,16 @@ pub enum Error {
         /// What it is.
         value: f64,
     },
+    /// The same, the case being known by name.
+    #[error("{what}: the score of {case} is {value}, not a finite number")]
+    NotFiniteCase {
+        /// What was to be computed.
+        what: &'static str,
+        /// Whose score it is.
+        case: String,
+        /// What it is.
+        value: f64,
+    },
     /// Sizes that do not fit.
     #[error("{what}: {why}")]
     Shape {
@@ -79,6 +90,26 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// This error, naming the case that has no finite score by its name in `healthy` or `pathology` (in the order of the
+    /// scores). Every other error stays as it is.
+    #[must_use]
+    pub fn naming(self, healthy: &[&str], pathology: &[&str]) -> Self {
+        let Self::NotFinite { what, set, index, value } = self else { return self };
+        let names = match set {
+            HEALTHY => healthy,
+            PATHOLOGY => pathology,
+            _ => return self,
+        };
+        names.get(index).map_or(self, |case| Self::NotFiniteCase { what, case: (*case).to_owned(), value })
+    }
+}
+
+/// What errors call the negative cases.
+pub(crate) const HEALTHY: &str = "healthy set";
+/// What errors call the positive cases.
+pub(crate) const PATHOLOGY: &str = "pathology set";
+
 /// `values`, if there are some and all are finite.
 fn checked<'a>(what: &'static str, set: &'static str, values: &'a [f64]) -> Result<&'a [f64], Error> {
     if values.is_empty() {
@@ -87,5 +118,21 @@ fn checked<'a>(what: &'static str, set: &'static str, values: &'a [f64]) -> Resu
     match values.iter().position(|v| !v.is_finite()) {
         Some(index) => Err(Error::NotFinite { what, set, index, value: values[index] }),
         None => Ok(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_case_without_a_score_is_named() {
+        let names = (["h1", "h2"], ["p1", "p2"]);
+        let said =
+            |healthy: &[f64], sick: &[f64]| auroc(healthy, sick).unwrap_err().naming(&names.0, &names.1).to_string();
+        assert_eq!(said(&[0.0, 1.0], &[1.0, f64::NAN]), "AUROC: the score of p2 is NaN, not a finite number");
+        assert_eq!(said(&[f64::INFINITY, 1.0], &[1.0, 2.0]), "AUROC: the score of h1 is inf, not a finite number");
+        assert!(said(&[], &[1.0]).contains("no values in the healthy set"));
+        assert!(said(&[1.0, 1.0, f64::NAN], &[1.0]).contains("value 2"), "a case without a name keeps its number");
     }
 }

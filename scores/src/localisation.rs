@@ -45,7 +45,7 @@ impl PixelHistogram {
     /// outside.
     ///
     /// # Errors
-    /// When sizes do not fit, a value is not finite, or a box has no area.
+    /// When sizes do not fit, a value is not finite, or a box is no box.
     pub fn add(&mut self, map: &[f64], height: usize, width: usize, boxes: &[Rect]) -> Result<(), Error> {
         plane(WHAT, map, height, width)?;
         let truth = box_mask(boxes, height, width)?;
@@ -154,7 +154,7 @@ pub struct Pointing {
 /// Looks where `map` (smoothed, see [`gaussian_smooth`](crate::gaussian_smooth)) points in an image that has `boxes`.
 ///
 /// # Errors
-/// When sizes do not fit, a value is not finite, a box has no area, or no pixel lies in a box.
+/// When sizes do not fit, a value is not finite, a box is no box, or no pixel lies in a box.
 pub fn pointing(map: &[f64], height: usize, width: usize, boxes: &[Rect]) -> Result<Pointing, Error> {
     plane(WHAT, map, height, width)?;
     let truth = box_mask(boxes, height, width)?;

@@ -1,6 +1,6 @@
 //! Working points: a threshold from healthy validation images alone, and what it does on a test set.
 
-use crate::{Error, Estimate, checked, curves::share, normal, quantile::sorted};
+use crate::{Error, Estimate, HEALTHY, PATHOLOGY, checked, curves::share, normal, quantile::sorted};
 
 /// The lowest threshold at which at least `specificity` of the healthy validation images are left alone. As everywhere, a
 /// score of at least the threshold is called sick; ties with the last image left alone are left alone, too. No test image
@@ -56,8 +56,8 @@ impl Confusion {
             let called = checked(WHAT, set, values)?.iter().filter(|v| **v >= threshold).count();
             Ok((called as u64, (values.len() - called) as u64))
         };
-        let (false_positives, true_negatives) = called("healthy set", healthy)?;
-        let (true_positives, false_negatives) = called("pathology set", pathology)?;
+        let (false_positives, true_negatives) = called(HEALTHY, healthy)?;
+        let (true_positives, false_negatives) = called(PATHOLOGY, pathology)?;
         Ok(Self { true_positives, false_positives, true_negatives, false_negatives })
     }
 

@@ -1,6 +1,6 @@
 //! Both samples sorted into one list of thresholds: what every number of detection is computed from.
 
-use crate::{Error, checked, curves};
+use crate::{Error, HEALTHY, PATHOLOGY, checked, curves};
 
 /// How many of each sample lie at or above a threshold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,8 +52,8 @@ impl Ranked {
     }
 
     pub(crate) fn named(what: &'static str, healthy: &[f64], pathology: &[f64]) -> Result<Self, Error> {
-        let healthy = checked(what, "healthy set", healthy)?.iter().map(|v| (*v, false));
-        let pathology = checked(what, "pathology set", pathology)?.iter().map(|v| (*v, true));
+        let healthy = checked(what, HEALTHY, healthy)?.iter().map(|v| (*v, false));
+        let pathology = checked(what, PATHOLOGY, pathology)?.iter().map(|v| (*v, true));
         let mut all: Vec<(f64, bool)> = healthy.chain(pathology).collect();
         all.sort_unstable_by(|a, b| b.0.total_cmp(&a.0));
         Self::counted(what, all.into_iter().map(|(score, sick)| (score, u64::from(!sick), u64::from(sick))))
@@ -90,8 +90,8 @@ impl Ranked {
         }
         let empty = |set| Error::Empty { what, set };
         match sum {
-            (0, _) => Err(empty("healthy set")),
-            (_, 0) => Err(empty("pathology set")),
+            (0, _) => Err(empty(HEALTHY)),
+            (_, 0) => Err(empty(PATHOLOGY)),
             _ => Ok(Self { steps }),
         }
     }
