@@ -10,6 +10,7 @@ mod boxes;
 mod calibration;
 mod components;
 mod curves;
+mod deformation;
 mod delong;
 mod detection;
 mod frechet;
@@ -18,6 +19,7 @@ mod localisation;
 mod multiple;
 mod normal;
 mod operating;
+mod platt;
 mod quantile;
 mod ranked;
 mod restoration;
@@ -34,6 +36,7 @@ pub use components::{
     CHALLENGE_IOUS, Found, FrocPoint, HEAT_MAP_IOUS, Region, box_average_precision, box_average_precisions,
     challenge_score, froc, regions, top_detection_hits,
 };
+pub use deformation::{Deformation, deformation};
 pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_test, delong_variance};
 pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
 pub use frechet::{Gaussian, frechet_distance};
@@ -41,10 +44,11 @@ pub use image::{l1, mse, psnr, smooth, ssim, ssim_map, top_mean, top_score};
 pub use localisation::{BestOverlap, PixelHistogram, Pointing, pointing};
 pub use multiple::{Better, best, format_interval, format_p, format_plus_minus, holm, mean_and_deviation};
 pub use operating::{Confusion, threshold_at_specificity, wilson};
+pub use platt::Platt;
 pub use quantile::quantile_of;
 pub use ranked::{Point, PrPoint, Ranked};
 pub use restoration::{Fidelity, InsideOutside, TwinScore, fidelity, inside_outside, twin_score};
-pub use subgroup::{Case, MIN_CASES, Subgroup, age_band, subgroups, view_score};
+pub use subgroup::{Case, MIN_CASES, Subgroup, age_band, matched_auroc, subgroups, view_score};
 
 /// Why there is no number.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

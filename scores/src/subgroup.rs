@@ -68,6 +68,27 @@ fn row(group: &str, cases: &[&Case<'_>], plan: Plan) -> Result<Subgroup, Error> 
     })
 }
 
+/// AUROC over pairs of one group only: the chance that a sick case scores higher than a healthy one *of its own group*. With
+/// views as groups, what a score owes to the view is gone ("view-matched"). Every such pair counts once, so large groups weigh
+/// more; groups without one class do not take part.
+///
+/// # Errors
+/// When a score is not finite (its position in `cases` is named), or no group has both classes.
+pub fn matched_auroc(cases: &[Case<'_>]) -> Result<f64, Error> {
+    const WHAT: &str = "matched AUROC";
+    let scores: Vec<f64> = cases.iter().map(|c| c.score).collect();
+    crate::checked(WHAT, "cases", &scores)?;
+    let mut groups = BTreeMap::<&str, [Vec<f64>; 2]>::new();
+    cases.iter().for_each(|c| groups.entry(c.group).or_default()[usize::from(c.sick)].push(c.score));
+    let (mut wins, mut pairs) = (0.0, 0.0);
+    for [healthy, pathology] in groups.values().filter(|g| g.iter().all(|class| !class.is_empty())) {
+        let count = healthy.len() as f64 * pathology.len() as f64;
+        wins += crate::auroc(healthy, pathology)? * count;
+        pairs += count;
+    }
+    if pairs > 0.0 { Ok(wins / pairs) } else { Err(Error::Empty { what: WHAT, set: "groups with both classes" }) }
+}
+
 /// The age band of a table: `<40`, `40–59`, `60–79`, `80+`; `unknown` without an age and where it is no person's (RSNA has
 /// some of 148 to 155 years).
 pub fn age_band(years: Option<u32>) -> &'static str {
@@ -111,6 +132,20 @@ mod tests {
         cases[7].score = f64::NAN;
         assert!(subgroups(&cases, plan).unwrap_err().to_string().contains("value 7 of the cases"));
         assert!(subgroups(&[], plan).is_err());
+    }
+
+    #[test]
+    fn a_score_that_only_knows_the_view_is_chance_within_views() {
+        let case = |view, sick| Case { group: view, sick, score: view_score(Some(view)), patient: None };
+        let cases =
+            [("AP", true), ("AP", true), ("AP", false), ("PA", true), ("PA", false), ("PA", false), ("LL", true)];
+        let cases = cases.map(|(view, sick)| case(view, sick));
+        assert_eq!(matched_auroc(&cases), Ok(0.5));
+        assert!(crate::auroc(&[1.0, 0.0, 0.0], &[1.0, 1.0, 0.0]).unwrap() > 0.6);
+        let one = cases.map(|c| Case { group: "all", score: if c.sick { 1.0 } else { 0.0 }, ..c });
+        assert_eq!(matched_auroc(&one), Ok(1.0));
+        assert!(matched_auroc(&cases[..2]).unwrap_err().to_string().contains("both classes"));
+        assert!(matched_auroc(&[Case { score: f64::NAN, ..cases[0] }]).is_err());
     }
 
     #[test]

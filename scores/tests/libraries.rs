@@ -182,6 +182,10 @@ fn calibration_and_drift_are_scipys_and_sklearns() {
         for (score, wanted) in list(&case["query"]).iter().zip(list(&case["isotonic"])) {
             near(&format!("{name}: probability of {score}"), isotonic.probability(*score).unwrap(), wanted, 1e-12);
         }
+        let platt = scores::Platt::fit(&healthy, &sick).unwrap();
+        near(name, platt.slope, number(&case["platt"][0]), 1e-7);
+        near(name, platt.offset, number(&case["platt"][1]), 1e-7);
+
         let probability = list(&case["probability"]);
         let labels: Vec<bool> = (0..probability.len()).map(|i| i >= healthy.len()).collect();
         near(name, scores::brier(&probability, &labels).unwrap(), number(&case["brier"]), 1e-13);
