@@ -1,6 +1,8 @@
-//! Statistics of detection and of image fidelity: pure functions of `f64`, as scikit-learn and scikit-image compute them.
+//! Statistics of detection, of localisation and of image fidelity: pure functions of `f64`, as scikit-learn, scikit-image and
+//! scipy compute them. docs/scores.md has the table of what is where.
 //!
 //! A *score* is larger for images that look sicker. Two samples are compared: `healthy` (negative) and `pathology` (positive).
+//! A case is called sick when its score is at least the threshold. Images and maps are given row by row, with height and width.
 //! Nothing here knows of images' files, networks or clocks; what is random is seeded.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
