@@ -237,8 +237,11 @@ mod tests {
             let reference = Reference::new(&validation).unwrap();
             let p = reference.p_value(score).unwrap();
             prop_assert!(p > 0.0 && p <= 1.0 && reference.p_value(score + 1.0).unwrap() <= p);
-            let counted = validation.iter().filter(|v| **v >= score).count();
-            prop_assert_eq!(p, (1 + counted) as f64 / (1 + validation.len()) as f64);
+            // Scores that tie with validation scores, and scores that do not.
+            for score in [score, score.round()] {
+                let counted = validation.iter().filter(|v| **v >= score).count();
+                prop_assert_eq!(reference.p_value(score), Ok((1 + counted) as f64 / (1 + validation.len()) as f64));
+            }
         }
 
         #[test]

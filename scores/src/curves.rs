@@ -94,12 +94,10 @@ pub(crate) fn at_tpr(steps: &[Step], tpr: f64) -> Point {
 pub(crate) fn at_specificity(steps: &[Step], specificity: f64) -> Point {
     let total = totals(steps);
     let allowed = steps.partition_point(|s| ((total.0 - s.healthy) as f64 / total.0 as f64) >= specificity);
-    match allowed.checked_sub(1) {
-        Some(i) => {
-            // Of the points with this sensitivity the one with the fewest false alarms.
-            let first = steps.partition_point(|s| s.pathology < steps[i].pathology);
-            point(&steps[first], total)
-        }
-        None => Point { fpr: 0.0, tpr: 0.0, threshold: f64::INFINITY },
+    let found = allowed.checked_sub(1).map_or(0, |last| steps[last].pathology);
+    // Of the points with this sensitivity the one with the fewest false alarms; of none found, the one that calls nothing.
+    match found {
+        1.. => point(&steps[steps.partition_point(|s| s.pathology < found)], total),
+        0 => Point { fpr: 0.0, tpr: 0.0, threshold: f64::INFINITY },
     }
 }

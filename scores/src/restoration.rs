@@ -131,6 +131,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn windows_belong_where_their_centre_lies() {
+        let a: Vec<f64> = (0..99).map(|i| 0.5 + 0.4 * (f64::from(i) * 0.9).sin()).collect();
+        let b: Vec<f64> = (0..99).map(|i| 0.5 + 0.4 * (f64::from(i) * 1.1).cos()).collect();
+        let map = ssim_map(&a, &b, 9, 11).unwrap();
+        for at in 0..99 {
+            let finding: Vec<bool> = (0..99).map(|i| i == at).collect();
+            let found = inside_outside(&a, &b, &finding, 9, 11).unwrap();
+            let (row, column) = (at / 11, at % 11);
+            let window = ((3..6).contains(&row) && (3..8).contains(&column)).then(|| map[(row - 3) * 5 + column - 3]);
+            assert_eq!(found.ssim_inside, window, "the only window around pixel {row}, {column}");
+            assert_eq!(found.l1_inside, Some((a[at] - b[at]).abs()));
+        }
+    }
+
+    #[test]
     fn removing_the_lesion_is_what_scores() {
         let twin: Vec<f64> = (0..256).map(|i| 0.3 + 0.2 * (f64::from(i) * 0.7).sin()).collect();
         let lesion: Vec<bool> = (0..256).map(|i| (6..11).contains(&(i / 16)) && (6..11).contains(&(i % 16))).collect();

@@ -142,6 +142,9 @@ mod tests {
         let cases = cases.map(|(view, sick)| case(view, sick));
         assert_eq!(matched_auroc(&cases), Ok(0.5));
         assert!(crate::auroc(&[1.0, 0.0, 0.0], &[1.0, 1.0, 0.0]).unwrap() > 0.6);
+        let sick = |score| Case { group: "AP", sick: true, score, patient: None };
+        let weighted = [sick(2.0), sick(2.0), sick(2.0), Case { sick: false, ..sick(1.0) }, cases[3], cases[4]];
+        assert_eq!(matched_auroc(&weighted), Ok(3.5 / 4.0), "three pairs won, one tied");
         let one = cases.map(|c| Case { group: "all", score: if c.sick { 1.0 } else { 0.0 }, ..c });
         assert_eq!(matched_auroc(&one), Ok(1.0));
         assert!(matched_auroc(&cases[..2]).unwrap_err().to_string().contains("both classes"));
