@@ -4,7 +4,7 @@
 use std::{fs, path::PathBuf};
 
 use morph_scores as scores;
-use scores::{Cases, Detection, Gaussian, Isotonic, Plan, Ranked, Reference};
+use scores::{Cases, Detection, Found, Gaussian, Isotonic, Plan, Ranked, Reference};
 use serde_json::Value;
 
 fn cases(name: &str) -> Vec<Value> {
@@ -220,6 +220,30 @@ fn the_frechet_distance_is_that_by_scipys_square_root() {
             .collect();
         let (a, b) = (Gaussian::fit(&x, d).unwrap(), Gaussian::fit(&y, d).unwrap());
         near("distance", scores::frechet_distance(&a, &b).unwrap(), number(&case["value"]), 1e-9);
+    }
+}
+
+#[test]
+fn precision_of_boxes_is_its_definition() {
+    for case in cases("boxes") {
+        let rects = |v: &Value| -> Vec<scores::Rect> {
+            v.as_array().unwrap().iter().map(|r| list(r).try_into().unwrap()).collect()
+        };
+        let found: Vec<Found> = case["images"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|image| Found {
+                detections: rects(&image["found"]).into_iter().zip(list(&image["score"])).collect(),
+                truth: rects(&image["truth"]),
+            })
+            .collect();
+        let (each, _) = scores::box_average_precisions(&found, &scores::HEAT_MAP_IOUS).unwrap();
+        for (k, (got, wanted)) in each.iter().zip(list(&case["ap"])).enumerate() {
+            near("AP", *got, wanted, 1e-12);
+            let challenge = scores::challenge_score(&found, &scores::HEAT_MAP_IOUS[k..=k]).unwrap();
+            near("challenge", challenge, number(&case["challenge"][k]), 1e-12);
+        }
     }
 }
 
