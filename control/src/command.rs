@@ -192,4 +192,7 @@ pub enum Refusal {
     /// Not now, or not in this state.
     #[error("{0}")]
     Precondition(String),
+    /// Somebody else has taken the place of whoever asks.
+    #[error("{0}")]
+    Replaced(String),
 }

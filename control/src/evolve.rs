@@ -204,6 +204,9 @@ fn set_worker(cluster: &mut Cluster, id: morph_spec::WorkerId, state: WorkerStat
     }
 }
 
+/// Earlier incarnations of a worker that are remembered: who was replaced comes back within seconds, or never.
+const REPLACED: usize = 32;
+
 fn joined(cluster: &mut Cluster, event: &Event) {
     let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached, labels, memory } =
         &event.what
@@ -213,9 +216,15 @@ fn joined(cluster: &mut Cluster, event: &Event) {
     let known = cluster.workers.get(id);
     let mut lies: BTreeSet<_> = known.map(|w| w.cached.clone()).unwrap_or_default();
     lies.extend(cached);
+    let mut replaced = known.map(|w| w.replaced.clone()).unwrap_or_default();
+    if let Some(earlier) = known.filter(|w| w.incarnation != *incarnation) {
+        replaced.push(earlier.incarnation.clone());
+        replaced.drain(..replaced.len().saturating_sub(REPLACED));
+    }
     let worker = Worker {
         id: *id,
         incarnation: incarnation.clone(),
+        replaced,
         host: host.clone(),
         slots: *slots,
         version: version.clone(),

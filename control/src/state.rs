@@ -119,6 +119,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// Which start of the agent process.
     pub incarnation: String,
+    /// Earlier ones, newest last; not all that there ever were.
+    pub replaced: Vec<String>,
     /// Where its ranks can be reached.
     pub host: String,
     /// Ranks that fit on it.

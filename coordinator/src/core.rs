@@ -165,6 +165,7 @@ pub fn status(refusal: Refusal) -> Status {
         Refusal::Exists(why) => Status::already_exists(why),
         Refusal::Invalid(why) => Status::invalid_argument(why),
         Refusal::Precondition(why) => Status::failed_precondition(why),
+        Refusal::Replaced(why) => Status::aborted(why),
     }
 }
 
@@ -366,13 +367,22 @@ impl Loop {
 
     fn opened(&mut self, hello: Hello, session: u64, orders: Orders) {
         let worker = hello.worker;
-        let acked = self.acks.get(&worker).filter(|(i, _)| *i == hello.incarnation).map_or(0, |(_, acked)| *acked);
-        tracing::info!(%worker, host = hello.host, slots = hello.slots, "an agent is here");
+        let (incarnation, host, slots) = (hello.incarnation.clone(), hello.host.clone(), hello.slots);
+        // The welcome comes before all orders.
+        let orders_from = self.then.len();
+        if let Err(refusal) = self.decide(Command::Hello(Box::new(hello))) {
+            tracing::warn!(%worker, host, "an agent is turned away: {refusal}");
+            // Whoever does not listen need not be told.
+            orders.try_send(Err(status(refusal))).ok();
+            return;
+        }
+        tracing::info!(%worker, host, slots, "an agent is here");
+        let acked = self.acks.get(&worker).filter(|(i, _)| *i == incarnation).map_or(0, |(_, acked)| *acked);
         let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
-        self.sessions.insert(worker, Session { id: session, incarnation: hello.incarnation.clone(), orders, acked });
+        let welcome = Then::Say(worker, Box::new(session_response::Message::Welcome(welcome)));
+        self.then.insert(orders_from, welcome);
+        self.sessions.insert(worker, Session { id: session, incarnation, orders, acked });
         self.last_seen.insert(worker, self.now);
-        self.then.push(Then::Say(worker, Box::new(session_response::Message::Welcome(welcome))));
-        self.decide(Command::Hello(Box::new(hello))).ok();
     }
 
     fn said(&mut self, worker: WorkerId, session: u64, seq: u64, said: Said) {

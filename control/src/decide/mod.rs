@@ -36,7 +36,7 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
         Command::Cordon { worker, reason, drain } => wishes::cordon(cluster, now, worker, &reason, drain)?,
         Command::Uncordon(worker) => wishes::uncordon(cluster, worker)?,
         Command::Drain { reason } => attempts::drain(cluster, now, reason),
-        Command::Hello(hello) => workers::hello(cluster, now, rng, *hello),
+        Command::Hello(hello) => workers::hello(cluster, now, rng, *hello)?,
         Command::WorkerAway { worker, incarnation, clean } => workers::away(cluster, worker, &incarnation, clean),
         Command::WorkerLeaving { worker, incarnation } => workers::leaving(cluster, worker, &incarnation),
         Command::WorkerLost { worker, incarnation } => workers::silent(cluster, now, rng, worker, &incarnation),

@@ -3,12 +3,22 @@
 use morph_spec::{Rng, Timestamp, WorkerId};
 
 use super::attempts::Ends;
-use crate::{Cluster, Exit, Hello, What, WorkerState};
+use crate::{Cluster, Exit, Hello, Refusal, What, WorkerState};
 
-/// An agent is here. Under a new incarnation, ranks that it had and does not know are lost; under the old one their ends
+/// An agent is here. Kubernetes may start one twice, and homes are copied: the one that joined last stays, and who was replaced
+/// is turned away, or the two would replace each other for ever.
+///
+/// Under a new incarnation, ranks that it had and does not know are lost; under the old one their ends
 /// are still to be reported, or they were never started and the orders are repeated.
-pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hello) -> Vec<What> {
+pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hello) -> Result<Vec<What>, Refusal> {
     let known = cluster.workers.get(&hello.worker);
+    if let Some(newer) = known.filter(|w| w.replaced.contains(&hello.incarnation)) {
+        return Err(Refusal::Replaced(format!(
+            "another agent with its id, {}, has joined since, at {}: was it started twice, or its home copied? Each agent needs a \
+             --home of its own",
+            hello.worker, newer.host
+        )));
+    }
     let mut events = Vec::new();
     if known.is_some_and(|w| w.incarnation != hello.incarnation) {
         events = ends(cluster, now, rng, hello.worker, "its agent was restarted", |fence| !hello.live.contains(&fence));
@@ -24,7 +34,7 @@ pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hel
         labels: hello.labels,
         memory: hello.memory,
     });
-    events
+    Ok(events)
 }
 
 /// An agent's session has ended.

@@ -38,6 +38,8 @@ pub enum Event {
     Down,
     /// The coordinator will never take this agent: its words.
     Refused(String),
+    /// Another agent with this one's id has joined since: the coordinator's words.
+    Replaced(String),
 }
 
 /// How this agent proves who it is.
@@ -104,6 +106,10 @@ pub fn start(urls: &str, proof: &Proof) -> Result<mpsc::Receiver<Event>, String>
             let mut welcomed = false;
             let why = match session(&all[at], bearer.as_ref(), &events, &mut welcomed).await {
                 Ok(()) => "it closed the connection".to_owned(),
+                Err(status) if status.code() == Code::Aborted => {
+                    drop(events.send(Event::Replaced(status.message().to_owned())).await);
+                    return;
+                }
                 Err(status) if is_final(status.code()) => {
                     drop(events.send(Event::Refused(status.message().to_owned())).await);
                     return;

@@ -165,6 +165,12 @@ impl Shell {
             let deadline = self.deadline;
             tokio::select! {
                 event = link.recv() => match event {
+                    Some(link::Event::Replaced(why)) if self.recovering => {
+                        // Its ranks counted as lost when the other one joined: nobody waits for what they said.
+                        tracing::warn!("what an earlier agent had yet to say is given up: {why}");
+                        self.journal.end();
+                        return Ok(Some(self));
+                    }
                     Some(event) => self.linked(event, &heard)?,
                     None => return Err(anyhow!("the link to the coordinator ended")),
                 },
@@ -268,6 +274,7 @@ impl Shell {
                 self.agent.disconnected();
                 self.remember();
             }
+            link::Event::Replaced(why) => return Err(anyhow!("the coordinator turned this agent away: {why}")),
             link::Event::Refused(why) => return Err(anyhow!("the coordinator refused this agent: {why}")),
             link::Event::Message(message) => {
                 let Some(message) = message.message else { return Ok(()) };
