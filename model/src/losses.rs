@@ -3,7 +3,7 @@
 use morph_spec::experiment as spec;
 use tch::{Kind, Tensor};
 
-use crate::Error;
+use crate::{Error, Losses, vgg::Vgg};
 
 /// Mean of squares, or of absolutes, over all pixels.
 pub fn reconstruction(kind: spec::Reconstruction, y: &Tensor, x: &Tensor) -> Tensor {
@@ -11,6 +11,34 @@ pub fn reconstruction(kind: spec::Reconstruction, y: &Tensor, x: &Tensor) -> Ten
         spec::Reconstruction::L2 => (y - x).square().mean(x.kind()),
         spec::Reconstruction::L1 => (y - x).abs().mean(x.kind()),
     }
+}
+
+/// `first`, called `name`, plus α times the perceptual term between `y` and `x`, unless that is off.
+pub(crate) fn with_perceptual(
+    first: Tensor,
+    name: &'static str,
+    (y, x): (&Tensor, &Tensor),
+    vgg: Option<&Vgg>,
+    weight: &spec::Perceptual,
+) -> Result<Losses, Error> {
+    let mut terms = vec![(name, first.detach())];
+    let mut total = first;
+    if let Some(vgg) = vgg {
+        let perceptual = vgg.loss(y, x)?;
+        terms.push(("perceptual", perceptual.detach()));
+        total = total + perceptual * weight.weight;
+    }
+    terms.push(("loss", total.detach()));
+    Ok(Losses { total, terms })
+}
+
+/// The same of each image `[B]`.
+pub fn per_image(kind: spec::Reconstruction, y: &Tensor, x: &Tensor) -> Tensor {
+    let apart = match kind {
+        spec::Reconstruction::L2 => (y - x).square(),
+        spec::Reconstruction::L1 => (y - x).abs(),
+    };
+    apart.mean_dim([1i64, 2, 3].as_slice(), false, x.kind())
 }
 
 /// β(epoch) = clip(β · epoch / `epochs`, 1e-3, β).

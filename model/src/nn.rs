@@ -195,6 +195,15 @@ impl BatchNorm {
         Ok(x * scale.view(shape) + shift.view(shape))
     }
 
+    /// The statistics after one batch of nothing but zeros.
+    pub(crate) fn remember_nothing(&self) -> Result<(), Error> {
+        self.count();
+        tch::no_grad(|| {
+            let _ = self.running_var.shallow_clone().f_mul_scalar_(1.0 - MOMENTUM)?;
+            Ok(())
+        })
+    }
+
     fn count(&self) {
         let _ = self.batches.shallow_clone().g_add_scalar_(1);
     }
@@ -209,6 +218,32 @@ impl BatchNorm {
         out.push((format!("{prefix}.running_var"), self.running_var.shallow_clone()));
         out.push((format!("{prefix}.num_batches_tracked"), self.batches.shallow_clone()));
     }
+}
+
+/// The experiment's activation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Act {
+    name: spec::Activation,
+    slope: f64,
+}
+
+impl Act {
+    pub(crate) fn of(model: &spec::Model) -> Self {
+        Self { name: model.activation, slope: model.negative_slope }
+    }
+
+    pub(crate) fn of_tensor(self, x: &Tensor) -> Tensor {
+        match self.name {
+            spec::Activation::Swish => x.silu(),
+            spec::Activation::Relu => x.relu(),
+            spec::Activation::LeakyRelu => leaky(x, self.slope),
+        }
+    }
+}
+
+/// x above 0, `slope` · x below. tch's `leaky_relu` has a slope of 0.01; `prelu` computes the same, its derivative at 0, too.
+pub(crate) fn leaky(x: &Tensor, slope: f64) -> Tensor {
+    x.prelu(&Tensor::full([1], slope, (x.kind(), x.device())))
 }
 
 /// Convolution, BatchNorm, activation, under the reference's two names.
@@ -226,14 +261,10 @@ impl Block {
     }
 
     /// What the convolution gives (the reference's skip connections take it raw) and what follows from it.
-    pub(crate) fn forward(&self, x: &Tensor, norm: Norm<'_>, act: spec::Activation) -> Result<(Tensor, Tensor), Error> {
+    pub(crate) fn forward(&self, x: &Tensor, norm: Norm<'_>, act: Act) -> Result<(Tensor, Tensor), Error> {
         let raw = self.conv.forward(x)?;
         let normed = self.norm.forward(&raw, norm)?;
-        let out = match act {
-            spec::Activation::Swish => normed.silu(),
-            spec::Activation::Relu => normed.relu(),
-        };
-        Ok((raw, out))
+        Ok((raw, act.of_tensor(&normed)))
     }
 
     pub(crate) fn parameters(&self, out: &mut Vec<(String, Tensor)>) {

@@ -6,7 +6,7 @@ use morph_checkpoint::Tensors;
 use morph_spec::experiment as spec;
 use tch::Tensor;
 
-use crate::{Error, from_data, to_data};
+use crate::{Error, Method, from_data, to_data};
 
 #[derive(Debug)]
 struct Slot {
@@ -151,5 +151,59 @@ impl Adam {
             });
         }
         Ok(())
+    }
+}
+
+/// A method's optimizers, by name.
+#[derive(Debug)]
+pub struct Optimizers {
+    all: Vec<(String, Tensor)>,
+    groups: Vec<(&'static str, Adam)>,
+}
+
+impl Optimizers {
+    /// Optimizers that have taken no step: one for each of the method's groups.
+    pub fn new(method: &dyn Method, options: &spec::Optimizer) -> Self {
+        let groups = method.groups().into_iter().map(|g| (g.name, Adam::new(&g.parameters, options))).collect();
+        Self { all: method.parameters(), groups }
+    }
+
+    /// Name and optimizer.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Adam)> {
+        self.groups.iter().map(|(name, adam)| (*name, adam))
+    }
+
+    /// Name and optimizer, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Adam)> {
+        self.groups.iter_mut().map(|(name, adam)| (*name, adam))
+    }
+
+    /// Changes the learning rate of all from the next step on.
+    pub fn set_lr(&mut self, lr: f64) {
+        self.groups.iter_mut().for_each(|(_, adam)| adam.set_lr(lr));
+    }
+
+    /// One step of the optimizer `name` on what `loss` computes; `backward` leaves the gradients. While they run, the other
+    /// optimizers' parameters are constants.
+    ///
+    /// # Errors
+    /// Theirs, and libtorch's.
+    pub fn update(
+        &mut self,
+        name: &str,
+        loss: &mut dyn FnMut() -> Result<Tensor, Error>,
+        backward: &mut dyn FnMut(&Tensor) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let adam = self.groups.iter_mut().find(|(n, _)| *n == name).map(|(_, adam)| adam);
+        let adam = adam.ok_or_else(|| Error::Torch(format!("there is no optimizer {name:?}")))?;
+        let others: Vec<&Tensor> =
+            self.all.iter().filter(|(n, _)| !adam.slots.iter().any(|s| s.name == *n)).map(|(_, t)| t).collect();
+        let constant = |constant: bool| others.iter().for_each(|t| drop(t.set_requires_grad(!constant)));
+        adam.zero_grad();
+        constant(true);
+        let done = loss().and_then(|loss| backward(&loss));
+        constant(false);
+        done?;
+        adam.step()
     }
 }

@@ -5,6 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::Scheduling;
+pub use crate::{
+    loss::{
+        Capacity, CapacityForm, Intro, Loss, MorphLoss, Ncc, Perceptual, Posterior, Reconstruction, Regulariser, Vae,
+    },
+    method::{Activation, Method, Model, NormMode, Sampling, Upsampling},
+    schedule::{Argument, Schedule, ScheduleName},
+};
 
 /// An experiment YAML. Its canonical JSON is what travels and is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,94 +81,6 @@ impl Subset {
     }
 }
 
-/// The network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Which method.
-    pub method: Method,
-    /// Side of the (square) input in pixels; must equal the dataset's.
-    #[serde(default = "default_image_size")]
-    pub image_size: u32,
-    /// Channels of the encoder's stride-2 levels; `image_size` must be divisible by 2 to their number.
-    #[serde(default = "default_channels")]
-    pub channels: Vec<u32>,
-    /// Side of the convolutions' kernels; odd.
-    #[serde(default = "default_kernel_size")]
-    pub kernel_size: u32,
-    /// How many of the finest levels the deformer refines over (`nr_ref_channels`).
-    #[serde(default = "default_refine_levels")]
-    pub refine_levels: u32,
-    /// Channels of each refinement.
-    #[serde(default = "default_refine_channels")]
-    pub refine_channels: u32,
-    /// Scaling-and-squaring steps of the velocity's integration.
-    #[serde(default = "default_integration_steps")]
-    pub integration_steps: u32,
-    /// Activation of encoder, decoder and refinement.
-    #[serde(default)]
-    pub activation: Activation,
-    /// How BatchNorm behaves in training.
-    #[serde(default)]
-    pub norm_mode: NormMode,
-    /// With `norm_mode: batch`: take statistics over the global batch (`true`), so that the number of ranks does not
-    /// change the method, or over each rank's share.
-    #[serde(default = "yes")]
-    pub sync: bool,
-}
-
-fn default_image_size() -> u32 {
-    128
-}
-fn default_channels() -> Vec<u32> {
-    vec![16, 32, 64, 128, 256, 256, 256]
-}
-fn default_kernel_size() -> u32 {
-    3
-}
-fn default_refine_levels() -> u32 {
-    3
-}
-fn default_refine_channels() -> u32 {
-    32
-}
-fn default_integration_steps() -> u32 {
-    7
-}
-fn yes() -> bool {
-    true
-}
-
-/// Methods of the paper that are implemented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// MorphAEus (Bercea et al., MICCAI 2023).
-    Morphaeus,
-}
-
-/// Non-linearities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// x · sigmoid(x).
-    #[default]
-    Swish,
-    /// max(0, x).
-    Relu,
-}
-
-/// BatchNorm in training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormMode {
-    /// Statistics of the batch; running statistics are kept for evaluation.
-    #[default]
-    Batch,
-    /// Running statistics are used and never change: what the published code does (reference-spec, section 0.1).
-    Frozen,
-}
-
 /// How training goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -182,8 +101,12 @@ pub struct Trainer {
     pub device: Device,
     /// The optimizer.
     pub optimizer: Optimizer,
+    /// How the learning rate changes over the epochs.
+    pub schedule: Schedule,
     /// The loss.
     pub loss: Loss,
+    /// The noise that a denoising method is trained to remove.
+    pub noise: Noise,
     /// When to stop early.
     pub early_stopping: EarlyStopping,
     /// When to save and what to keep.
@@ -206,7 +129,9 @@ impl Default for Trainer {
             drop_last: true,
             device: Device::Auto,
             optimizer: Optimizer::default(),
+            schedule: Schedule::default(),
             loss: Loss::default(),
+            noise: Noise::default(),
             early_stopping: EarlyStopping::default(),
             checkpoint: Checkpointing::default(),
             collective_timeout_s: 60,
@@ -259,100 +184,20 @@ pub enum OptimizerName {
     Adam,
 }
 
-/// L = reconstruction + α·perceptual + δ·(NCC + β(epoch)·R), the last from `morph.start_epoch` on.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Loss {
-    /// Between prior and image.
-    pub reconstruction: Reconstruction,
-    /// VGG-19 features between prior and image.
-    pub perceptual: Perceptual,
-    /// Deformation terms.
-    pub morph: MorphLoss,
-}
-
-/// Pixel losses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reconstruction {
-    /// Mean of squares.
-    #[default]
-    L2,
-    /// Mean of absolutes.
-    L1,
-}
-
-/// VGG-19 perceptual loss over relu1_1, relu2_1, relu3_1, relu4_1.
+/// Coarse Gaussian noise on the foreground (Kascenas et al. 2022).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Perceptual {
-    /// α; 0 turns the term off (then no weights are needed).
-    pub weight: f64,
-    /// URL or path of torchvision's VGG-19 state dict (`.pth` or `.safetensors`), or `random` for seeded random
-    /// weights, which is never the paper's loss. Required when `weight` is not 0.
-    pub weights: Option<String>,
+pub struct Noise {
+    /// Its standard deviation; images are in 0..1.
+    pub std: f64,
+    /// Side in pixels of the grid on which it is drawn before it is interpolated to the image's size.
+    pub resolution: u32,
 }
 
-impl Default for Perceptual {
+impl Default for Noise {
     fn default() -> Self {
-        Self { weight: 0.0, weights: None }
+        Self { std: 0.2, resolution: 16 }
     }
-}
-
-/// Deformation losses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MorphLoss {
-    /// δ.
-    pub weight: f64,
-    /// First epoch (from 0) in which these terms count. The paper's code: epoch > 10, so 11.
-    pub start_epoch: u32,
-    /// Side of NCC's window.
-    pub ncc_window: u32,
-    /// How NCC is computed.
-    pub ncc: Ncc,
-    /// β grows as clip(beta · epoch / beta_epochs, 1e-3, beta).
-    pub beta: f64,
-    /// Epochs until β is reached.
-    pub beta_epochs: u32,
-    /// The regulariser of the deformation.
-    pub regulariser: Regulariser,
-}
-
-impl Default for MorphLoss {
-    fn default() -> Self {
-        Self {
-            weight: 1.0,
-            start_epoch: 11,
-            ncc_window: 9,
-            ncc: Ncc::Stable,
-            beta: 3.0,
-            beta_epochs: 200,
-            regulariser: Regulariser::GradientL2,
-        }
-    }
-}
-
-/// Variants of local normalised cross-correlation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ncc {
-    /// Window sums in f64: no cancellation.
-    Stable,
-    /// The reference's float32 sums (E[x²] − E[x]²), for parity.
-    Reference,
-}
-
-/// Displacement regularisers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Regulariser {
-    /// Mean squared gradient.
-    GradientL2,
-    /// Mean absolute gradient.
-    GradientL1,
-    /// Bending energy.
-    Bending,
 }
 
 /// Early stopping on the validation score (lower is better).

@@ -6,14 +6,11 @@ use std::{
 };
 
 use morph_checkpoint::{Dtype, TensorData, Tensors, weights};
-use morph_spec::experiment as spec;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Morphaeus, from_data, load_state_dict, vgg::Vgg};
-
-/// First epoch in which the reference adds the deformation terms (`epoch > 10`).
-const START_EPOCH: u32 = 11;
+use super::class::{self, Class};
+use crate::{Error, Method, Recorded, build, from_data, load_state_dict, state_dict};
 
 pub(super) struct Case {
     pub(super) name: String,
@@ -24,7 +21,7 @@ pub(super) struct Case {
     vgg: Option<Tensors>,
 }
 
-fn golden(why: impl Into<String>) -> Error {
+pub(super) fn golden(why: impl Into<String>) -> Error {
     Error::Golden(why.into())
 }
 
@@ -43,15 +40,13 @@ impl Case {
             fs::read(&file).map_err(|e| golden(format!("read {}: {e}; is this a recorded case?", file.display())))?;
         let meta: Value = serde_json::from_slice(&text).map_err(|e| golden(format!("{}: {e}", file.display())))?;
         let name = meta["name"].as_str().unwrap_or_default().to_owned();
-        let class = meta["model"]["class_name"].as_str().unwrap_or_default();
-        if class != "MorphAEus" {
-            return Err(golden(format!("{name}: the method {class:?} is not implemented; MorphAEus is")));
-        }
         let beside = dir.parent().unwrap_or(Path::new("."));
         let inputs_file = beside.join("inputs.safetensors");
         let inputs = read(&inputs_file)?
             .and_then(|mut t| t.remove("batches_u8"))
             .ok_or_else(|| golden(format!("{} is missing or holds no batches_u8", inputs_file.display())))?;
+        // Whether it can be replayed at all is said before anything is computed.
+        class::read(&meta, "asrun", 128)?;
         let weights = if let Some(weights) = read(&dir.join("weights.safetensors"))? {
             weights
         } else if meta["prng_weights"].is_object() {
@@ -92,79 +87,40 @@ impl Case {
         self.meta["epoch"].as_u64().unwrap_or(0) as u32
     }
 
-    pub(super) fn optimizer(&self) -> spec::Optimizer {
-        let lr = self.meta["trainer"]["params"]["optimizer_params"]["lr"].as_f64().unwrap_or(5e-4);
-        spec::Optimizer { lr, ..spec::Optimizer::default() }
+    /// How the case reads here, as run or with BatchNorm in training mode.
+    pub(super) fn class(&self, variant: &str) -> Result<Class, Error> {
+        let size = self.inputs.size();
+        class::read(&self.meta, variant, size.last().copied().unwrap_or(0) as u32)
     }
 
-    fn dims(&self, name: &str) -> Result<Vec<u32>, Error> {
-        let shape =
-            self.meta["tensors"][name].as_array().ok_or_else(|| golden(format!("meta.json lists no {name}")))?;
-        Ok(shape.iter().filter_map(Value::as_u64).map(|d| d as u32).collect())
+    pub(super) fn method(&self, variant: &str, kind: Kind) -> Result<Box<dyn Method>, Error> {
+        let Class { model, trainer, .. } = self.class(variant)?;
+        if trainer.loss.perceptual.weight != 0.0 && self.vgg.is_none() {
+            return Err(golden("vgg19_features21.safetensors is missing beside the case"));
+        }
+        let method = build(&model, &trainer, self.vgg.as_ref(), Device::Cpu, kind)?;
+        let mut weights = self.weights.clone();
+        for (name, data) in state_dict(method.as_ref())? {
+            // Drawn weights leave counts as the network is built with them.
+            if name.ends_with("num_batches_tracked") {
+                weights.entry(name).or_insert(data);
+            }
+        }
+        load_state_dict(method.as_ref(), &weights)?;
+        Ok(method)
     }
 
-    /// Widths come from the tensors' shapes: a case may be narrower than its configuration says.
-    fn spec(&self) -> Result<(spec::Model, spec::Loss), Error> {
-        let names = |prefix: &str| {
-            let listed = self.meta["tensors"].as_object();
-            listed
-                .into_iter()
-                .flat_map(|t| t.keys())
-                .filter(|n| n.starts_with(prefix) && n.ends_with(".weight"))
-                .count()
-        };
-        let levels = names("encoder.conv__encode_");
-        let channels = (0..levels)
-            .map(|i| Ok(self.dims(&format!("encoder.conv__encode_{i}.weight"))?[0]))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let params = &self.meta["model"]["params"];
-        let activation = match params["act"].as_str() {
-            Some("swish") | None => spec::Activation::Swish,
-            Some("relu") => spec::Activation::Relu,
-            Some(other) => return Err(golden(format!("activation {other:?} is not implemented"))),
-        };
-        let model = spec::Model {
-            method: spec::Method::Morphaeus,
-            image_size: self.dims("deformer.transformer.grid")?[2],
-            channels,
-            kernel_size: self.dims("encoder.conv__encode_0.weight")?[2],
-            refine_levels: names("deformer.deformerNN.ref__refine_") as u32,
-            refine_channels: self.dims("deformer.deformerNN.ref__refine_0.weight")?[1],
-            integration_steps: 7,
-            activation,
-            norm_mode: spec::NormMode::Batch,
-            sync: false,
-        };
-        let trainer = &self.meta["trainer"]["params"];
-        let reconstruction = match trainer["loss"]["class_name"].as_str() {
-            Some("L1") => spec::Reconstruction::L1,
-            _ => spec::Reconstruction::L2,
-        };
-        let loss = spec::Loss {
-            reconstruction,
-            perceptual: spec::Perceptual { weight: trainer["alfa"].as_f64().unwrap_or(0.0), weights: None },
-            morph: spec::MorphLoss {
-                weight: trainer["delta"].as_f64().unwrap_or(1.0),
-                start_epoch: START_EPOCH,
-                ncc: spec::Ncc::Reference,
-                beta: trainer["beta"].as_f64().unwrap_or(3.0),
-                beta_epochs: trainer["max_iter"].as_u64().unwrap_or(200) as u32,
-                ..spec::MorphLoss::default()
-            },
-        };
-        Ok((model, loss))
-    }
-
-    pub(super) fn model(&self, kind: Kind) -> Result<Morphaeus, Error> {
-        let (model, loss) = self.spec()?;
-        let vgg = match &self.vgg {
-            Some(weights) if loss.perceptual.weight != 0.0 => Some(Vgg::new(weights, Device::Cpu, kind)?),
-            Some(_) => None,
-            None => return Err(golden("vgg19_features21.safetensors is missing beside the case")),
-        };
-        let network = Morphaeus::new(&model, loss, vgg, Device::Cpu, kind, 0);
-        load_state_dict(&network, &self.weights)?;
-        Ok(network)
+    /// The random numbers that were recorded under `prefix`, in their order.
+    pub(super) fn draws(&self, recorded: &Tensors, prefix: &str) -> Result<Recorded, Error> {
+        let mut found = Vec::new();
+        for (name, data) in recorded {
+            let Some(rest) = name.strip_prefix(prefix).and_then(|n| n.strip_prefix("noise.")) else { continue };
+            let number = rest.split('.').next().and_then(|n| n.parse::<u32>().ok());
+            let number = number.ok_or_else(|| golden(format!("{}: {name} has no number", self.name)))?;
+            found.push((number, from_data(data, Device::Cpu)?));
+        }
+        found.sort_by_key(|(number, _)| *number);
+        Ok(Recorded::new(found.into_iter().map(|(_, t)| t)))
     }
 }
 
@@ -178,9 +134,6 @@ fn drawn(meta: &Value) -> Result<Tensors, Error> {
         let shape: Vec<u64> = shape.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         let elements: u64 = shape.iter().product();
         let Some(range) = spec.get(name) else {
-            if name.ends_with("num_batches_tracked") {
-                tensors.insert(name.clone(), TensorData { dtype: Dtype::I64, shape, bytes: vec![0; 8] });
-            }
             continue;
         };
         let (Some(a), Some(b)) = (range[0].as_f64(), range[1].as_f64()) else {

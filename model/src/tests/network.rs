@@ -9,7 +9,7 @@ use morph_spec::experiment as spec;
 use tch::{Device, Kind, Tensor};
 
 use super::{apart, off, one_thread};
-use crate::{Error, Losses, Method, Morphaeus, Norm, Solo, Statistics, vgg::Vgg};
+use crate::{At, Error, Keyed, Losses, Method, Morphaeus, Norm, Solo, Statistics, vgg::Vgg};
 
 const IMAGES: i64 = 5;
 
@@ -151,11 +151,14 @@ fn no_image_depends_on_its_company_in_evaluation() {
     let network = network(&model("batch"));
     let x = images();
     network.losses(&x, 2, &Solo).unwrap();
-    let (all, one) = (network.reconstruct(&x).unwrap(), network.reconstruct(&x.narrow(0, 3, 1)).unwrap());
+    let draws = |n| Keyed::new(1, "evaluation", 0..n);
+    let reconstruct = |x: &Tensor| network.reconstruct(x, &mut draws(x.size()[0] as u64)).unwrap();
+    let (all, one) = (reconstruct(&x), reconstruct(&x.narrow(0, 3, 1)));
     assert!(off(&one.reconstruction, &all.reconstruction.narrow(0, 3, 1)) < 1e-12);
-    let scores = network.validation_score(&x).unwrap();
+    let score = |x: &Tensor| network.validation_score(x, At::default(), &mut draws(x.size()[0] as u64)).unwrap();
+    let scores = score(&x);
     assert_eq!(scores.size(), [IMAGES]);
-    assert!(apart(&network.validation_score(&x.narrow(0, 3, 1)).unwrap(), &scores.narrow(0, 3, 1)) < 1e-12);
+    assert!(apart(&score(&x.narrow(0, 3, 1)), &scores.narrow(0, 3, 1)) < 1e-12);
 }
 
 #[test]

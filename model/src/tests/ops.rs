@@ -8,7 +8,7 @@ use super::{Golden, apart, facts, off, one_thread};
 use crate::{
     Adam,
     losses::{self, Ncc},
-    morphaeus::{identity, integrate, warp},
+    methods::morphaeus::{identity, integrate, warp},
     vgg::Vgg,
 };
 

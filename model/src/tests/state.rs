@@ -11,7 +11,7 @@ fn network(seed: u64) -> Box<dyn Method> {
         "method": "morphaeus", "image_size": 16, "channels": [2, 3, 4], "refine_levels": 2, "refine_channels": 3,
     }))
     .unwrap();
-    build(&model, &spec::Loss::default(), None, Device::Cpu, Kind::Float, seed).unwrap()
+    build(&model, &spec::Trainer { seed, ..spec::Trainer::default() }, None, Device::Cpu, Kind::Float).unwrap()
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Checks, FieldProblem};
+use super::{Checks, FieldProblem, method};
 use crate::{
     Experiment,
-    experiment::{Model, NormMode, Trainer},
+    experiment::{Argument, ScheduleName, Trainer},
     load,
     nearest::nearest,
     scheduling::HIGHEST_PRIORITY,
@@ -27,10 +27,8 @@ impl Experiment {
         c.not_empty(&self.dataset.url, "dataset.url", "the folder that `morphctl data prepare` has written");
         c.split(&self.dataset.train.split, "dataset.train.split");
         c.split(&self.dataset.validation.split, "dataset.validation.split");
-        model(&mut c, &self.model);
+        method::check(&mut c, self);
         trainer(&mut c, &self.trainer);
-        loss(&mut c, self);
-        norm(&mut c, self);
         evaluation(&mut c, self);
         scheduling(&mut c, self);
         c.done()
@@ -138,44 +136,6 @@ fn scheduling(c: &mut Checks, e: &Experiment) {
     }
 }
 
-fn model(c: &mut Checks, m: &Model) {
-    let levels = m.channels.len();
-    c.that((2..=12).contains(&levels), "model.channels", format!("{levels} levels: there must be 2 to 12"), "");
-    for (i, channels) in m.channels.iter().enumerate() {
-        let field = format!("model.channels.{i}");
-        c.at_least(1, (*channels).into(), &field);
-        c.at_most(8192, (*channels).into(), &field);
-    }
-    c.at_least(8, m.image_size.into(), "model.image_size");
-    c.at_most(4096, m.image_size.into(), "model.image_size");
-    if (1..=12).contains(&levels) {
-        let unit = 1u32 << levels;
-        let down = m.image_size / unit * unit;
-        let near = if down == 0 { unit.to_string() } else { format!("{down} or {}", down + unit) };
-        c.that(
-            m.image_size.is_multiple_of(unit),
-            "model.image_size",
-            format!("{} cannot be halved {levels} times, once for each of model.channels", m.image_size),
-            &format!("{levels} levels need a multiple of {unit}: {near}; or take fewer channels"),
-        );
-    }
-    let odd = |c: &mut Checks, value: u32, field: &str| {
-        c.that(value % 2 == 1, field, format!("{value} is even: a window needs a middle"), "take an odd number");
-    };
-    odd(c, m.kernel_size, "model.kernel_size");
-    c.at_most(31, m.kernel_size.into(), "model.kernel_size");
-    c.at_least(1, m.refine_levels.into(), "model.refine_levels");
-    c.that(
-        (m.refine_levels as usize) < levels.max(1),
-        "model.refine_levels",
-        format!("{} levels to refine, but model.channels has {levels}", m.refine_levels),
-        "refine fewer levels than there are: the coarsest has nothing to be joined with",
-    );
-    c.at_least(1, m.refine_channels.into(), "model.refine_channels");
-    c.at_most(8192, m.refine_channels.into(), "model.refine_channels");
-    c.at_most(20, m.integration_steps.into(), "model.integration_steps");
-}
-
 fn trainer(c: &mut Checks, t: &Trainer) {
     c.at_least(1, t.epochs.into(), "trainer.epochs");
     c.at_least(1, t.batch_size.into(), "trainer.batch_size");
@@ -200,6 +160,7 @@ fn trainer(c: &mut Checks, t: &Trainer) {
     }
     c.not_negative(o.eps, "trainer.optimizer.eps");
     c.not_negative(o.weight_decay, "trainer.optimizer.weight_decay");
+    schedule(c, t);
     c.not_negative(t.early_stopping.min_delta, "trainer.early_stopping.min_delta");
     c.that(
         t.checkpoint.keep_last >= 1,
@@ -209,48 +170,42 @@ fn trainer(c: &mut Checks, t: &Trainer) {
     );
 }
 
-fn loss(c: &mut Checks, e: &Experiment) {
-    let loss = &e.trainer.loss;
-    c.not_negative(loss.perceptual.weight, "trainer.loss.perceptual.weight");
-    let weights = loss.perceptual.weights.as_deref().map(str::trim).filter(|w| !w.is_empty());
+fn schedule(c: &mut Checks, t: &Trainer) {
+    let s = &t.schedule;
+    c.positive(s.factor, "trainer.schedule.factor");
+    c.that(s.factor <= 1.0, "trainer.schedule.factor", format!("{} makes the rate grow", s.factor), "1 or less");
     c.that(
-        loss.perceptual.weight <= 0.0 || weights.is_some(),
-        "trainer.loss.perceptual.weight",
-        format!("a weight of {} needs VGG-19's weights", loss.perceptual.weight),
-        "set trainer.loss.perceptual.weights to torchvision's state dict (.pth or .safetensors, path or URL), or to \
-         `random`, which is not the paper's loss; or set the weight to 0",
+        (0.0..1.0).contains(&s.threshold),
+        "trainer.schedule.threshold",
+        format!("{} must be 0 or more and below 1", s.threshold),
+        "torch's is 1e-4",
     );
-    let m = &loss.morph;
-    c.not_negative(m.weight, "trainer.loss.morph.weight");
-    c.not_negative(m.beta, "trainer.loss.morph.beta");
-    c.at_least(1, m.beta_epochs.into(), "trainer.loss.morph.beta_epochs");
+    c.at_least(1, s.epochs.into(), "trainer.schedule.epochs");
+    c.not_negative(s.min_lr, "trainer.schedule.min_lr");
     c.that(
-        m.ncc_window % 2 == 1,
-        "trainer.loss.morph.ncc_window",
-        format!("{} is even: a window needs a middle", m.ncc_window),
-        "take an odd number",
+        s.min_lr == 0.0 || s.min_lr <= t.optimizer.lr,
+        "trainer.schedule.min_lr",
+        format!("{} is above trainer.optimizer.lr, which is {}", s.min_lr, t.optimizer.lr),
+        "",
+    );
+    let steps = s.name == ScheduleName::MultiStep;
+    c.that(
+        !steps || !s.milestones.is_empty(),
+        "trainer.schedule.milestones",
+        "a multi-step schedule without milestones is none",
+        "name the epochs that begin with a lower rate: [350]",
     );
     c.that(
-        m.ncc_window <= e.model.image_size,
-        "trainer.loss.morph.ncc_window",
-        format!("a window of {} is wider than the image of {} (model.image_size)", m.ncc_window, e.model.image_size),
-        "the paper's is 9",
+        s.milestones.windows(2).all(|pair| pair[0] < pair[1]),
+        "trainer.schedule.milestones",
+        "they are not in rising order",
+        "",
     );
-}
-
-/// BatchNorm needs two values per channel, and a bottleneck of one pixel gives one per image.
-fn norm(c: &mut Checks, e: &Experiment) {
-    let (m, t) = (&e.model, &e.trainer);
-    let pixel = m.channels.len() <= 12 && m.image_size == 1 << m.channels.len();
-    if m.norm_mode != NormMode::Batch || !pixel || t.world_size == 0 {
-        return;
-    }
-    let alone = if m.sync { t.batch_size } else { t.batch_size / t.world_size };
     c.that(
-        alone != 1,
-        "trainer.batch_size",
-        "BatchNorm would see a single value: the bottleneck has one pixel, and one image comes at a time".to_owned(),
-        if m.sync { "take 2 or more" } else { "take 2 or more images per rank, or set model.sync: true" },
+        s.argument == Argument::Epoch || steps || s.name == ScheduleName::Cosine,
+        "trainer.schedule.argument",
+        "only cosine and multi-step take a number of the epoch",
+        "leave it out",
     );
 }
 
@@ -328,6 +283,12 @@ mod tests {
             (json!({"evaluation.healthy.split": "train"}), "trained on"),
             (json!({"evaluation.pathology": {"val": {"split": "test"}}}), "taken"),
             (json!({"name": "a/b"}), "no name"),
+            (json!({"trainer.schedule.name": "multi-step"}), "milestones"),
+            (json!({"trainer.schedule.name": "multistep"}), "trainer.schedule.name"),
+            (json!({"trainer.schedule.milestones": [9, 3]}), "rising"),
+            (json!({"trainer.schedule.factor": 2}), "grow"),
+            (json!({"trainer.schedule.min_lr": 1}), "trainer.optimizer.lr"),
+            (json!({"trainer.schedule.argument": "score"}), "cosine"),
         ] {
             let text = with(params.clone()).unwrap_err();
             assert!(text.contains(wanted), "{params}: {text}");

@@ -3,6 +3,7 @@
 mod cluster;
 mod dataset;
 mod experiment;
+mod method;
 mod sweep;
 
 use std::fmt;

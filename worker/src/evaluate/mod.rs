@@ -15,7 +15,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use morph_checkpoint::Snapshot;
 use morph_data::Samples;
-use morph_model::Method;
+use morph_model::{Keyed, Method};
 use morph_objects::Objects;
 use morph_spec::Experiment;
 use tch::Tensor;
@@ -192,7 +192,8 @@ pub fn score(
 fn rows(scene: &Scene<'_>, method: &dyn Method, samples: &Samples) -> Result<Option<Vec<Row>>, Failure> {
     let mut flat = vec![0.0; samples.len() * COLUMNS];
     let complete = batches(scene, samples, |range, x| {
-        let scored = table::score(x, &method.reconstruct(x)?)?;
+        let r = method.reconstruct(x, &mut draws(scene, range.clone()))?;
+        let scored = table::score(x, &r)?;
         flat[range.start * COLUMNS..range.end * COLUMNS].copy_from_slice(scored.as_flattened());
         Ok(())
     })?;
@@ -229,11 +230,16 @@ fn batches(
     Ok(true)
 }
 
+/// The random numbers of images `images` of a set, for methods that draw in scoring, too.
+fn draws(scene: &Scene<'_>, images: std::ops::Range<usize>) -> Keyed {
+    Keyed::new(scene.experiment.trainer.seed, "evaluation", images.map(|i| i as u64))
+}
+
 /// The residual below which [`SHARE`] of the validation set's are, priors' and reconstructions' together.
 fn residual_scale(scene: &Scene<'_>, method: &dyn Method) -> Result<f64, Failure> {
     let mut histogram = vec![0.0; BINS];
-    batches(scene, scene.validation, |_, x| {
-        let r = method.reconstruct(x)?;
+    batches(scene, scene.validation, |range, x| {
+        let r = method.reconstruct(x, &mut draws(scene, range))?;
         for y in [&r.prior, &r.reconstruction] {
             for v in values(&(x - y).abs())? {
                 histogram[((v * BINS as f64) as usize).min(BINS - 1)] += 1.0;
@@ -262,7 +268,7 @@ fn picture(scene: &Scene<'_>, method: &dyn Method, name: &str, set: Scored<'_>) 
     let mut cases = Vec::new();
     for i in (0..wanted).map(|i| (2 * i + 1) * set.samples.len() / (2 * wanted)) {
         let x = tensor(set.samples, [i as u64], scene.place);
-        let r = method.reconstruct(&x)?;
+        let r = method.reconstruct(&x, &mut draws(scene, i..i + 1))?;
         let meta = set.samples.meta(i);
         let plane = |t: &Tensor| Ok::<_, Failure>(values(t)?.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
         let displacement = match &r.deformation {

@@ -7,8 +7,10 @@ pub mod images;
 pub mod orders;
 pub mod progress;
 pub mod saver;
+pub mod schedule;
 pub mod snapshot;
 pub mod trainer;
+pub mod updates;
 
 use std::{
     io::{BufReader, stdin, stdout},
@@ -19,7 +21,7 @@ use std::{
 
 use morph_checkpoint::retention::Kept;
 use morph_collective::native;
-use morph_model::Adam;
+use morph_model::Optimizers;
 use morph_objects::Objects;
 use morph_proto::v1;
 use morph_spec::{Digest, Experiment};
@@ -288,10 +290,9 @@ pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result
         None => None,
     };
     tch::manual_seed(settings.seed.cast_signed());
-    let method =
-        morph_model::build(&experiment.model, &settings.loss, vgg.as_ref(), place.device, place.kind, settings.seed)?;
-    let adam = Adam::new(&method.parameters(), &settings.optimizer);
-    Ok(Net { method, optimizers: vec![("adam".to_owned(), adam)] })
+    let method = morph_model::build(&experiment.model, settings, vgg.as_ref(), place.device, place.kind)?;
+    let optimizers = Optimizers::new(method.as_ref(), &settings.optimizer);
+    Ok(Net { method, optimizers })
 }
 
 /// A file by URL or path: its folder and its name.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use morph_checkpoint::{Best, EarlyStopping};
 use morph_spec::experiment;
 
+use crate::rank::schedule;
+
 /// Where training stands.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Position {
@@ -20,6 +22,8 @@ pub struct Position {
     pub early_stopping: EarlyStopping,
     /// The best checkpoint so far.
     pub best: Option<Best>,
+    /// The learning rate's schedule.
+    pub schedule: schedule::State,
 }
 
 /// The key in [`Position::sums`] that counts images.

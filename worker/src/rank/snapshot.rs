@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use morph_checkpoint::{Dtype, Snapshot, State, TensorData, Tensors};
 use morph_collective::native;
-use morph_model::{Adam, Method};
+use morph_model::{Method, Optimizers};
 use morph_spec::Digest;
 
-use crate::rank::{failure::Failure, progress::Position};
+use crate::rank::{failure::Failure, progress::Position, schedule};
 
 const MODEL: &str = "model/";
 const OPTIMIZER: &str = "optimizer/";
@@ -17,13 +17,13 @@ const RNG: &str = "rng/cpu";
 pub struct Net {
     /// The method.
     pub method: Box<dyn Method>,
-    /// One optimizer for each of the method's groups, by name.
-    pub optimizers: Vec<(String, Adam)>,
+    /// One optimizer for each of the method's groups.
+    pub optimizers: Optimizers,
 }
 
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Net").field("optimizers", &self.optimizers.len()).finish_non_exhaustive()
+        f.debug_struct("Net").field("optimizers", &self.optimizers.iter().count()).finish_non_exhaustive()
     }
 }
 
@@ -45,7 +45,7 @@ pub struct Provenance {
 pub fn take(net: &Net, at: &Position, provenance: &Provenance) -> Result<Snapshot, Failure> {
     let mut tensors = prefixed(MODEL, morph_model::state_dict(net.method.as_ref())?);
     let mut optimizer_steps = BTreeMap::new();
-    for (name, adam) in &net.optimizers {
+    for (name, adam) in net.optimizers.iter() {
         let (moments, steps) = adam.state()?;
         tensors.extend(prefixed(&format!("{OPTIMIZER}{name}/"), moments));
         optimizer_steps.extend(steps.into_iter().map(|(parameter, n)| (format!("{name}/{parameter}"), n)));
@@ -63,7 +63,8 @@ pub fn take(net: &Net, at: &Position, provenance: &Provenance) -> Result<Snapsho
             optimizer_steps,
             sums: at.sums.clone(),
             best: at.best.clone(),
-            schedulers: serde_json::Value::Null,
+            schedulers: serde_json::to_value(at.schedule)
+                .map_err(|e| Failure::Infra(format!("write the schedule's state: {e}")))?,
             experiment: provenance.experiment.clone(),
             dataset: provenance.dataset,
         },
@@ -90,7 +91,7 @@ pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> R
         );
     }
     load_model(net.method.as_ref(), snapshot)?;
-    for (name, adam) in &mut net.optimizers {
+    for (name, adam) in net.optimizers.iter_mut() {
         let moments = unprefixed(&format!("{OPTIMIZER}{name}/"), &snapshot.tensors);
         let prefix = format!("{name}/");
         let steps = state
@@ -110,7 +111,16 @@ pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> R
         sums: state.sums.clone(),
         early_stopping: state.early_stopping,
         best: state.best.clone(),
+        schedule: schedule(&state.schedulers)?,
     })
+}
+
+/// Checkpoints of before there were schedules hold none.
+fn schedule(state: &serde_json::Value) -> Result<schedule::State, Failure> {
+    if state.is_null() {
+        return Ok(schedule::State::default());
+    }
+    serde_json::from_value(state.clone()).map_err(|e| Failure::User(format!("the checkpoint's schedule: {e}")))
 }
 
 /// Loads only the weights and buffers of `snapshot`.

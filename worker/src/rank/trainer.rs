@@ -9,8 +9,8 @@
 use std::time::{Duration, Instant};
 
 use morph_checkpoint::Best;
-use morph_collective::{Ddp, DdpOptions, backward};
 use morph_data::sampler::{Sampler, share};
+use morph_model::{At, Keyed, Step};
 use morph_spec::{Experiment, experiment::Trainer as Settings};
 use morph_telemetry::TRACE;
 use tch::Tensor;
@@ -25,6 +25,7 @@ use crate::{
         progress::Position,
         saver::{Occasion, Saver},
         snapshot::{self, Net, Provenance},
+        updates::{Reducers, Shared},
     },
     wire::Event,
 };
@@ -70,7 +71,7 @@ pub struct Trainer<'a> {
     net: Net,
     at: Position,
     saver: Option<Saver>,
-    ddp: Option<(bool, Ddp)>,
+    reducers: Reducers,
     pace: Pace,
     spent: Spent,
 }
@@ -103,7 +104,7 @@ impl<'a> Trainer<'a> {
         };
         let now = Instant::now();
         let pace = Pace { since: now, images: 0.0, epoch_since: now, epoch_images: 0.0 };
-        Self { bench, sampler, net, at, saver, ddp: None, pace, spent: Spent::default() }
+        Self { bench, sampler, net, at, saver, reducers: Reducers::default(), pace, spent: Spent::default() }
     }
 
     fn settings(&self) -> &'a Settings {
@@ -200,21 +201,21 @@ impl<'a> Trainer<'a> {
         let group = self.bench.group;
         let since = Instant::now();
         let batch = self.sampler.batch(epoch, self.at.batch);
-        let mine = &batch[share(batch.len(), group.rank(), group.world())];
+        let part = share(batch.len(), group.rank(), group.world());
+        let mine = &batch[part.clone()];
         let x = tensor(&self.bench.sets.train, mine.iter().copied(), self.bench.place);
         self.spent.data += since.elapsed().as_secs_f64();
-        self.arm(epoch)?;
-        if let Some((_, ddp)) = &self.ddp {
-            ddp.before_forward()?;
-        }
-        let losses = self.net.method.losses(&x, epoch, group)?;
-        // The reducer takes the mean over ranks; weighed like this it is the mean over the global batch's images.
+        let settings = self.settings();
+        self.net.optimizers.set_lr(self.at.schedule.rate(settings.optimizer.lr, &settings.schedule));
+        self.reducers.arm(group, self.net.method.as_ref(), epoch)?;
+        let at = self.at(0);
+        // A draw belongs to an image's place in the batch of all ranks, so it is the same for any number of them.
+        let images = part.start as u64..part.end as u64;
+        let mut draws = Keyed::new(settings.seed, format!("step {}", at.step), images);
         let weight = mine.len() as f64 * f64::from(group.world()) / batch.len() as f64;
-        let total = &losses.total * weight;
-        match &self.ddp {
-            Some((_, ddp)) => ddp.backward(&total)?,
-            None => backward(&total)?,
-        }
+        let mut updates = Shared { optimizers: &mut self.net.optimizers, reducers: &self.reducers, weight };
+        let losses =
+            self.net.method.step(&x, &mut Step { at, stats: group, draws: &mut draws, updates: &mut updates })?;
 
         let terms = || losses.terms.iter().filter(|(name, _)| *name != "loss");
         let names: Vec<&str> = std::iter::once("loss").chain(terms().map(|(name, _)| *name)).collect();
@@ -231,10 +232,6 @@ impl<'a> Trainer<'a> {
                 self.at.step + 1
             )));
         }
-        for (_, optimizer) in &mut self.net.optimizers {
-            optimizer.step()?;
-            optimizer.zero_grad();
-        }
         self.at.add(terms.iter().copied(), images);
         self.tell(&terms, images);
         if let Some(saver) = &self.saver {
@@ -243,19 +240,12 @@ impl<'a> Trainer<'a> {
         Ok(stop)
     }
 
-    /// Makes the reducer fit the epoch: before the deformation terms count, the deformer gets no gradient.
-    fn arm(&mut self, epoch: u32) -> Result<(), Failure> {
-        let Some(group) = self.bench.group.reducer() else { return Ok(()) };
-        let morph = &self.settings().loss.morph;
-        let find_unused = epoch < morph.start_epoch || morph.weight == 0.0;
-        if self.ddp.as_ref().is_none_or(|(unused, _)| *unused != find_unused) {
-            // The old reducer's hooks must be gone before the new one's come.
-            self.ddp = None;
-            let parameters: Vec<Tensor> = self.net.method.parameters().into_iter().map(|(_, t)| t).collect();
-            self.ddp =
-                Some((find_unused, Ddp::new(group, &parameters, DdpOptions { find_unused, ..DdpOptions::default() })?));
-        }
-        Ok(())
+    /// Where losses are on their schedules, when `images` images of the running validation are done. The published code validates
+    /// in batches of the training's size.
+    fn at(&self, images: usize) -> At {
+        let batches = |images: usize| (images as u64).div_ceil(u64::from(self.settings().batch_size.max(1)));
+        let epochs = u64::from(self.at.epoch) * batches(self.bench.sets.validation.len());
+        At { epoch: self.at.epoch, step: self.at.step, validated: epochs + batches(images) }
     }
 
     /// Reports a step: rank 0 for all.
@@ -296,6 +286,7 @@ impl<'a> Trainer<'a> {
             )));
         }
         let best = self.at.judge(score, &self.settings().early_stopping);
+        self.at.schedule.end_epoch(score, &self.settings().schedule);
         let means = self.at.end_epoch();
         if best {
             // Ranks that do not save need not know where it lies: rank 0 tells them when it matters.
@@ -336,7 +327,10 @@ impl<'a> Trainer<'a> {
         for start in (0..set.len()).step_by(size).skip(rank).step_by(world) {
             let range = start..set.len().min(start + size);
             let x = tensor(set, range.clone().map(|i| i as u64), self.bench.place);
-            scores[range].copy_from_slice(&values(&self.net.method.validation_score(&x)?)?);
+            let at = self.at(range.start);
+            let images = range.start as u64..range.end as u64;
+            let mut draws = Keyed::new(self.settings().seed, format!("validation {}", self.at.step), images);
+            scores[range].copy_from_slice(&values(&self.net.method.validation_score(&x, at, &mut draws)?)?);
         }
         self.bench.group.sum(&mut scores)?;
         Ok(scores.iter().sum::<f64>() / scores.len() as f64)

@@ -1,10 +1,12 @@
 //! The number of ranks does not change the method: two ranks train as one does, for both norm modes, in f64.
 
-use morph_collective::{Ddp, DdpOptions, backward};
 use morph_data::sampler::share;
-use morph_model::{Adam, Method, Statistics, build};
+use morph_model::{At, Keyed, Method, Optimizers, Statistics, Step, build};
 use morph_spec::Experiment;
-use morph_worker::rank::group::Group;
+use morph_worker::rank::{
+    group::Group,
+    updates::{Reducers, Shared},
+};
 use tch::{Device, Kind, Tensor};
 
 use crate::{both, group};
@@ -29,43 +31,29 @@ fn experiment(norm_mode: &str) -> Experiment {
 
 struct Training {
     method: Box<dyn Method>,
-    adam: Adam,
-    ddp: Option<Ddp>,
-    epochs_with_morph: bool,
+    optimizers: Optimizers,
+    reducers: Reducers,
+    steps: u64,
 }
 
 impl Training {
     fn new(experiment: &Experiment) -> Self {
-        let (model, loss) = (&experiment.model, &experiment.trainer.loss);
-        let method = build(model, loss, None, Device::Cpu, Kind::Double, 7).unwrap();
-        let adam = Adam::new(&method.parameters(), &experiment.trainer.optimizer);
-        Self { method, adam, ddp: None, epochs_with_morph: true }
+        let method = build(&experiment.model, &experiment.trainer, None, Device::Cpu, Kind::Double).unwrap();
+        let optimizers = Optimizers::new(method.as_ref(), &experiment.trainer.optimizer);
+        Self { method, optimizers, reducers: Reducers::default(), steps: 0 }
     }
 
-    fn step(&mut self, epoch: u32, start_epoch: u32, images: &Tensor, group: &Group) {
+    fn step(&mut self, epoch: u32, images: &Tensor, group: &Group) -> f64 {
         let mine = share(images.size()[0] as usize, group.rank(), group.world());
         let x = images.narrow(0, mine.start as i64, mine.len() as i64);
-        let with_morph = epoch >= start_epoch;
-        if let Some(reducer) = group.reducer()
-            && (self.ddp.is_none() || with_morph != self.epochs_with_morph)
-        {
-            self.ddp = None;
-            let parameters: Vec<Tensor> = self.method.parameters().into_iter().map(|(_, t)| t).collect();
-            let options = DdpOptions { find_unused: !with_morph, ..DdpOptions::default() };
-            self.ddp = Some(Ddp::new(reducer, &parameters, options).unwrap());
-            self.epochs_with_morph = with_morph;
-        }
-        if let Some(ddp) = &self.ddp {
-            ddp.before_forward().unwrap();
-        }
-        let losses = self.method.losses(&x, epoch, group).unwrap();
-        let total = losses.total * (mine.len() as f64 * f64::from(group.world()) / images.size()[0] as f64);
-        match &self.ddp {
-            Some(ddp) => ddp.backward(&total).unwrap(),
-            None => backward(&total).unwrap(),
-        }
-        self.adam.step().unwrap();
-        self.adam.zero_grad();
+        self.reducers.arm(group, self.method.as_ref(), epoch).unwrap();
+        let weight = mine.len() as f64 * f64::from(group.world()) / images.size()[0] as f64;
+        let mut draws = Keyed::new(7, format!("step {}", self.steps), mine.start as u64..mine.end as u64);
+        let mut updates = Shared { optimizers: &mut self.optimizers, reducers: &self.reducers, weight };
+        let at = At { epoch, step: self.steps, validated: 0 };
+        self.steps += 1;
+        let step = &mut Step { at, stats: group, draws: &mut draws, updates: &mut updates };
+        self.method.step(&x, step).unwrap().total.double_value(&[])
     }
 
     fn tensors(&self) -> Vec<(String, Tensor)> {
@@ -97,14 +85,13 @@ fn two_are_one(test: &str, norm_mode: &str) {
         return;
     };
     let experiment = experiment(norm_mode);
-    let start_epoch = experiment.trainer.loss.morph.start_epoch;
     let solo = Group::solo();
     let (mut shared, mut alone) = (Training::new(&experiment), Training::new(&experiment));
     let before = hash(&alone.tensors());
     for step in 0..8u32 {
         let x = images(i64::from(step));
-        shared.step(step / 2, start_epoch, &x, &group);
-        alone.step(step / 2, start_epoch, &x, &solo);
+        shared.step(step / 2, &x, &group);
+        alone.step(step / 2, &x, &solo);
     }
     for ((name, a), (_, b)) in shared.tensors().iter().zip(&alone.tensors()) {
         let apart = (a - b).abs().max().double_value(&[]);
@@ -129,10 +116,7 @@ fn without_sync_two_ranks_are_not_one() {
     tch::set_num_threads(1);
     let mut experiment = experiment("batch");
     experiment.model.sync = false;
-    let losses = |x: &Tensor| {
-        let training = Training::new(&experiment);
-        training.method.losses(x, 0, &Group::solo()).unwrap().total.double_value(&[])
-    };
+    let losses = |x: &Tensor| Training::new(&experiment).step(0, x, &Group::solo());
     let x = images(0);
     let halves = (losses(&x.narrow(0, 0, 4)) * 4.0 + losses(&x.narrow(0, 4, 3)) * 3.0) / 7.0;
     assert!((halves - losses(&x)).abs() > 1e-6, "statistics of half a batch are others: this is what sync is for");

@@ -6,11 +6,13 @@ use morph_spec::experiment as spec;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    Error, Losses, Method, Reconstruction,
+    At, Draws, Error, Losses, Method, Reconstruction, Solo, Step,
     losses::{self, Ncc},
-    nn::{Block, Conv, Norm, Statistics, Way},
+    method::one_update,
+    nn::{Act, Block, Conv, Norm, Statistics, Way},
     vgg::Vgg,
 };
+use super::Parts;
 
 /// Whether the deformation that is returned is the velocity field or its integral.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,10 @@ pub(crate) struct Forward {
     pub(crate) velocity: Tensor,
     pub(crate) displacement: Tensor,
     pub(crate) reversed: Tensor,
+}
+
+pub(super) fn build(parts: Parts<'_>) -> Result<Morphaeus, Error> {
+    Ok(Morphaeus::new(parts.model, parts.loss.clone(), parts.vgg, parts.place.device, parts.place.kind, parts.seed))
 }
 
 impl Morphaeus {
@@ -85,7 +91,7 @@ impl Morphaeus {
     }
 
     pub(crate) fn forward(&self, x: &Tensor, norm: Norm<'_>, deform_in_graph: bool) -> Result<Forward, Error> {
-        let act = self.model.activation;
+        let act = Act::of(&self.model);
         let (mut h, mut encoded, mut decoded) = (x.shallow_clone(), Vec::new(), Vec::new());
         for block in &self.encoder {
             let (raw, out) = block.forward(&h, norm, act)?;
@@ -120,7 +126,7 @@ impl Morphaeus {
             let (enc, dec) = skips(encoded.len(), self.refine.len(), i);
             let mut parts = vec![encoded[enc].shallow_clone(), decoded[dec].shallow_clone()];
             parts.extend(h.take());
-            h = Some(block.forward(&Tensor::cat(&parts, 1), norm, self.model.activation)?.1);
+            h = Some(block.forward(&Tensor::cat(&parts, 1), norm, Act::of(&self.model))?.1);
         }
         let h = h.ok_or_else(|| Error::Torch("the deformer has no level".into()))?;
         let velocity = self.flow.forward(&h)?;
@@ -147,6 +153,14 @@ impl Morphaeus {
             deformation: Some(deformation),
             reversed: Some(out.reversed),
         })
+    }
+
+    /// The losses of epoch `epoch` (from 0) on `x`, in training mode as the experiment's `norm_mode` has it.
+    ///
+    /// # Errors
+    /// [`Error::Collective`] when a peer is gone.
+    pub fn losses(&self, x: &Tensor, epoch: u32, stats: &dyn Statistics) -> Result<Losses, Error> {
+        self.losses_with(x, epoch, Norm::of(&self.model, stats))
     }
 
     pub(crate) fn losses_with(&self, x: &Tensor, epoch: u32, norm: Norm<'_>) -> Result<Losses, Error> {
@@ -179,10 +193,6 @@ impl Morphaeus {
         Ok(Losses { total, terms })
     }
 
-    pub(crate) fn perceptual(&self, x: &Tensor, prior: &Tensor) -> Result<Option<Tensor>, Error> {
-        self.vgg.as_ref().map(|vgg| tch::no_grad(|| vgg.loss(prior, x))).transpose()
-    }
-
     fn blocks(&self) -> impl Iterator<Item = &Block> {
         self.encoder.iter().chain(&self.decoder).chain(&self.refine)
     }
@@ -213,19 +223,37 @@ impl Method for Morphaeus {
         out
     }
 
-    fn losses(&self, x: &Tensor, epoch: u32, stats: &dyn Statistics) -> Result<Losses, Error> {
-        self.losses_with(x, epoch, Norm::of(&self.model, stats))
+    /// Before the deformation terms count, the deformer gets no gradient.
+    fn partial(&self, epoch: u32) -> bool {
+        epoch < self.loss.morph.start_epoch || self.loss.morph.weight == 0.0
     }
 
-    fn reconstruct(&self, x: &Tensor) -> Result<Reconstruction, Error> {
+    fn step(&self, x: &Tensor, step: &mut Step<'_>) -> Result<Losses, Error> {
+        let (at, stats) = (step.at, step.stats);
+        one_update(step.updates, || self.losses(x, at.epoch, stats))
+    }
+
+    fn outputs(&self, x: &Tensor, training: bool, _: &mut dyn Draws) -> Result<Vec<(&'static str, Tensor)>, Error> {
+        let norm = if training { Norm::of(&self.model, &Solo) } else { Norm::Running };
+        let out = tch::no_grad(|| self.forward(x, norm, false))?;
+        Ok(vec![
+            ("y", out.y),
+            ("x_prior", out.prior),
+            ("deformation", out.velocity),
+            ("x_reversed", out.reversed),
+            ("registration.deformation", out.displacement),
+        ])
+    }
+
+    fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
         self.reconstruct_with(x, Integration::Velocity)
     }
 
     /// (MSE(prior, x) + MSE(y, x)) / 2 of each image: the reference's `_loss_mse`.
-    fn validation_score(&self, x: &Tensor) -> Result<Tensor, Error> {
-        let out = self.reconstruct(x)?;
-        let mse = |y: &Tensor| (y - x).square().mean_dim([1i64, 2, 3].as_slice(), false, x.kind());
-        Ok((mse(&out.prior) + mse(&out.reconstruction)) / 2.0)
+    fn validation_score(&self, x: &Tensor, _: At, _: &mut dyn Draws) -> Result<Tensor, Error> {
+        let out = self.reconstruct_with(x, Integration::Velocity)?;
+        let l2 = |y: &Tensor| losses::per_image(spec::Reconstruction::L2, y, x);
+        Ok((l2(&out.prior) + l2(&out.reconstruction)) / 2.0)
     }
 }
 
