@@ -29,7 +29,7 @@ fn experiment(norm_mode: &str) -> Experiment {
     .unwrap()
 }
 
-struct Training {
+pub(crate) struct Training {
     method: Box<dyn Method>,
     optimizers: Optimizers,
     reducers: Reducers,
@@ -37,13 +37,13 @@ struct Training {
 }
 
 impl Training {
-    fn new(experiment: &Experiment) -> Self {
+    pub(crate) fn new(experiment: &Experiment) -> Self {
         let method = build(&experiment.model, &experiment.trainer, None, Device::Cpu, Kind::Double).unwrap();
         let optimizers = Optimizers::new(method.as_ref(), &experiment.trainer.optimizer);
         Self { method, optimizers, reducers: Reducers::default(), steps: 0 }
     }
 
-    fn step(&mut self, epoch: u32, images: &Tensor, group: &Group) -> f64 {
+    pub(crate) fn step(&mut self, epoch: u32, images: &Tensor, group: &Group) -> f64 {
         let mine = share(images.size()[0] as usize, group.rank(), group.world());
         let x = images.narrow(0, mine.start as i64, mine.len() as i64);
         self.reducers.arm(group, self.method.as_ref(), epoch).unwrap();
@@ -56,17 +56,17 @@ impl Training {
         self.method.step(&x, step).unwrap().total.double_value(&[])
     }
 
-    fn tensors(&self) -> Vec<(String, Tensor)> {
+    pub(crate) fn tensors(&self) -> Vec<(String, Tensor)> {
         self.method.parameters().into_iter().chain(self.method.buffers()).collect()
     }
 }
 
-fn images(step: i64) -> Tensor {
+pub(crate) fn images(step: i64) -> Tensor {
     tch::manual_seed(100 + step);
     Tensor::rand([BATCH, 1, 32, 32], (Kind::Double, Device::Cpu))
 }
 
-fn hash(tensors: &[(String, Tensor)]) -> String {
+pub(crate) fn hash(tensors: &[(String, Tensor)]) -> String {
     let mut h = 0xcbf2_9ce4_8422_2325u64;
     for (_, t) in tensors {
         for v in Vec::<f64>::try_from(t.detach().to_kind(Kind::Double).flatten(0, -1)).unwrap() {

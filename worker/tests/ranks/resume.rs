@@ -28,12 +28,12 @@ use tokio::runtime::Runtime;
 
 use crate::{both, group};
 
-const SIDE: u32 = 32;
+pub(crate) const SIDE: u32 = 32;
 /// Five batches of 5, 5, 5, 5 and 2: the ranks' shares differ in size.
 const TRAIN: u32 = 22;
 const PLACE: Place = Place { device: Device::Cpu, kind: Kind::Float };
 
-fn experiment(folder: &Path) -> Experiment {
+pub(crate) fn experiment(folder: &Path) -> Experiment {
     serde_json::from_value(serde_json::json!({
         "kind": "experiment", "name": "t", "dataset": {"url": folder.join("data").display().to_string()},
         "model": {"method": "morphaeus", "image_size": SIDE, "channels": [4, 8, 8, 8], "refine_channels": 8},
@@ -49,7 +49,7 @@ fn experiment(folder: &Path) -> Experiment {
 }
 
 /// Writes a small dataset of noise.
-async fn write_dataset(folder: &Path) {
+pub(crate) async fn write_dataset(folder: &Path) {
     let data = Objects::open(&folder.join("data").display().to_string()).unwrap();
     let mut rng = morph_spec::Rng::keyed(5, "noise", 0);
     let mut shards = Vec::new();
@@ -99,17 +99,17 @@ async fn write_dataset(folder: &Path) {
     manifest::commit(&data, &manifest).await.unwrap();
 }
 
-struct Rank {
-    group: Group,
-    experiment: Experiment,
+pub(crate) struct Rank {
+    pub(crate) group: Group,
+    pub(crate) experiment: Experiment,
     runtime: Runtime,
     sets: Sets,
     digest: Digest,
-    output: Objects,
+    pub(crate) output: Objects,
 }
 
 impl Rank {
-    fn new(group: Group, folder: &Path) -> Self {
+    pub(crate) fn new(group: Group, folder: &Path) -> Self {
         rank::set_up(1).unwrap();
         let (experiment, runtime) = (experiment(folder), rank::runtime().unwrap());
         let cache = folder.join("cache");
@@ -120,7 +120,7 @@ impl Rank {
     }
 
     /// Trains as attempt `attempt`, from the checkpoint `from` if there is one, as a rank's process does.
-    fn train(&self, attempt: u32, from: Option<&str>, orders: &Orders) -> (End, Net, Position) {
+    pub(crate) fn train(&self, attempt: u32, from: Option<&str>, orders: &Orders) -> (End, Net, Position) {
         let mut net = rank::build(&self.experiment, PLACE, &self.runtime).unwrap();
         let experiment = serde_json::to_value(&self.experiment).unwrap();
         let provenance = Provenance { experiment, dataset: self.digest, world: 2 };
@@ -151,7 +151,7 @@ impl Rank {
     }
 
     /// Everything in which a resumed run could differ, as one text.
-    fn state(net: &Net, at: &Position) -> String {
+    pub(crate) fn state(net: &Net, at: &Position) -> String {
         let provenance = Provenance { experiment: serde_json::Value::Null, dataset: Digest::of(b""), world: 2 };
         let mut taken = snapshot::take(net, at, &provenance).unwrap();
         // The only thing that rank 0 alone knows, and that names the attempt.
@@ -167,7 +167,7 @@ impl Rank {
     }
 
     /// The scores by both ranks are those by this one alone, bit for bit.
-    fn assert_scores_do_not_depend_on_ranks(&self, net: &Net) {
+    pub(crate) fn assert_scores_do_not_depend_on_ranks(&self, net: &Net) {
         let (solo, orders) = (Group::solo(), Orders::default());
         let score = |group| {
             let scene = Scene {
