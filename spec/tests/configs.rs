@@ -8,7 +8,7 @@ use std::{
 
 use morph_spec::{
     Experiment, Sweep,
-    experiment::{Ncc, NormMode},
+    experiment::{Activation, Argument, Method, Ncc, NormMode, Posterior, Sampling, ScheduleName},
     load::{self, Document, Options},
 };
 
@@ -98,4 +98,69 @@ fn the_demo_is_a_grid_of_four_over_the_phantom() {
     assert_eq!(s.experiment.dataset.url, "/home-of-morph/datasets/rsna-phantom");
     assert_eq!((s.experiment.trainer.world_size, s.experiment.trainer.epochs), (2, 5));
     assert_eq!(s.experiment.trainer.loss.perceptual.weight, 0.0);
+}
+
+#[test]
+fn every_method_has_an_experiment_as_published_and_one_as_intended() {
+    for method in Method::ALL {
+        let name = method.name();
+        let (intended, published) =
+            (experiment(&format!("cxr/{name}.yaml")), experiment(&format!("cxr/{name}-published.yaml")));
+        assert_eq!((intended.model.method, published.model.method), (*method, *method));
+        assert_eq!((intended.name.as_str(), published.name.clone()), (name, format!("{name}-published")));
+        assert_ne!(intended.model.image_size, 0);
+        // What is compared is the same: data, size of the step, seed, length.
+        assert_eq!((&intended.dataset, &intended.evaluation), (&published.dataset, &published.evaluation));
+        let common =
+            |e: &Experiment| (e.trainer.batch_size, e.trainer.epochs, e.trainer.seed, e.trainer.optimizer.clone());
+        assert_eq!(common(&intended), common(&published), "{name}");
+        assert_ne!((&intended.model, &intended.trainer), (&published.model, &published.trainer), "{name}");
+    }
+}
+
+#[test]
+fn quirks_are_in_the_published_experiments_only() {
+    let of = |name: &str| (experiment(&format!("cxr/{name}.yaml")), experiment(&format!("cxr/{name}-published.yaml")));
+    for name in ["morphaeus", "baseline", "ae-s", "ae-d", "si-vae"] {
+        let (intended, published) = of(name);
+        assert_eq!(
+            (intended.model.norm_mode, published.model.norm_mode),
+            (NormMode::Batch, NormMode::Frozen),
+            "{name}"
+        );
+        assert!(intended.model.sync, "{name}");
+    }
+    for name in ["ae-s", "ae-d"] {
+        let (intended, published) = of(name);
+        assert_eq!((intended.model.negative_slope, published.model.negative_slope), (0.01, 1.0));
+        assert_eq!((intended.model.activation, intended.model.levels()), (Activation::LeakyRelu, 4));
+    }
+    let (intended, published) = of("vae");
+    assert_eq!((intended.model.sampling, published.model.sampling), (Sampling::Training, Sampling::Never));
+    assert_eq!(published.trainer.loss.vae.posterior, Posterior::Twice);
+    assert_eq!(intended.trainer.schedule.name, ScheduleName::Plateau);
+    let (intended, published) = of("b-vae");
+    assert_eq!((intended.model.sampling, published.model.sampling), (Sampling::Training, Sampling::Always));
+    assert!(published.trainer.loss.capacity.count_validation && !intended.trainer.loss.capacity.count_validation);
+    let (_, published) = of("aae");
+    assert_eq!((published.trainer.early_stopping.patience, published.model.norm_mode), (0, NormMode::Batch));
+    for name in ["si-vae", "dae"] {
+        let (intended, published) = of(name);
+        assert_eq!(
+            (intended.trainer.schedule.argument, published.trainer.schedule.argument),
+            (Argument::Epoch, Argument::Score)
+        );
+    }
+    let (intended, published) = of("dae");
+    assert!(intended.trainer.optimizer.amsgrad && published.trainer.optimizer.weight_decay == 1e-5);
+}
+
+#[test]
+fn the_depth_study_differs_in_depth() {
+    let all: Vec<Experiment> = (1..=7).map(|n| experiment(&format!("depth/ae{n}.yaml"))).collect();
+    for (i, e) in all.iter().enumerate() {
+        assert_eq!((e.model.method, e.model.channels.len()), (Method::Baseline, i + 1));
+        assert_eq!(e.model.channels, all[6].model.channels[..=i]);
+        assert_eq!(e.trainer, all[0].trainer);
+    }
 }
