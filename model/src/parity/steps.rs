@@ -20,16 +20,25 @@ const STEPS: usize = 3;
 /// Gradients in f32 are compared where the reference's own f32 keeps this close to its f64 (README 2).
 const NOISE: f64 = 1e-3;
 
+/// By how much of themselves weights are moved to see what rounding does: what f32 loses in a sum of some hundred numbers, as
+/// each output of a convolution is.
+const BESIDE: f64 = 2e-6;
+
 /// Relative bound of losses in f64.
 const DOUBLE: f64 = 1e-9;
 
 pub(super) fn replay(case: &Case, variant: &str, recorded: &Tensors, report: &mut Report) -> Result<(), Error> {
     let run = Run { facts: &case.meta["steps"][variant], variant, recorded, class: case.class(variant)? };
-    // The reference's f64 run may have ended early: what follows has nothing to be compared with. Of full-size cases there is
-    // none at all, and what is recorded for it repeats f32.
+    // The reference's f64 run may have ended early: what follows has nothing to be compared with.
     let companion = run.facts["losses_f64"].as_array().map_or(0, Vec::len).min(STEPS);
-    let f32 = trained(case, &run, Kind::Float, STEPS)?;
-    let f64 = trained(case, &run, Kind::Double, companion.max(1))?;
+    let f32 = trained(case, &run, Kind::Float, STEPS, 0.0)?;
+    // Of full-size cases there is none at all, and what is recorded for it repeats f32. How much of f32 is noise is then told by
+    // a second run in f32 that starts from weights beside these.
+    let f64 = if run.companion() {
+        trained(case, &run, Kind::Double, companion.max(1), 0.0)?
+    } else {
+        trained(case, &run, Kind::Float, STEPS, BESIDE)?
+    };
     report.sections.extend(losses(&run, &f32, &f64)?.finish());
     if run.companion() {
         report.sections.extend(double_losses(&run, &f64).finish());
@@ -81,6 +90,7 @@ impl Run<'_> {
 type Gradients = BTreeMap<String, Tensor>;
 
 struct Trained {
+    kind: Kind,
     method: Box<dyn Method>,
     terms: Vec<Vec<(&'static str, f64)>>,
     /// Of the first step, by optimizer, at the moment of its update.
@@ -114,8 +124,19 @@ impl Updates for Watched<'_> {
     }
 }
 
-fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize) -> Result<Trained, Error> {
+/// The first steps in `kind`, from weights that are moved at random by up to `beside` of themselves.
+fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize, beside: f64) -> Result<Trained, Error> {
     let method = case.method(run.variant, kind)?;
+    if beside > 0.0 {
+        tch::manual_seed(1);
+        tch::no_grad(|| -> Result<(), Error> {
+            for (_, mut parameter) in method.parameters() {
+                let factor = (parameter.f_rand_like()? * 2.0 - 1.0) * beside + 1.0;
+                let _ = parameter.f_mul_(&factor)?;
+            }
+            Ok(())
+        })?;
+    }
     let optimizers = Optimizers::new(method.as_ref(), &run.class.trainer.optimizer);
     let mut updates = Watched { optimizers, method: method.as_ref(), seen: BTreeMap::new() };
     let mut draws = case.draws(run.recorded, "")?;
@@ -129,7 +150,7 @@ fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize) -> Result<Train
         after.push(named.map(|(name, t)| (name, t.detach().copy())).collect());
     }
     let gradients = updates.seen;
-    Ok(Trained { method, terms, gradients, after, draws })
+    Ok(Trained { kind, method, terms, gradients, after, draws })
 }
 
 fn pairs(value: &Value) -> Vec<(String, f64)> {
@@ -159,6 +180,13 @@ fn losses(run: &Run<'_>, ours: &Trained, exact: &Trained) -> Result<Section, Err
         }
         // A sum is as noisy as its terms together, even where their noise happens to cancel.
         let mut together = 0.0;
+        // Terms share their weights' noise. One alone may look quiet by chance, so where there is but our own second run to tell,
+        // the noisiest counts for all; not in the first step, whose weights are given.
+        let shared =
+            |name: &str, got: f64| exact.terms.get(step).and_then(|t| term(t, name)).map(|e| ((got - e) / got).abs());
+        let noisiest =
+            terms.iter().filter_map(|(name, got)| shared(name, *got)).filter(|n| n.is_finite()).fold(0.0, f64::max);
+        let noisiest = if step > 0 && !run.companion() { noisiest } else { 0.0 };
         for (i, (name, mine)) in names.iter().enumerate() {
             let (found, value) = &want[i];
             if found != name {
@@ -173,7 +201,7 @@ fn losses(run: &Run<'_>, ours: &Trained, exact: &Trained) -> Result<Section, Err
                 section.skip(NO_COMPANION);
                 continue;
             };
-            let noise = (got - double).abs().max((value - their_double).abs());
+            let noise = (got - double).abs().max((value - their_double).abs()).max(noisiest * value.abs());
             let noise = if *name == "backward" { noise.max(std::mem::take(&mut together)) } else { noise };
             together += noise;
             let abs = (got - value).abs();
@@ -359,12 +387,12 @@ fn parameters(case: &Case, run: &Run<'_>, ours: &Trained, exact: &Trained) -> Re
 /// The validation batch after the three steps, in f32 and in f64.
 fn validation(case: &Case, run: &Run<'_>, mut ours: Trained, mut exact: Trained) -> Result<Section, Error> {
     let mut section = Section::new(&format!("{}/validation", run.variant));
-    let score = |t: &mut Trained, kind| -> Result<f64, Error> {
+    let score = |t: &mut Trained| -> Result<f64, Error> {
         let at = At { epoch: case.epoch(), step: STEPS as u64, validated: 0 };
-        let scores = t.method.validation_score(&case.batch(STEPS as i64, kind)?, at, &mut t.draws)?;
+        let scores = t.method.validation_score(&case.batch(STEPS as i64, t.kind)?, at, &mut t.draws)?;
         Ok(scores.mean(Kind::Double).double_value(&[]))
     };
-    let (got, double) = (score(&mut ours, Kind::Float)?, score(&mut exact, Kind::Double)?);
+    let (got, double) = (score(&mut ours)?, score(&mut exact)?);
     let name = run.class.score;
     let logged = run.facts["logged"][format!("Val/{name}")].as_f64();
     let want = logged.ok_or_else(|| Error::Golden(format!("no {name} is recorded")))?;
