@@ -136,7 +136,7 @@ fn away_for_no_time() -> Result<()> {
 
 #[test]
 fn away_for_20_seconds() -> Result<()> {
-    away_for(20, 100)
+    away_for(20, 250)
 }
 
 #[test]
