@@ -50,11 +50,17 @@ fn json_file(home: &Path) -> PathBuf {
 /// The live coordinator of `home`, if there is one. A `coordinator.json` that a killed coordinator left behind does not
 /// count: the kernel released its lock.
 pub fn serving(home: &Path) -> Option<Serving> {
-    let lock = File::open(lock_file(home)).ok()?;
-    match lock.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read(home),
-        _ => None,
-    }
+    if taken(home) { read(home) } else { None }
+}
+
+/// Whether a coordinator has taken `home` and has yet to say where it listens: it starts, or stands by.
+pub fn starting(home: &Path) -> bool {
+    taken(home) && read(home).is_none()
+}
+
+fn taken(home: &Path) -> bool {
+    let lock = File::open(lock_file(home));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 fn read(home: &Path) -> Option<Serving> {

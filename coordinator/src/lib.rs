@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 pub use error::Error;
-pub use home::{Serving, serving};
+pub use home::{Serving, serving, starting};
 pub use options::{Options, Postgres, Tls};
 
 use crate::{

@@ -263,7 +263,13 @@ impl Connection {
 
     async fn serving(global: &Global) -> Result<Option<Wire>> {
         let given = given(global)?;
-        let serving = morph_coordinator::serving(&home(global)?);
+        let home = home(global)?;
+        // Its token is in what it has yet to say.
+        let patience = Instant::now() + STARTING;
+        while given.is_none() && morph_coordinator::starting(&home) && Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let serving = morph_coordinator::serving(&home);
         let Some(urls) = &global.coordinator else {
             let Some(serving) = serving else { return Ok(None) };
             let (url, token) = (serving.url(), given.as_ref().or(serving.token.as_ref()));
