@@ -119,15 +119,24 @@ pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
     let mut figures = vec![Figure::new("one event decided, folded and written (in process)", each, "µs")];
     let size = std::fs::metadata(home.path().join("state.db"))?.len();
     figures.push(Figure::new(format!("database of {} events, {runs} runs", cli.events), size as f64 / 1e6, "MB"));
-    for which in ["first", "second"] {
+    let copy = home.path().join("snapshot.jsonl");
+    for _ in 0..2 {
+        let which = if copy.exists() { "from a snapshot" } else { "from all events" };
         let (server, took) = Server::start(&cli.coordinator, home.path(), None)?;
-        let what = format!("{which} start with {} events", cli.events);
+        let what = format!("a start with {} events, {which}", cli.events);
         figures.push(Figure::new(what, took.as_secs_f64(), "s").bar(Bar::AtMost(5.0)));
         figures.push(Figure::new("  memory then", server.memory()?, "MB"));
         let mut client = server.client().await?;
         let start = Instant::now();
         client.list_workers(morph_proto::v1::ListWorkersRequest {}).await?;
         figures.push(Figure::new("  first answer", start.elapsed().as_secs_f64() * 1e3, "ms"));
+        // It is taken beside the work, when there are enough events for one.
+        while !copy.exists() && start.elapsed().as_secs() < 60 && cli.events >= 100_000 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    if let Ok(copy) = std::fs::metadata(&copy) {
+        figures.push(Figure::new("  that snapshot", copy.len() as f64 / 1e6, "MB"));
     }
     figures.extend(queued(cli).await?);
     Ok(figures)

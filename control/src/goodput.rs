@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use morph_spec::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::{Event, Next, Outcome, What};
 
@@ -79,7 +80,7 @@ impl Goodput {
 }
 
 /// What a run does.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 enum Phase {
     /// Not there, or over.
     #[default]
@@ -95,7 +96,7 @@ enum Phase {
 }
 
 /// The account of one run.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ledger {
     phase: Phase,
     since: Timestamp,

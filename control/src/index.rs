@@ -183,6 +183,9 @@ impl Index {
             if *n == 0 {
                 outcomes.remove(&outcome);
             }
+            if outcomes.is_empty() {
+                self.outcomes.remove(&sweep);
+            }
         }
         let Some(attempt) = run.attempt() else { return };
         self.live.remove(&run.id);

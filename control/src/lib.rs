@@ -28,6 +28,7 @@ mod run;
 pub mod sabotage;
 pub mod schedule;
 pub mod search;
+pub mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// One training of an experiment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// Identity.
     pub id: RunId,
@@ -64,7 +64,7 @@ pub struct Run {
 }
 
 /// Where a run stands; what belongs to a state lives in it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RunState {
     /// Waits for slots, and at least until a time.
     Queued {
@@ -115,7 +115,7 @@ pub enum RunState {
 }
 
 /// A live placement of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Which, from 1.
     pub number: u32,
@@ -135,7 +135,7 @@ pub struct Attempt {
 }
 
 /// A rank of a live attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rank {
     /// Where it is placed.
     pub worker: WorkerId,
@@ -146,7 +146,7 @@ pub struct Rank {
 }
 
 /// What is known of a rank.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RankState {
     /// Ordered, not heard of.
     Placed,
@@ -226,7 +226,7 @@ pub enum Cause {
 }
 
 /// An attempt that has ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Past {
     /// Which.
     pub number: u32,

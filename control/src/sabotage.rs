@@ -26,6 +26,8 @@ pub enum Mechanism {
     Watchdog,
     /// Nobody hears of what is not durable.
     DurableFirst,
+    /// A snapshot gives the state that its events give.
+    Snapshot,
 }
 
 #[cfg(feature = "sabotage")]

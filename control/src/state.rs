@@ -52,7 +52,7 @@ impl<T> PartialEq for Soft<T> {
 }
 
 /// What a submission made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Submission {
     /// A run.
     Run(RunId),
@@ -76,7 +76,7 @@ pub struct Dataset {
 }
 
 /// A search over hyper-parameters.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sweep {
     /// Identity.
     pub id: SweepId,
@@ -113,7 +113,7 @@ pub enum SweepEnd {
 }
 
 /// An agent.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Identity.
     pub id: WorkerId,
@@ -146,7 +146,7 @@ pub struct Worker {
 }
 
 /// Why a worker gets no new work.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cordon {
     /// For people.
     pub reason: String,
@@ -157,7 +157,7 @@ pub struct Cordon {
 }
 
 /// Whether a worker is here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkerState {
     /// Connected.
     Ready,

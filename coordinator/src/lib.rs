@@ -10,6 +10,7 @@
 pub mod auth;
 mod core;
 mod error;
+mod fold;
 mod home;
 mod http;
 mod metrics;
@@ -35,7 +36,7 @@ use morph_objects::Objects;
 use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
-use morph_spec::{RunId, Timestamp};
+use morph_spec::RunId;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +56,7 @@ use crate::{
     core::{Core, Message, Setup},
     home::Lock,
     metrics::{Metrics, rpc::Counting},
-    store::{Database, Keyring, Recorded, Writer},
+    store::{Database, Keyring, Writer},
     view::Live,
 };
 
@@ -115,6 +116,10 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let tokens = Arc::new(tokens);
     let owner = tokens.passing("owner", Scope::Admin)?;
     let stop = CancellationToken::new();
+    if !options.read_only {
+        let (home, policy, every) = (options.home.clone(), policy(&options), options.snapshot_every);
+        tokio::spawn(fold::keep(home, database.clone(), policy, every, stop.clone()));
+    }
     let pages = http::Pages::new(core.clone(), metrics, database.clone());
     let server = serve(&options, builder, listener, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
@@ -195,17 +200,12 @@ fn set_up(
     // Who only looks at a home in which nothing has run yet sees nothing.
     if database.exists() {
         let mut reader = database.read()?;
-        let mut last = Timestamp::default();
-        reader.replay(&mut |Recorded { event, .. }| {
-            last = event.at;
-            morph_control::evolve(&mut cluster, &event);
-            if let Some(run) = event.run() {
-                live.entry(run).or_default().ledger.take(&event);
-            }
-        })?;
+        let fold = fold::load(&options.home, reader.as_mut(), &cluster.policy)?;
+        cluster = fold.cluster;
+        live.extend(fold.ledgers.into_iter().map(|(run, ledger)| (run, Live { ledger, ..Live::default() })));
         if options.read_only {
             // Not recorded: whoever was connected when the last coordinator went is not now.
-            morph_control::evolve(&mut cluster, &Event::new(last, What::CoordinatorStarted {}));
+            morph_control::evolve(&mut cluster, &Event::new(fold.at, What::CoordinatorStarted {}));
         }
         reader.latest(None, &mut |run, point, total| {
             // Only of runs that are known; a database that was mended by hand may have others.

@@ -51,6 +51,9 @@ struct Cli {
     /// How long ranks may take to save and stop before they are killed.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
     stop_timeout: Duration,
+    /// After so many events a copy of the state is written into --home, from which the next start begins.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    snapshot_every: u64,
     /// YAML of kind: cluster with projects, their weights and quotas, and the rules of scheduling.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
@@ -154,6 +157,7 @@ async fn serve(cli: Cli, said: bool) -> anyhow::Result<()> {
         heartbeat: cli.heartbeat,
         grace: cli.grace,
         stop_timeout: cli.stop_timeout,
+        snapshot_every: cli.snapshot_every,
         cluster,
         insecure: cli.insecure,
         tls,

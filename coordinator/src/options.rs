@@ -31,6 +31,8 @@ pub struct Options {
     pub grace: Duration,
     /// How long ranks may take to save a checkpoint and stop before they are killed.
     pub stop_timeout: Duration,
+    /// After so many events a copy of the state is written beside the database, from which the next start begins.
+    pub snapshot_every: u64,
     /// Projects and the rules of scheduling; `None`: any project is welcome, and the rules are the defaults.
     pub cluster: Option<Box<morph_spec::Cluster>>,
     /// Ask nobody who they are, and allow `listen` on any address without TLS.
@@ -90,6 +92,7 @@ impl Default for Options {
             heartbeat: Duration::from_secs(5),
             grace: Duration::from_secs(15),
             stop_timeout: Duration::from_secs(120),
+            snapshot_every: 100_000,
             cluster: None,
             insecure: false,
             tls: None,

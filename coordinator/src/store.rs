@@ -180,11 +180,18 @@ pub struct Token {
 
 /// Who reads a database. Its methods wait for the disk or the network: call them where that is allowed.
 pub trait Reader: Send + Debug {
-    /// Hands all events to `fold`, oldest first, on a thread of its own: while it folds, the next ones are read.
+    /// Hands all events after position `after` to `fold`, oldest first, on a thread of its own: while it folds, the next ones
+    /// are read.
     ///
     /// # Errors
     /// When the database cannot be read or holds what is no event; what came before was handed over.
-    fn replay(&mut self, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error>;
+    fn replay(&mut self, after: u64, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error>;
+
+    /// Position of the newest event; 0: there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    fn newest(&mut self) -> Result<u64, Error>;
 
     /// Events of `of` (a sweep's: also its runs'; `None`: all), oldest first.
     ///
@@ -378,7 +385,7 @@ fn recorded(database: impl FnOnce() -> String, seq: u64, json: &str) -> Result<R
 }
 
 /// `event` as it is recorded, and the sweep that it is found under.
-fn row(event: &Event) -> (String, Option<morph_spec::SweepId>) {
+pub(crate) fn row(event: &Event) -> (String, Option<morph_spec::SweepId>) {
     let json = serde_json::to_string(event).expect("invariant: events are plain values with text keys");
     let sweep = match &event.what {
         morph_control::What::RunSubmitted { sweep, .. } => *sweep,

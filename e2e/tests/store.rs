@@ -74,7 +74,7 @@ fn latest(reader: &mut dyn Reader, of: Option<RunId>) -> Result<Vec<(RunId, Poin
 
 fn all(reader: &mut dyn Reader) -> Result<Vec<Recorded>> {
     let all = Mutex::new(Vec::new());
-    reader.replay(&mut |recorded| all.lock().expect("nobody panicked").push(recorded))?;
+    reader.replay(0, &mut |recorded| all.lock().expect("nobody panicked").push(recorded))?;
     Ok(all.into_inner().expect("nobody panicked"))
 }
 

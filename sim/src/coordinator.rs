@@ -8,6 +8,7 @@ use morph_control::{
     agent::Heard,
     apply, evolve, invariants, next_deadline, react,
     sabotage::{Mechanism, is_broken},
+    snapshot::Restore,
 };
 use morph_spec::{Fence, Rng, RunId, Timestamp, WorkerId};
 
@@ -18,6 +19,8 @@ use crate::{
 
 /// How long a rank 0 may say nothing, as `trainer.stall_timeout_s`; microseconds.
 const PATIENCE: u64 = 300_000_000;
+/// After so many events a snapshot is taken.
+const SNAPSHOT_EVERY: usize = 50;
 
 /// What survives kill -9.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub struct Disk {
     pub acks: BTreeMap<WorkerId, (String, u64)>,
     /// The metric by run and step: the first value stays.
     pub metrics: BTreeMap<(RunId, u64), u64>,
+    /// The state after so many events, in pieces.
+    snapshot: Option<(usize, Vec<String>)>,
 }
 
 /// Something that waits for its turn.
@@ -79,10 +84,25 @@ pub struct Process {
 
 impl Process {
     /// Folds what is on the disk.
-    pub fn start(disk: &Disk, policy: Policy, rng: Rng) -> Self {
-        let mut cluster = Cluster::new(policy);
+    ///
+    /// # Errors
+    /// When the snapshot and what came after it give another state than all events.
+    pub fn start(disk: &Disk, policy: Policy, rng: Rng) -> Result<Self, String> {
+        let mut cluster = Cluster::new(policy.clone());
         disk.events.iter().for_each(|e| evolve(&mut cluster, e));
-        Self { cluster, sessions: BTreeMap::new(), inbox: VecDeque::new(), writing: None, rng }
+        if let Some((events, pieces)) = &disk.snapshot {
+            let mut restore = Restore::new(policy);
+            for piece in pieces {
+                restore.put(serde_json::from_str(piece).map_err(|e| format!("snapshot: {e}: {piece}"))?);
+            }
+            let mut restored = restore.done();
+            disk.events[*events..].iter().for_each(|e| evolve(&mut restored, e));
+            if restored != cluster {
+                return Err(format!("snapshot: the one of {events} events gives another state than the events"));
+            }
+            cluster = restored;
+        }
+        Ok(Self { cluster, sessions: BTreeMap::new(), inbox: VecDeque::new(), writing: None, rng })
     }
 
     /// Whether a turn is being written: what comes now waits.
@@ -114,6 +134,10 @@ impl Process {
     pub fn commit(&mut self, disk: &mut Disk) -> Vec<Then> {
         let Some(turn) = self.writing.take() else { return Vec::new() };
         turn.write(disk);
+        if disk.events.len() >= disk.snapshot.as_ref().map_or(0, |(events, _)| *events) + SNAPSHOT_EVERY {
+            let piece = |p| serde_json::to_string(&p).expect("invariant: states are plain values with text keys");
+            disk.snapshot = Some((disk.events.len(), self.cluster.pieces().map(piece).collect()));
+        }
         turn.then
     }
 

@@ -69,3 +69,8 @@ fn watchdog() {
 fn durable_first() {
     is_noticed(Mechanism::DurableFirst, &["durable", "history", "fence", "slots", "weights", "progress"]);
 }
+
+#[test]
+fn snapshot() {
+    is_noticed(Mechanism::Snapshot, &["snapshot"]);
+}

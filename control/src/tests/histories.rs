@@ -4,7 +4,7 @@ use morph_spec::RunId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::Cause;
+use crate::{Cause, snapshot::Restore};
 
 /// A step of a random history.
 #[derive(Debug, Clone)]
@@ -163,6 +163,15 @@ impl World {
     }
 }
 
+/// `cluster`, written in pieces and read again.
+fn restored(cluster: &Cluster) -> Cluster {
+    let mut restore = Restore::new(cluster.policy.clone());
+    for piece in cluster.pieces() {
+        restore.put(serde_json::from_str(&serde_json::to_string(&piece).unwrap()).unwrap());
+    }
+    restore.done()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 2000 }))]
 
@@ -180,6 +189,7 @@ proptest! {
             crate::evolve(&mut folded, &serde_json::from_str(&json).unwrap());
         }
         prop_assert_eq!(&folded, &w.cluster);
+        prop_assert_eq!(&restored(&w.cluster), &w.cluster);
 
         w.tell(Command::Start).unwrap();
         for who in 1..4 {

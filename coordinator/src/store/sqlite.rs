@@ -97,10 +97,11 @@ impl Writer for Sqlite {
 }
 
 impl Reader for Sqlite {
-    fn replay(&mut self, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error> {
+    fn replay(&mut self, after: u64, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error> {
         let fail = self.fail("read");
-        let mut query = self.db.prepare("SELECT seq, json FROM events ORDER BY seq").map_err(&fail)?;
-        let mut rows = query.query([]).map_err(&fail)?;
+        let sql = "SELECT seq, json FROM events WHERE seq > ?1 ORDER BY seq";
+        let mut query = self.db.prepare(sql).map_err(&fail)?;
+        let mut rows = query.query([clamp(after)]).map_err(&fail)?;
         super::folded(fold, |handover| {
             while let Some(row) = rows.next().map_err(&fail)? {
                 let seq = row.get(0).map_err(&fail)?;
@@ -109,6 +110,11 @@ impl Reader for Sqlite {
             }
             Ok(())
         })
+    }
+
+    fn newest(&mut self) -> Result<u64, Error> {
+        let sql = "SELECT coalesce(max(seq), 0) FROM events";
+        self.db.query_row(sql, [], |r| r.get(0)).map_err(self.fail("read"))
     }
 
     fn history(&mut self, of: Option<Target>, page: Page) -> Result<Vec<Recorded>, Error> {

@@ -39,7 +39,7 @@ impl World {
         }
         self.life += 1;
         let rng = Rng::keyed(self.rng.next_u64(), "coordinator", self.life);
-        let process = Process::start(&self.disk, Self::policy(), rng);
+        let process = Process::start(&self.disk, Self::policy(), rng)?;
         invariants::durable::restarted(&process.cluster, &self.truth)?;
         invariants::away::back(self.now, &self.gangs, &self.truth)?;
         self.trace.say(self.now, format_args!("coordinator {} starts, {} events", self.life, self.disk.events.len()));

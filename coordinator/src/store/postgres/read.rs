@@ -73,18 +73,23 @@ impl Reading {
 }
 
 impl Reader for Reading {
-    fn replay(&mut self, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error> {
+    fn replay(&mut self, after: u64, fold: &mut (dyn FnMut(Recorded) + Send)) -> Result<(), Error> {
         let session = self.session.as_mut().expect("invariant: it is given back only when this is dropped");
         let server = &self.server;
         let fail = server.fail("read");
-        let none: [i64; 0] = [];
-        let mut rows = session.client().query_raw("SELECT seq, json FROM events ORDER BY seq", none).map_err(&fail)?;
+        let sql = "SELECT seq, json FROM events WHERE seq > $1 ORDER BY seq";
+        let mut rows = session.client().query_raw(sql, [signed(after)]).map_err(&fail)?;
         super::super::folded(fold, |handover| {
             while let Some(row) = rows.next().map_err(&fail)? {
                 handover.push(recorded(|| server.name().to_owned(), unsigned(row.get(0)), row.get(1))?);
             }
             Ok(())
         })
+    }
+
+    fn newest(&mut self) -> Result<u64, Error> {
+        let rows = self.rows("SELECT coalesce(max(seq), 0) FROM events", &[])?;
+        Ok(rows.first().map_or(0, |row| unsigned(row.get(0))))
     }
 
     fn history(&mut self, of: Option<Target>, page: Page) -> Result<Vec<Recorded>, Error> {

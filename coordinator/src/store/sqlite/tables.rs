@@ -90,7 +90,7 @@ mod tests {
         let (_dir, path) = fixture(include_str!("../../../tests/fixtures/v1.sql"));
         let look = |mut store: Sqlite| {
             let mut cluster = Cluster::new(Policy::default());
-            store.replay(&mut |recorded| evolve(&mut cluster, &recorded.event)).unwrap();
+            store.replay(0, &mut |recorded| evolve(&mut cluster, &recorded.event)).unwrap();
             let runs: Vec<_> = cluster.in_order().collect();
             assert_eq!(runs.len(), 2);
             assert!(
