@@ -1,8 +1,9 @@
 //! Two coordinators share a PostgreSQL: one serves, the other stands by and takes over.
 
 use std::{
+    fs::File,
     path::PathBuf,
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -70,6 +71,18 @@ impl Lab {
         expect(command.args(["--coordinator", &self.urls(), "--token-file"]).arg(&self.token).args(args), 0)
     }
 
+    /// As [`Self::ctl`], and goes on meanwhile; it has said something when this returns.
+    fn start(&self, args: &[&str]) -> Result<Following> {
+        let file = self.home.path().join(format!("{}.txt", args[0]));
+        let out = File::create(&file)?;
+        let mut command = self.home.morphctl()?;
+        command.args(["--coordinator", &self.urls(), "--token-file"]).arg(&self.token).args(args);
+        let child = command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out).spawn()?;
+        let following = Following { child, file };
+        wait_for(&format!("{args:?} to say something"), LIMIT, || Ok(!following.said()?.is_empty()))?;
+        Ok(following)
+    }
+
     fn run(&self, name: &str) -> Result<Value> {
         let token = self.token.to_str().context("a path is text")?;
         let all = job::runs(&self.home, &["--coordinator", &self.urls(), "--token-file", token])?;
@@ -106,12 +119,42 @@ impl Lab {
     }
 }
 
+/// A command that shows what happens.
+struct Following {
+    child: Child,
+    file: PathBuf,
+}
+
+impl Following {
+    /// On stdout and stderr.
+    fn said(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.file)?)
+    }
+
+    /// All that it said, when it has ended well.
+    fn done(mut self) -> Result<String> {
+        let ended = self.child.wait()?;
+        let said = self.said()?;
+        ensure!(ended.success(), "{ended}: {said}");
+        Ok(said)
+    }
+}
+
+/// Lines of one moment may come in any order.
+fn sorted<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut lines: Vec<&str> = lines.collect();
+    lines.sort_unstable();
+    lines
+}
+
 #[test]
 fn who_stands_by_takes_over_from_one_that_died_and_from_one_that_left() -> Result<()> {
     let Some(postgres) = Postgres::start(&["fsync=off"])? else { return Ok(()) };
     let (lab, mut first, second) = Lab::new(postgres)?;
     let agent = lab.first.agent_of(&lab.urls(), "agent", 2)?;
     lab.train("x")?;
+    let following = [lab.start(&["events", "x", "--follow"])?, lab.start(&["logs", "x", "--follow"])?];
+    let watching = lab.start(&["train", lab.experiment.to_str().context("a path is text")?, "--name", "x"])?;
     first.kill9()?;
     let killed = Instant::now();
     Lab::serves(&lab.second)?;
@@ -120,6 +163,13 @@ fn who_stands_by_takes_over_from_one_that_died_and_from_one_that_left() -> Resul
     let run = lab.succeeded("x")?;
     ensure!(run["attempt"] == 1, "the ranks never noticed: {run:#}\n{}\n{}", agent.printed(), second.printed());
     lab.whole(&run)?;
+    let watched = watching.done()?;
+    ensure!(watched.contains("waiting for it"), "{watched}");
+    for (followed, again) in following.into_iter().zip([["events", "x"], ["logs", "x"]]) {
+        let (followed, all) = (followed.done()?, lab.ctl(&again)?);
+        let lines = followed.lines().filter(|line| !line.contains("waiting for it"));
+        ensure!(sorted(lines) == sorted(all.lines()), "{again:?}:\n{followed}\nbut\n{all}");
+    }
 
     // The first comes back, and stands by now. The second is asked to leave: its place is free at once.
     let first = lab.coordinator(&lab.first)?;

@@ -46,6 +46,10 @@ impl Interceptor for Bearer {
 
 /// How long a coordinator that has taken the home may take to say where it listens.
 const STARTING: Duration = Duration::from_secs(5);
+/// Time between two looks for a coordinator that went away.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Said while nobody serves.
+pub const AWAY: &str = "the coordinator is away; waiting for it (running ranks go on)";
 /// Largest answer taken.
 const LARGEST: usize = 256 << 20;
 
@@ -182,6 +186,11 @@ async fn serves(url: &str, wire: Wire) -> Result<Wire> {
     }
 }
 
+/// Whether it was the coordinator, or the way to it, that failed, and not the question.
+pub fn is_away(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+}
+
 /// What an error is about in the end.
 fn root(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -292,6 +301,22 @@ impl Connection {
             }
         }
         Err(coded(UNREACHABLE, silent.join("; ")))
+    }
+
+    /// Waits until a coordinator serves again: the one that was there, or another that is named.
+    ///
+    /// # Errors
+    /// When it would not let this client in.
+    pub async fn again(global: &Global) -> Result<Client> {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            match Self::live(global).await {
+                Ok(Some(client)) => return Ok(client),
+                Ok(None) => {}
+                Err(e) if fail::code(&e) == UNREACHABLE => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     /// Ends the coordinator in this process, if there is one.

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use morph_proto::v1;
+use tonic::Status;
 
 use crate::{
     cli::{Format, Global},
-    connect::{Client, Connection, Purpose},
+    connect::{AWAY, Client, Connection, Purpose, is_away},
     fail::status,
     json, print, text,
 };
@@ -43,13 +44,19 @@ async fn tell(global: &Global, client: &mut Client, request: Request) -> Result<
     let Request { id, follow, since } = request;
     let mut count = 0;
     if follow {
-        let request = v1::FollowEventsRequest { id, after: 0, since };
-        let mut stream = client.follow_events(request).await.map_err(|s| status(&s))?.into_inner();
-        while let Some(some) = stream.message().await.map_err(|s| status(&s))? {
-            count += some.events.len();
-            some.events.iter().try_for_each(|e| show(global, e))?;
+        let mut request = v1::FollowEventsRequest { id, after: 0, since };
+        let mut waiting = false;
+        loop {
+            match followed(global, client, &mut request, &mut count, &mut waiting).await? {
+                Ok(()) => return Ok(count),
+                Err(gone) if is_away(&gone) => {}
+                Err(gone) => return Err(status(&gone)),
+            }
+            if !std::mem::replace(&mut waiting, true) && !global.quiet {
+                say!("{AWAY}");
+            }
+            *client = Connection::again(global).await?;
         }
-        return Ok(count);
     }
     let mut after = 0;
     loop {
@@ -60,6 +67,35 @@ async fn tell(global: &Global, client: &mut Client, request: Request) -> Result<
         match events.last() {
             Some(last) if events.len() == PAGE as usize => after = last.seq,
             _ => return Ok(count),
+        }
+    }
+}
+
+/// Prints events as they come; `request` asks for the rest afterwards.
+///
+/// # Errors
+/// Outside: they cannot be printed. Inside: the stream broke.
+async fn followed(
+    global: &Global,
+    client: &mut Client,
+    request: &mut v1::FollowEventsRequest,
+    count: &mut usize,
+    waiting: &mut bool,
+) -> Result<Result<(), Status>> {
+    let mut stream = match client.follow_events(request.clone()).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => return Ok(Err(status)),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(some)) => {
+                *waiting = false;
+                *count += some.events.len();
+                some.events.iter().try_for_each(|e| show(global, e))?;
+                request.after = some.events.last().map_or(request.after, |e| e.seq);
+            }
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
         }
     }
 }

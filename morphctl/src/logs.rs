@@ -1,11 +1,14 @@
 //! `logs`.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use morph_proto::v1;
+use tonic::Status;
 
 use crate::{
     cli::{Format, Global},
-    connect::{Client, Connection, Purpose},
+    connect::{AWAY, Client, Connection, Purpose, is_away},
     fail::status,
     json, print, text,
 };
@@ -21,29 +24,82 @@ pub async fn logs(global: &Global, request: v1::LogsRequest) -> Result<()> {
     done
 }
 
-async fn stream(global: &Global, client: &mut Client, request: v1::LogsRequest) -> Result<()> {
-    let v1::LogsRequest { run, rank, attempt, .. } = request.clone();
-    let mut lines = client.logs(request).await.map_err(|s| status(&s))?.into_inner();
-    let mut any = false;
-    while let Some(batch) = lines.message().await.map_err(|s| status(&s))? {
-        any |= !batch.lines.is_empty();
-        for l in &batch.lines {
-            match global.output {
-                Format::Json => print::line(&json::line(l).to_string())?,
-                Format::Yaml => {
-                    print::line("---")?;
-                    print::value(global, &json::line(l))?;
+async fn stream(global: &Global, client: &mut Client, mut request: v1::LogsRequest) -> Result<()> {
+    let mut printed = Printed::default();
+    let mut waiting = false;
+    loop {
+        match printed.lines(global, client, &mut request, &mut waiting).await? {
+            Ok(()) => break,
+            Err(gone) if request.follow && is_away(&gone) => {}
+            Err(gone) => return Err(status(&gone)),
+        }
+        if !std::mem::replace(&mut waiting, true) && !global.quiet {
+            say!("{AWAY}");
+        }
+        *client = Connection::again(global).await?;
+    }
+    if !printed.any && !global.quiet {
+        let attempt = request.attempt.map(|n| format!(", attempt {n}")).unwrap_or_default();
+        let rank = request.rank.map(|n| format!(", rank {n}")).unwrap_or_default();
+        say!("run {}{attempt}{rank} has logged nothing", request.run);
+    }
+    Ok(())
+}
+
+/// What has been printed so far.
+#[derive(Default)]
+struct Printed {
+    any: bool,
+    /// Attempt, rank and position of lines that a new stream would send again.
+    again: HashSet<(u32, u32, u64)>,
+}
+
+impl Printed {
+    /// Prints lines as they come; `request` asks for the rest afterwards.
+    ///
+    /// # Errors
+    /// Outside: they cannot be printed. Inside: the stream broke.
+    async fn lines(
+        &mut self,
+        global: &Global,
+        client: &mut Client,
+        request: &mut v1::LogsRequest,
+        waiting: &mut bool,
+    ) -> Result<Result<(), Status>> {
+        let mut lines = match client.logs(request.clone()).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return Ok(Err(status)),
+        };
+        loop {
+            let batch = match lines.message().await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => return Ok(Ok(())),
+                Err(status) => return Ok(Err(status)),
+            };
+            *waiting = false;
+            for line in &batch.lines {
+                if self.again.insert((line.attempt, line.rank, line.seq)) {
+                    self.any = true;
+                    show(global, line)?;
                 }
-                Format::Table | Format::Name => {
-                    print::line(&format!("{} {}.{} {}", text::instant(l.at), l.attempt, l.rank, l.text))?;
-                }
+            }
+            if batch.upto > 0 {
+                (request.after, request.tail) = (batch.upto, 0);
+                self.again.clear();
             }
         }
     }
-    if !any && !global.quiet {
-        let attempt = attempt.map(|n| format!(", attempt {n}")).unwrap_or_default();
-        let rank = rank.map(|n| format!(", rank {n}")).unwrap_or_default();
-        say!("run {run}{attempt}{rank} has logged nothing");
+}
+
+fn show(global: &Global, line: &v1::LogLine) -> Result<()> {
+    match global.output {
+        Format::Json => print::line(&json::line(line).to_string()),
+        Format::Yaml => {
+            print::line("---")?;
+            print::value(global, &json::line(line))
+        }
+        Format::Table | Format::Name => {
+            print::line(&format!("{} {}.{} {}", text::instant(line.at), line.attempt, line.rank, line.text))
+        }
     }
-    Ok(())
 }

@@ -92,7 +92,8 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Get { what, id } => get::get(global, what, id.as_deref()).await?,
         Command::Describe { what, id } => describe::describe(global, what, &id).await?,
         Command::Logs { run, follow, rank, attempt, tail } => {
-            logs::logs(global, v1::LogsRequest { run, follow, rank, attempt, tail: tail.unwrap_or(0) }).await?;
+            let request = v1::LogsRequest { run, follow, rank, attempt, tail: tail.unwrap_or(0), after: 0 };
+            logs::logs(global, request).await?;
         }
         Command::Events { id, follow, since } => {
             let (id, since) = (id.unwrap_or_default(), since.unwrap_or(0));

@@ -7,11 +7,11 @@ use morph_objects::Objects;
 use morph_proto::v1::{self, RunState, SweepState};
 use morph_spec::{Digest, Experiment, load::Document};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tonic::Code;
+use tonic::Status;
 
 use crate::{
     cli::{Format, Global, Submit},
-    connect::{self, Client, Connection},
+    connect::{self, AWAY, Client, Connection, is_away},
     data,
     fail::{CANCELLED, FAILED, HANGUP, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
     json,
@@ -181,7 +181,7 @@ pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u
     let mut screen = Screen::new(global);
     let mut signals = Signals::new()?;
     tokio::select! {
-        end = follow(&mut client, &submitted, &mut screen) => {
+        end = follow(global, &mut client, &submitted, &mut screen) => {
             screen.finish();
             conclude(global, &mut client, &end?).await
         }
@@ -229,7 +229,7 @@ async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> 
     let mut screen = Screen::new(global);
     let work = async {
         arrived(client.clone()).await;
-        follow(&mut client, &submitted, &mut screen).await
+        follow(global, &mut client, &submitted, &mut screen).await
     };
     let ended = tokio::select! {
         end = work => Ended::Work(Box::new(end)),
@@ -332,6 +332,7 @@ fn detached(global: &Global, verb: &str, submitted: &Submitted) -> Result<()> {
 
 /// Shows snapshots until the end; the last one. A coordinator that goes away is waited for.
 fn follow<'a>(
+    global: &'a Global,
     client: &'a mut Client,
     submitted: &'a Submitted,
     screen: &'a mut Screen,
@@ -339,40 +340,34 @@ fn follow<'a>(
     Box::pin(async move {
         let mut waiting = false;
         loop {
-            let mut last = None;
-            let gone = match client.watch(v1::WatchRequest { id: submitted.id.clone() }).await {
-                Ok(stream) => {
-                    let mut stream = stream.into_inner();
-                    waiting = false;
-                    loop {
-                        match stream.message().await {
-                            Ok(Some(snapshot)) => {
-                                screen.show(&snapshot);
-                                last = Some(snapshot);
-                            }
-                            Ok(None) => break None,
-                            Err(status) => break Some(status),
-                        }
-                    }
-                }
-                Err(status) => Some(status),
-            };
-            match (gone, last) {
-                (None, Some(last)) => return Ok(last),
-                (Some(s), _)
-                    if !matches!(s.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled) =>
-                {
-                    return Err(status(&s));
-                }
+            match watched(client, submitted, screen, &mut waiting).await {
+                Ok(Some(last)) => return Ok(last),
+                Err(s) if !is_away(&s) => return Err(status(&s)),
                 _ => {}
             }
-            if !waiting {
-                screen.say("the coordinator is away; waiting for it (running ranks go on)");
-                waiting = true;
+            if !std::mem::replace(&mut waiting, true) {
+                screen.say(AWAY);
             }
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            *client = Connection::again(global).await?;
         }
     })
+}
+
+/// Shows snapshots as long as they come; the last one, if there was one.
+async fn watched(
+    client: &mut Client,
+    submitted: &Submitted,
+    screen: &mut Screen,
+    waiting: &mut bool,
+) -> Result<Option<v1::WatchResponse>, Status> {
+    let mut stream = client.watch(v1::WatchRequest { id: submitted.id.clone() }).await?.into_inner();
+    let mut last = None;
+    while let Some(snapshot) = stream.message().await? {
+        *waiting = false;
+        screen.show(&snapshot);
+        last = Some(snapshot);
+    }
+    Ok(last)
 }
 
 /// Says how it ended, and all scores.

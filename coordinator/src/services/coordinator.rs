@@ -13,7 +13,7 @@ use morph_control::{
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
-use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
+use morph_spec::{Digest, Experiment, Manifest, RunId, Sweep, manifest};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ use crate::{
 const LARGEST_MANIFEST: u64 = 256 << 20;
 /// Shortest time between two snapshots of a watch.
 const PACE: Duration = Duration::from_millis(200);
+/// Lines of logs sent at a time.
+const LINES: usize = 1000;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Feed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -401,12 +403,13 @@ impl coordinator_server::Coordinator for Coordinator {
                     return;
                 }
                 tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
+                    // The loop has ended: the next question says so.
+                    _ = changes.changed() => {}
                     // Why a run waits may change by time alone.
                     () = tokio::time::sleep(Duration::from_secs(1)) => {}
                     () = sender.closed() => return,
                     () = this.stop.cancelled() => {
-                        sender.send(Err(Status::unavailable("the coordinator is stopping"))).await.ok();
+                        sender.send(Err(stopping())).await.ok();
                         return;
                     }
                 }
@@ -420,41 +423,16 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
         let who = Principal::of(&request)?;
-        let v1::LogsRequest { run: text, follow, rank, attempt, tail } = request.into_inner();
+        let v1::LogsRequest { run: text, follow, rank, attempt, tail, after } = request.into_inner();
         self.theirs(&who, text.clone()).await?;
         let run = self.find(move |v| find_run(v.cluster, &text)).await?;
         let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
         tokio::spawn(async move {
-            let mut changes = this.core.changes();
-            let mut wanted = Lines { rank, attempt, tail, after: 0 };
-            loop {
-                changes.mark_unchanged();
-                // Asked before the lines are read, so that none that came before the end is missed.
-                let over = this.core.ask(move |v| v.cluster.runs.get(&run).is_none_or(|r| r.is_over())).await;
-                let (lines, upto) = match this.read(move |s| s.lines(run, wanted)).await {
-                    Ok(read) => read,
-                    Err(status) => {
-                        sender.send(Err(status)).await.ok();
-                        return;
-                    }
-                };
-                wanted = Lines { after: upto, tail: 0, ..wanted };
-                for some in lines.chunks(1000) {
-                    let lines = some.iter().map(line).collect();
-                    if sender.send(Ok(v1::LogsResponse { lines })).await.is_err() {
-                        return;
-                    }
-                }
-                if !follow || over.unwrap_or(true) {
-                    return;
-                }
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return },
-                    () = sender.closed() => return,
-                    () = this.stop.cancelled() => return,
-                }
-                tokio::time::sleep(PACE).await;
+            let wanted = Lines { rank, attempt, tail, after };
+            if let Err(status) = this.tell_lines(run, wanted, follow, &sender).await {
+                // Whoever listened may have gone away.
+                sender.send(Err(status)).await.ok();
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -479,6 +457,49 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn follow_events(&self, request: Request<v1::FollowEventsRequest>) -> Answer<Self::FollowEventsStream> {
         self.follow(request).await
     }
+}
+
+impl Coordinator {
+    /// Sends the lines of `run` that are `wanted`; with `follow` those to come too, until it is over.
+    async fn tell_lines(
+        &self,
+        run: RunId,
+        mut wanted: Lines,
+        follow: bool,
+        to: &mpsc::Sender<Result<v1::LogsResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut changes = self.core.changes();
+        loop {
+            changes.mark_unchanged();
+            // Asked before the lines are read, so that none that came before the end is missed.
+            let ended = move |v: &View<'_>| v.read_only || v.cluster.runs.get(&run).is_none_or(|r| r.is_over());
+            let over = self.core.ask(ended).await?;
+            let (lines, upto) = self.read(move |s| s.lines(run, wanted)).await?;
+            wanted = Lines { after: upto, tail: 0, ..wanted };
+            let chunks = lines.len().div_ceil(LINES);
+            for (n, some) in lines.chunks(LINES).enumerate() {
+                let upto = if n + 1 == chunks { upto } else { 0 };
+                let lines = some.iter().map(line).collect();
+                if to.send(Ok(v1::LogsResponse { lines, upto })).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if over || !follow {
+                return Ok(());
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
+                () = to.closed() => return Ok(()),
+                () = self.stop.cancelled() => return Err(stopping()),
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+}
+
+/// What a stream ends with that has not come to its end.
+fn stopping() -> Status {
+    Status::unavailable("the coordinator is stopping")
 }
 
 fn line(line: &crate::store::Line) -> v1::LogLine {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Answer, Coordinator, Feed, PACE};
+use super::{Answer, Coordinator, Feed, PACE, stopping};
 use crate::{
     auth::Principal,
     store::{Page, Recorded},
@@ -79,9 +79,9 @@ impl Coordinator {
                 return Ok(());
             }
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Ok(()) },
+                changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
                 () = to.closed() => return Ok(()),
-                () = self.stop.cancelled() => return Err(Status::unavailable("the coordinator is stopping")),
+                () = self.stop.cancelled() => return Err(stopping()),
             }
             tokio::time::sleep(PACE).await;
         }
