@@ -11,8 +11,10 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE},
     routing::get,
 };
+use morph_telemetry::Push;
 use serde_json::json;
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     core::Core,
@@ -123,14 +125,43 @@ impl Pages {
     }
 
     async fn metrics(self) -> Answer {
+        let body = self.text().await;
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        Answer { code: StatusCode::OK, kind, body }
+    }
+
+    /// Sends all metrics to a collector again and again if the environment names one, and a last time when `stop` comes.
+    pub(crate) async fn push(self, stop: CancellationToken) {
+        let mut push = match Push::wanted("morph-coordinator") {
+            Ok(Some(push)) => push,
+            Ok(None) => return,
+            Err(why) => return tracing::warn!("{why}"),
+        };
+        let mut failing = false;
+        while timeout(push.interval, stop.cancelled()).await.is_err() {
+            match push.send(&self.text().await).await {
+                Ok(()) => failing = false,
+                // Said once: a collector that is away slows nothing.
+                Err(why) if !std::mem::replace(&mut failing, true) => {
+                    tracing::warn!("metrics could not be sent: {why}; this goes on being tried");
+                }
+                Err(_) => {}
+            }
+        }
+        let last = self.text().await;
+        // The loop that owns the core does not wait for a collector.
+        drop(self);
+        push.send(&last).await.ok();
+    }
+
+    /// All metrics in OpenMetrics' format.
+    async fn text(&self) -> String {
         let state = timeout(PATIENCE, self.core.ask(State::of)).await;
         let state = state.ok().and_then(Result::ok);
         let database = self.database.clone();
         // What cannot be found out is left out.
         let size = spawn_blocking(move || database.size()).await.unwrap_or_default();
-        let body = self.metrics.text(state.as_ref(), self.core.waiting(), &size);
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        Answer { code: StatusCode::OK, kind, body }
+        self.metrics.text(state.as_ref(), self.core.waiting(), &size)
     }
 
     /// What speaks against taking work, if the core's loop answers at all.

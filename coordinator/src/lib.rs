@@ -77,6 +77,8 @@ pub struct Handle {
     core: Core,
     stop: CancellationToken,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
+    /// Sends metrics to a collector.
+    push: Option<JoinHandle<()>>,
     death: oneshot::Receiver<store::Error>,
     owner: Secret,
     tokens: Arc<Tokens>,
@@ -121,6 +123,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         tokio::spawn(fold::keep(home, database.clone(), policy, every, stop.clone()));
     }
     let pages = http::Pages::new(core.clone(), metrics, database.clone());
+    let push = (!options.read_only).then(|| tokio::spawn(pages.clone().push(stop.clone())));
     let server = serve(&options, builder, listener, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());
@@ -134,7 +137,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         })?;
     }
     let tls = options.tls.is_some();
-    Ok(Handle { address, tls, core, stop, server, death, owner, tokens, _lock: lock })
+    Ok(Handle { address, tls, core, stop, server, push, death, owner, tokens, _lock: lock })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -371,5 +374,8 @@ impl Handle {
         // The loop ends when nobody can speak to it any more, and gives up its right to write.
         drop(self.core);
         tokio::time::timeout(FAREWELL, self.death).await.ok();
+        if let Some(push) = self.push {
+            tokio::time::timeout(FAREWELL, push).await.ok();
+        }
     }
 }

@@ -11,11 +11,18 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use morph_e2e::{Home, expect, job};
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::any_value::Value,
+    metrics::v1::{Metric, metric::Data, number_data_point::Value as Number},
     trace::v1::Span,
 };
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -29,9 +36,25 @@ struct Sent {
     span: Span,
 }
 
-/// Takes spans in.
+/// Takes spans and metrics in.
 #[derive(Debug, Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Sent>>>);
+struct Collector(Arc<Mutex<Vec<Sent>>>, Arc<Mutex<Vec<Metric>>>);
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    /// The newest replace all earlier ones.
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        if request.metadata().get("x-lab").is_none_or(|value| value != "of chests") {
+            return Err(Status::unauthenticated("x-lab"));
+        }
+        let scopes = request.into_inner().resource_metrics.into_iter().flat_map(|r| r.scope_metrics);
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = scopes.flat_map(|s| s.metrics).collect();
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -55,13 +78,30 @@ impl Collector {
     fn start(&self, runtime: &Runtime) -> Result<SocketAddr> {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        let service = TraceServiceServer::new(self.clone());
-        runtime.spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        let (traces, metrics) = (TraceServiceServer::new(self.clone()), MetricsServiceServer::new(self.clone()));
+        let server = Server::builder().add_service(traces).add_service(metrics);
+        runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         Ok(address)
     }
 
     fn spans(&self) -> Vec<Sent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The value of `name` where its label is `label`.
+    fn counted(&self, name: &str, label: &str) -> Option<f64> {
+        let metrics = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = match &metrics.iter().find(|m| m.name == name)?.data {
+            Some(Data::Sum(sum)) => &sum.data_points,
+            Some(Data::Gauge(gauge)) => &gauge.data_points,
+            _ => return None,
+        };
+        let labelled = |value: &Option<Value>| matches!(value, Some(Value::StringValue(text)) if text == label);
+        let found = points.iter().find(|p| p.attributes.iter().any(|a| a.value.iter().any(|v| labelled(&v.value))))?;
+        match found.value {
+            Some(Number::AsDouble(value)) => Some(value),
+            _ => None,
+        }
     }
 }
 
@@ -79,6 +119,7 @@ fn path(by_id: &BTreeMap<&[u8], &Sent>, at: &Sent) -> Vec<String> {
 fn train(home: &Home, endpoint: &str, file: &Path) -> Result<String> {
     let mut command = home.morphctl()?;
     command.args(["train", "--local", "--slots", "2"]).arg(file);
+    command.env("OTEL_EXPORTER_OTLP_HEADERS", "x-lab=of%20chests").env("OTEL_METRIC_EXPORT_INTERVAL", "300");
     expect(command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), 0)
 }
 
@@ -111,6 +152,10 @@ fn a_submission_is_followed_into_the_ranks_steps() -> Result<()> {
     let names: BTreeSet<&str> = trace.iter().map(|s| s.span.name.as_str()).collect();
     ensure!(names.contains("validate") && names.contains("save"), "{names:?}");
     ensure!(trace.iter().filter(|s| s.span.name == "steps").count() == 4, "a span an epoch and rank, not a step");
+
+    // The last metrics are those of the end.
+    ensure!(collector.counted("morph_events", "run_placed") == Some(1.0), "{:?}", collector.1);
+    ensure!(collector.counted("morph_runs", "succeeded") == Some(1.0), "{:?}", collector.1);
     Ok(())
 }
 

@@ -1,10 +1,12 @@
-//! What the programs have in common when they tell about themselves: how logs look, and where traces go. Libraries say what
+//! What the programs have in common when they tell about themselves: how logs look, and where traces and metrics go. Libraries say what
 //! they have to say with `tracing`; those that pass a trace on use [`traceparent`] and [`continues`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod json;
+mod openmetrics;
 mod otel;
+mod push;
 
 use std::{io::IsTerminal, sync::OnceLock};
 
@@ -18,6 +20,7 @@ use tracing_subscriber::{
 };
 
 pub use otel::{TRACE, continues, finish, traceparent};
+pub use push::Push;
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

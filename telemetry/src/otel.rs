@@ -33,16 +33,27 @@ struct Sender {
 
 static SENDER: OnceLock<Sender> = OnceLock::new();
 
-fn set(name: &str) -> bool {
+pub(crate) fn set(name: &str) -> bool {
     env::var_os(name).is_some_and(|v| !v.is_empty())
 }
 
-/// Whether somebody wants traces.
-fn wanted() -> bool {
+/// Whether somebody wants `signal`, TRACES or METRICS.
+pub(crate) fn wanted(signal: &str) -> bool {
     let off = |name: &str, word: &str| env::var(name).is_ok_and(|v| v.eq_ignore_ascii_case(word));
-    (set("OTEL_EXPORTER_OTLP_ENDPOINT") || set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+    (set("OTEL_EXPORTER_OTLP_ENDPOINT") || set(&format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")))
         && !off("OTEL_SDK_DISABLED", "true")
-        && !off("OTEL_TRACES_EXPORTER", "none")
+        && !off(&format!("OTEL_{signal}_EXPORTER"), "none")
+}
+
+/// Who sends: `program`, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise.
+fn who(program: &'static str) -> Resource {
+    let builder = Resource::builder();
+    if set("OTEL_SERVICE_NAME") { builder.build() } else { builder.with_service_name(program).build() }
+}
+
+/// [`who`] as names and values.
+pub(crate) fn resource(program: &'static str) -> Vec<(String, String)> {
+    who(program).iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 /// The layer that takes spans of [`TRACE`], if somebody wants traces; `program` is the service's name unless OTEL_SERVICE_NAME
@@ -54,7 +65,7 @@ pub(crate) fn layer<S>(program: &'static str) -> Result<Option<impl Layer<S>>, S
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    if !wanted() {
+    if !wanted("TRACES") {
         return Ok(None);
     }
     let threads = Builder::new_multi_thread().worker_threads(1).thread_name("otlp").enable_all().build();
@@ -67,11 +78,7 @@ where
         }
         builder.build().map_err(|e| format!("no traces: OTEL_EXPORTER_OTLP_ENDPOINT is of no use: {e}"))?
     };
-    let mut resource = Resource::builder();
-    if !set("OTEL_SERVICE_NAME") {
-        resource = resource.with_service_name(program);
-    }
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build();
+    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(who(program)).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("morph"));
     // A process has one.
     drop(SENDER.set(Sender { provider, runtime: Mutex::new(Some(runtime)) }));
