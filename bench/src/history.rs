@@ -88,6 +88,7 @@ fn write(home: &Path, events: u64, queue: usize) -> Result<u64> {
         let hello = Hello {
             worker: agents::worker(n),
             incarnation: "past".into(),
+            process: "past".into(),
             host: "127.0.0.1".into(),
             slots: 1,
             version: env!("CARGO_PKG_VERSION").into(),

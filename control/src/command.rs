@@ -118,8 +118,10 @@ pub enum Target {
 pub struct Hello {
     /// Identity.
     pub worker: WorkerId,
-    /// Which start of the agent process.
+    /// Whose reports it sends: of this start of the agent, or of an earlier one that left a journal.
     pub incarnation: String,
+    /// Which start of the agent it is; empty: it does not say (0.1.0).
+    pub process: String,
     /// Where its ranks can be reached.
     pub host: String,
     /// Ranks that fit on it.

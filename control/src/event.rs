@@ -247,6 +247,9 @@ pub enum What {
         /// Main memory in bytes; 0: not counted.
         #[serde(default, skip_serializing_if = "is_zero")]
         memory: u64,
+        /// The process that speaks for it.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        process: String,
     },
     /// A worker gets no new work.
     WorkerCordoned {

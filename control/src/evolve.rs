@@ -204,11 +204,12 @@ fn set_worker(cluster: &mut Cluster, id: morph_spec::WorkerId, state: WorkerStat
     }
 }
 
-/// Earlier incarnations of a worker that are remembered: who was replaced comes back within seconds, or never.
+/// Earlier incarnations of a worker that are remembered, and processes of one: who was replaced comes back within seconds,
+/// or never.
 const REPLACED: usize = 32;
 
 fn joined(cluster: &mut Cluster, event: &Event) {
-    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached, labels, memory } =
+    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached, labels, memory, process } =
         &event.what
     else {
         return;
@@ -216,15 +217,24 @@ fn joined(cluster: &mut Cluster, event: &Event) {
     let known = cluster.workers.get(id);
     let mut lies: BTreeSet<_> = known.map(|w| w.cached.clone()).unwrap_or_default();
     lies.extend(cached);
-    let mut replaced = known.map(|w| w.replaced.clone()).unwrap_or_default();
-    if let Some(earlier) = known.filter(|w| w.incarnation != *incarnation) {
-        replaced.push(earlier.incarnation.clone());
-        replaced.drain(..replaced.len().saturating_sub(REPLACED));
+    let (mut replaced, mut processes) = known.map(|w| (w.replaced.clone(), w.processes.clone())).unwrap_or_default();
+    match known {
+        Some(earlier) if earlier.incarnation != *incarnation => {
+            replaced.push(earlier.incarnation.clone());
+            processes.clear();
+        }
+        Some(same) if same.process != *process => processes.push(same.process.clone()),
+        _ => {}
+    }
+    for earlier in [&mut replaced, &mut processes] {
+        earlier.drain(..earlier.len().saturating_sub(REPLACED));
     }
     let worker = Worker {
         id: *id,
         incarnation: incarnation.clone(),
         replaced,
+        process: process.clone(),
+        processes,
         host: host.clone(),
         slots: *slots,
         version: version.clone(),

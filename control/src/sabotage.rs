@@ -26,6 +26,10 @@ pub enum Mechanism {
     Watchdog,
     /// Nobody hears of what is not durable.
     DurableFirst,
+    /// An agent that was replaced by another with its id does not join again.
+    ReplacedAgents,
+    /// Of two processes that speak as one incarnation, started from copies of one home, only the newer is heard.
+    OneProcess,
     /// A snapshot gives the state that its events give.
     Snapshot,
 }

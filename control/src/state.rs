@@ -121,6 +121,10 @@ pub struct Worker {
     pub incarnation: String,
     /// Earlier ones, newest last; not all that there ever were.
     pub replaced: Vec<String>,
+    /// The process that speaks as this incarnation.
+    pub process: String,
+    /// Those that did before it, newest last; not all that there ever were.
+    pub processes: Vec<String>,
     /// Where its ranks can be reached.
     pub host: String,
     /// Ranks that fit on it.

@@ -202,7 +202,8 @@ struct Session {
 enum Then {
     Reply(oneshot::Sender<Result<(), Refusal>>, Result<(), Refusal>),
     Ask(Question),
-    Say(WorkerId, Box<session_response::Message>),
+    /// To one session: in the same turn another agent may take its place, whose reports have numbers of their own.
+    Say(WorkerId, u64, Box<session_response::Message>),
     Order(Effect),
 }
 
@@ -358,9 +359,11 @@ impl Loop {
             Message::Closed { worker, session, end } => self.closed(worker, session, end),
             Message::Dismiss(reason) => {
                 let drain = v1::Drain { reason, leave: true };
-                let all: Vec<WorkerId> = self.sessions.keys().copied().collect();
-                let say = |w| Then::Say(w, Box::new(session_response::Message::Drain(drain.clone())));
-                self.then.extend(all.into_iter().map(say));
+                let all = self.sessions.iter();
+                let say = |(w, s): (&WorkerId, &Session)| {
+                    Then::Say(*w, s.id, Box::new(session_response::Message::Drain(drain.clone())))
+                };
+                self.then.extend(all.map(say));
             }
         }
     }
@@ -379,7 +382,7 @@ impl Loop {
         tracing::info!(%worker, host, slots, "an agent is here");
         let acked = self.acks.get(&worker).filter(|(i, _)| *i == incarnation).map_or(0, |(_, acked)| *acked);
         let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
-        let welcome = Then::Say(worker, Box::new(session_response::Message::Welcome(welcome)));
+        let welcome = Then::Say(worker, session, Box::new(session_response::Message::Welcome(welcome)));
         self.then.insert(orders_from, welcome);
         self.sessions.insert(worker, Session { id: session, incarnation, orders, acked });
         self.last_seen.insert(worker, self.now);
@@ -395,7 +398,7 @@ impl Loop {
             self.acks.insert(worker, (incarnation.clone(), seq));
             self.batch.acks.push((worker, incarnation, seq));
         }
-        self.then.push(Then::Say(worker, Box::new(session_response::Message::Ack(v1::Ack { seq }))));
+        self.then.push(Then::Say(worker, session, Box::new(session_response::Message::Ack(v1::Ack { seq }))));
     }
 
     fn heed(&mut self, worker: WorkerId, incarnation: &str, said: Said) {
@@ -484,7 +487,11 @@ impl Loop {
             // Whoever asked may have gone away.
             Then::Reply(to, answer) => drop(to.send(answer)),
             Then::Ask(_) => {}
-            Then::Say(worker, message) => self.say(worker, *message),
+            Then::Say(worker, session, message) => {
+                if self.sessions.get(&worker).is_some_and(|s| s.id == session) {
+                    self.say(worker, *message);
+                }
+            }
             Then::Order(effect) => {
                 if let Some(mut message) = orders::message(&self.cluster, &self.outputs, &effect) {
                     if let session_response::Message::Start(start) = &mut message {

@@ -325,6 +325,7 @@ mod tests {
             cached: Vec::new(),
             labels: BTreeMap::new(),
             memory: 0,
+            process: String::new(),
         };
         Event::new(Timestamp(n), what)
     }

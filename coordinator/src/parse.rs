@@ -54,6 +54,7 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
     Ok(Hello {
         worker: parsed("hello.worker", &hello.worker)?,
         incarnation: hello.incarnation.clone(),
+        process: hello.process.clone(),
         host: hello.host.clone(),
         slots: hello.slots,
         version: hello.version.clone(),

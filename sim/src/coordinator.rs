@@ -17,6 +17,9 @@ use crate::{
     net::{Down, Up},
 };
 
+/// Newest durable report of each worker's incarnation.
+type Acks = BTreeMap<WorkerId, (String, u64)>;
+
 /// How long a rank 0 may say nothing, as `trainer.stall_timeout_s`; microseconds.
 const PATIENCE: u64 = 300_000_000;
 /// After so many events a snapshot is taken.
@@ -26,8 +29,7 @@ const SNAPSHOT_EVERY: usize = 50;
 #[derive(Debug, Default)]
 pub struct Disk {
     pub events: Vec<Event>,
-    /// Newest durable report of each worker's incarnation.
-    pub acks: BTreeMap<WorkerId, (String, u64)>,
+    pub acks: Acks,
     /// The metric by run and step: the first value stays.
     pub metrics: BTreeMap<(RunId, u64), u64>,
     /// The state after so many events, in pieces.
@@ -54,6 +56,10 @@ pub enum Then {
     Answer(u64, Result<(), Refusal>),
     /// To an agent's session.
     Say(u64, Down),
+    /// An order, to the session that its worker has by then.
+    Order(Effect),
+    /// Another one has taken the place of this session.
+    Close(u64),
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +82,7 @@ struct Session {
 pub struct Process {
     pub cluster: Cluster,
     sessions: BTreeMap<WorkerId, Session>,
+    acks: Acks,
     pub inbox: VecDeque<Inbox>,
     /// The turn that is being written.
     writing: Option<Turn>,
@@ -102,7 +109,8 @@ impl Process {
             }
             cluster = restored;
         }
-        Ok(Self { cluster, sessions: BTreeMap::new(), inbox: VecDeque::new(), writing: None, rng })
+        let (sessions, acks) = (BTreeMap::new(), disk.acks.clone());
+        Ok(Self { cluster, sessions, acks, inbox: VecDeque::new(), writing: None, rng })
     }
 
     /// Whether a turn is being written: what comes now waits.
@@ -111,13 +119,13 @@ impl Process {
     }
 
     /// Decides on all that waits. What happened, and what is broken by it.
-    pub fn turn(&mut self, disk: &Disk, now: Timestamp, first: Option<Command>) -> Result<Vec<Event>, String> {
+    pub fn turn(&mut self, now: Timestamp, first: Option<Command>) -> Result<Vec<Event>, String> {
         let mut turn = Turn::default();
         if let Some(command) = first {
             self.decide(&mut turn, now, command)?.ok();
         }
         while let Some(message) = self.inbox.pop_front() {
-            self.take(&mut turn, disk, now, message)?;
+            self.take(&mut turn, now, message)?;
         }
         let events = turn.events.clone();
         self.writing = Some(turn);
@@ -127,7 +135,8 @@ impl Process {
     /// What follows from the turn that is being written, although it is not yet durable: only to show that this is wrong.
     pub fn hurry(&mut self) -> Vec<Then> {
         let turn = self.writing.as_mut().filter(|_| is_broken(Mechanism::DurableFirst));
-        turn.map(|t| std::mem::take(&mut t.then)).unwrap_or_default()
+        let then = turn.map(|t| std::mem::take(&mut t.then)).unwrap_or_default();
+        self.addressed(then)
     }
 
     /// The turn is durable: writes it to `disk`; what follows.
@@ -138,7 +147,16 @@ impl Process {
             let piece = |p| serde_json::to_string(&p).expect("invariant: states are plain values with text keys");
             disk.snapshot = Some((disk.events.len(), self.cluster.pieces().map(piece).collect()));
         }
-        turn.then
+        self.addressed(turn.then)
+    }
+
+    /// Orders as messages to the sessions that their workers have now.
+    fn addressed(&self, then: Vec<Then>) -> Vec<Then> {
+        let address = |then| match then {
+            Then::Order(effect) => self.order(&effect),
+            other => Some(other),
+        };
+        then.into_iter().filter_map(address).collect()
     }
 
     /// Dies in the middle of a turn: the disk may have it all the same.
@@ -165,38 +183,35 @@ impl Process {
         let mut effects = Vec::new();
         events.iter().for_each(|e| react(&self.cluster, e, &mut effects));
         turn.events.extend(events);
-        let orders = effects.iter().filter_map(|effect| self.order(effect));
-        turn.then.extend(orders);
+        turn.then.extend(effects.into_iter().map(Then::Order));
         Ok(Ok(()))
     }
 
-    fn take(&mut self, turn: &mut Turn, disk: &Disk, now: Timestamp, message: Inbox) -> Result<(), String> {
+    fn take(&mut self, turn: &mut Turn, now: Timestamp, message: Inbox) -> Result<(), String> {
         match message {
             Inbox::Tick => drop(self.decide(turn, now, Command::Tick)?),
             Inbox::Asked(number, command) => {
                 let answer = self.decide(turn, now, *command)?;
                 turn.then.push(Then::Answer(number, answer));
             }
-            Inbox::Said(session, _, Up::Hello(hello)) => self.opened(turn, disk, now, session, *hello)?,
+            Inbox::Said(session, _, Up::Hello(hello)) => self.opened(turn, now, session, *hello)?,
             Inbox::Said(..) | Inbox::Closed { .. } => self.of_session(turn, now, message)?,
         }
         Ok(())
     }
 
-    fn opened(
-        &mut self,
-        turn: &mut Turn,
-        disk: &Disk,
-        now: Timestamp,
-        session: u64,
-        hello: Hello,
-    ) -> Result<(), String> {
-        let known = disk.acks.get(&hello.worker).filter(|(incarnation, _)| *incarnation == hello.incarnation);
-        let acked = known.map_or(0, |(_, seq)| *seq);
-        let incarnation = hello.incarnation.clone();
-        self.sessions.insert(hello.worker, Session { id: session, incarnation, acked });
-        turn.then.push(Then::Say(session, Heard::Welcome { acked }));
-        self.decide(turn, now, Command::Hello(Box::new(hello)))?.ok();
+    fn opened(&mut self, turn: &mut Turn, now: Timestamp, session: u64, hello: Hello) -> Result<(), String> {
+        let (worker, incarnation) = (hello.worker, hello.incarnation.clone());
+        // The welcome comes before all orders.
+        let orders_from = turn.then.len();
+        if self.decide(turn, now, Command::Hello(Box::new(hello)))?.is_err() {
+            turn.then.push(Then::Say(session, Down::TurnedAway));
+            return Ok(());
+        }
+        let acked = self.acks.get(&worker).filter(|(i, _)| *i == incarnation).map_or(0, |(_, seq)| *seq);
+        turn.then.insert(orders_from, Then::Say(session, Down::Say(Heard::Welcome { acked })));
+        let earlier = self.sessions.insert(worker, Session { id: session, incarnation, acked });
+        turn.then.extend(earlier.map(|s| Then::Close(s.id)));
         Ok(())
     }
 
@@ -208,9 +223,10 @@ impl Process {
                     known.acked = seq;
                     let incarnation = known.incarnation.clone();
                     self.heed(turn, now, worker, &incarnation, mail)?;
+                    self.acks.insert(worker, (incarnation.clone(), seq));
                     turn.acks.push((worker, incarnation, seq));
                 }
-                turn.then.push(Then::Say(session, Heard::Ack { seq }));
+                turn.then.push(Then::Say(session, Down::Say(Heard::Ack { seq })));
             }
             Inbox::Closed { session, worker, silent, clean } => {
                 if self.sessions.get(&worker).is_none_or(|s| s.id != session) {
@@ -266,7 +282,7 @@ impl Process {
             }
             Effect::CheckpointAck { fence, step, .. } => Heard::CheckpointAck { fence: *fence, step: *step },
         };
-        Some(Then::Say(session, down))
+        Some(Then::Say(session, Down::Say(down)))
     }
 
     /// As `coordinator/src/orders.rs`.

@@ -25,6 +25,10 @@ pub enum Fault {
     StoreDown { length: u64 },
     /// The coordinator's clock is set forward.
     ClockJumps { by: u64 },
+    /// A node's agent is started a second time, elsewhere and from a copy of its home; or, when that was so already and one
+    /// of the two was turned away, that one is started again. `journal`: when next there is something in its home that the
+    /// coordinator has yet to hear.
+    Twin { node: usize, journal: bool },
 }
 
 /// A second.
@@ -37,7 +41,7 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
     let long = length()[rng.below(4) as usize];
     let length = 1 + rng.below(2 * long);
     let which = rng.next_u64();
-    let fault = match rng.below(20) {
+    let fault = match rng.below(22) {
         0..=2 => Fault::CoordinatorDies { away: length },
         3..=5 => Fault::AgentDies { node, away: length },
         6 => Fault::AgentLeaves { node, away: length },
@@ -48,7 +52,8 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
         15 => Fault::LinkDown { node, ways: [which & 1 == 0, which & 1 == 1], length },
         16 | 17 => Fault::Break { node },
         18 => Fault::StoreDown { length },
-        _ => Fault::ClockJumps { by: length },
+        19 => Fault::ClockJumps { by: length },
+        _ => Fault::Twin { node, journal: which & 1 == 0 },
     };
     (1 + rng.below(2 * pace), fault)
 }

@@ -20,7 +20,13 @@ pub enum Up {
 }
 
 /// Coordinator → agent.
-pub type Down = Heard<Start>;
+#[derive(Debug, Clone)]
+pub enum Down {
+    /// The protocol's.
+    Say(Heard<Start>),
+    /// Another agent with its id has joined since: it is to end.
+    TurnedAway,
+}
 
 /// One session.
 #[derive(Debug)]
@@ -29,7 +35,7 @@ pub struct Session {
     pub node: usize,
     /// Which life of the node's agent.
     pub life: u64,
-    /// As whom it speaks.
+    /// Whose reports it sends.
     pub incarnation: u64,
     /// Whether the agent's end is open.
     pub at_agent: bool,

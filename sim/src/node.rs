@@ -14,10 +14,12 @@ pub struct Node {
     /// Kept over restarts in the agent's home folder.
     pub worker: WorkerId,
     pub slots: u32,
-    /// Counts starts of the agent.
+    /// The process of the agent: no other one, anywhere, has this number.
     pub life: u64,
     /// The life whose reports the agent sends: an earlier one while it delivers what that left behind.
     pub incarnation: u64,
+    /// It was turned away, because another agent with its id had joined: it has ended, and nobody starts it again by itself.
+    pub turned_away: bool,
     /// On the agent's disk while the coordinator has not heard everything.
     pub journal: Option<Vec<Entry<Mail>>>,
     /// `None`: it is dead.
@@ -42,6 +44,7 @@ impl Node {
             slots,
             life: 0,
             incarnation: 0,
+            turned_away: false,
             journal: None,
             agent: None,
             behind: false,
@@ -52,16 +55,23 @@ impl Node {
         }
     }
 
-    /// A new agent begins its life: what an earlier one left behind comes first.
-    pub fn boot(&mut self) {
-        self.life += 1;
+    /// Another machine with a copy of this one's home as it is on its disk.
+    pub fn twin(&self) -> Self {
+        let (incarnation, journal) = (self.incarnation, self.journal.clone());
+        Self { incarnation, journal, ..Self::new(self.worker, self.slots) }
+    }
+
+    /// A new agent begins `life`: what an earlier one left behind comes first.
+    pub fn boot(&mut self, life: u64) {
+        self.life = life;
+        self.turned_away = false;
         match &self.journal {
             Some(left) => {
                 self.agent = Some(Agent::recovered(left.iter().cloned()));
                 self.write();
             }
             None => {
-                self.incarnation = self.life;
+                self.incarnation = life;
                 self.agent = Some(Agent::default());
             }
         }
@@ -81,6 +91,11 @@ impl Node {
         }
     }
 
+    /// Whether its agent only delivers what an earlier one has left.
+    pub fn is_recovering(&self) -> bool {
+        self.life != self.incarnation
+    }
+
     /// The connection is gone: from now on the disk has to know what is said.
     pub fn disconnected(&mut self) {
         let Some(agent) = &mut self.agent else { return };
@@ -95,6 +110,7 @@ impl Node {
         Hello {
             worker: self.worker,
             incarnation: self.incarnation.to_string(),
+            process: self.life.to_string(),
             host: "node".into(),
             slots: self.slots,
             version: "sim".into(),

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use morph_control::{
     Command, Exit, Policy, Report, RunState, Target,
-    agent::{Action, Agent, Key, Said, Status, Tell},
+    agent::{Action, Agent, Heard, Key, Said, Status, Tell},
 };
 use morph_spec::{Digest, Fence, Rng, Timestamp, WorkerId};
 
@@ -76,6 +76,10 @@ enum Happening {
     GangTimeout(Fence, u64),
     Written(Fence),
     Leave(usize, u64),
+    /// A home is copied, and an agent started from it.
+    Copy(usize, u32),
+    /// Who was turned away is started again.
+    Again(usize),
     Heal,
 }
 
@@ -127,7 +131,10 @@ struct World {
     coordinator: Option<Process>,
     /// Which life of the coordinator.
     life: u64,
+    /// Machines; a twin of one stands behind all others.
     nodes: Vec<Node>,
+    /// Agents started so far.
+    agents: u64,
     net: Net,
     gangs: Gangs,
     store: ObjectStore,
@@ -175,6 +182,7 @@ impl World {
             coordinator: None,
             life: 0,
             nodes,
+            agents: 0,
             net: Net::new(delay),
             gangs: Gangs::default(),
             store: ObjectStore::new([0, 20, 200][rng.below(3) as usize]),
@@ -266,6 +274,8 @@ impl World {
             Happening::Connect(node, life) => self.connect(node, life),
             Happening::Beat(node, life) => self.beat(node, life)?,
             Happening::Leave(node, life) => self.leave(node, life)?,
+            Happening::Copy(node, patience) => self.twin(node, patience),
+            Happening::Again(node) => self.again(node),
             Happening::RankUp(key) => self.rank_up(key),
             Happening::RankGone(key, status) => self.rank_gone(key, status),
             Happening::GangStep(fence) => self.gang_step(fence)?,

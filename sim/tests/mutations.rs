@@ -27,7 +27,7 @@ fn whole_gangs() {
 
 #[test]
 fn slot_counts() {
-    is_noticed(Mechanism::SlotCounts, &["slots_hold_one_rank"]);
+    is_noticed(Mechanism::SlotCounts, &["slots_hold_one_rank", "fence"]);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn newest_checkpoint() {
 
 #[test]
 fn resend() {
-    is_noticed(Mechanism::Resend, &["progress", "durable", "history"]);
+    is_noticed(Mechanism::Resend, &["progress", "durable", "history", "journal"]);
 }
 
 #[test]
@@ -68,6 +68,16 @@ fn watchdog() {
 #[test]
 fn durable_first() {
     is_noticed(Mechanism::DurableFirst, &["durable", "history", "fence", "slots", "weights", "progress"]);
+}
+
+#[test]
+fn replaced_agents() {
+    is_noticed(Mechanism::ReplacedAgents, &["twins"]);
+}
+
+#[test]
+fn one_process() {
+    is_noticed(Mechanism::OneProcess, &["twins", "journal", "durable", "history", "progress"]);
 }
 
 #[test]

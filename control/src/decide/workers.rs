@@ -3,16 +3,20 @@
 use morph_spec::{Rng, Timestamp, WorkerId};
 
 use super::attempts::Ends;
-use crate::{Cluster, Exit, Hello, Refusal, What, WorkerState};
+use crate::{
+    Cluster, Exit, Hello, Refusal, What, Worker, WorkerState,
+    sabotage::{Mechanism, is_broken},
+};
 
 /// An agent is here. Kubernetes may start one twice, and homes are copied: the one that joined last stays, and who was replaced
-/// is turned away, or the two would replace each other for ever.
+/// is turned away, or the two would replace each other for ever. With a home its journal is copied, too, and then two
+/// processes speak as one incarnation: each would have its own reports acknowledged under the numbers of the other's.
 ///
 /// Under a new incarnation, ranks that it had and does not know are lost; under the old one their ends
 /// are still to be reported, or they were never started and the orders are repeated.
 pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hello) -> Result<Vec<What>, Refusal> {
     let known = cluster.workers.get(&hello.worker);
-    if let Some(newer) = known.filter(|w| w.replaced.contains(&hello.incarnation)) {
+    if let Some(newer) = known.filter(|w| is_replaced(w, &hello)) {
         return Err(Refusal::Replaced(format!(
             "another agent with its id, {}, has joined since, at {}: was it started twice, or its home copied? Each agent needs a \
              --home of its own",
@@ -26,6 +30,7 @@ pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hel
     events.push(What::WorkerJoined {
         worker: hello.worker,
         incarnation: hello.incarnation,
+        process: hello.process,
         host: hello.host,
         slots: hello.slots,
         version: hello.version,
@@ -35,6 +40,13 @@ pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hel
         memory: hello.memory,
     });
     Ok(events)
+}
+
+/// Whether another agent has taken the place of the one that says `hello`.
+fn is_replaced(worker: &Worker, hello: &Hello) -> bool {
+    let earlier = worker.replaced.contains(&hello.incarnation) && !is_broken(Mechanism::ReplacedAgents);
+    let same = worker.incarnation == hello.incarnation && !is_broken(Mechanism::OneProcess);
+    earlier || (same && worker.processes.contains(&hello.process))
 }
 
 /// An agent's session has ended.

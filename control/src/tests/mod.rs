@@ -17,6 +17,7 @@ use crate::{
 
 mod histories;
 mod scheduling;
+mod twins;
 
 const URL: &str = "file:///data/tiny";
 
@@ -120,6 +121,7 @@ impl World {
         let hello = Hello {
             worker,
             incarnation: incarnation.into(),
+            process: incarnation.into(),
             host: "127.0.0.1".into(),
             slots,
             version: "0.1.0".into(),

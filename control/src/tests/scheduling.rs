@@ -170,6 +170,7 @@ fn labels_memory_and_parts_of_slots_are_kept_to() {
     let hello = Hello {
         worker: worker(2),
         incarnation: "a".into(),
+        process: "a".into(),
         host: "h".into(),
         slots: 2,
         version: "0.1.0".into(),

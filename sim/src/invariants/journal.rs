@@ -22,6 +22,12 @@ impl Truth {
         }
     }
 
+    /// `twin` begins with a copy of the home of `node`, and with what that says.
+    pub fn forked(&mut self, node: usize, twin: usize) {
+        let said: Vec<_> = self.sent.range((node, 0)..=(node, u64::MAX)).map(|((_, i), s)| (*i, s.clone())).collect();
+        self.sent.extend(said.into_iter().map(|(incarnation, sent)| ((twin, incarnation), sent)));
+    }
+
     /// An agent has died that kept a journal: the next one has as much to say.
     pub fn left_behind(&mut self, node: usize, dead: Agent<Mail>, journal: &[Entry<Mail>]) {
         let (mut next, had) = (unheard(Agent::recovered(journal.iter().cloned())), unheard(dead));

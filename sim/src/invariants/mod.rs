@@ -8,6 +8,7 @@ pub mod history;
 pub mod journal;
 pub mod progress;
 pub mod slots;
+pub mod twins;
 pub mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,6 +92,7 @@ pub fn at_the_end(cluster: Option<&Cluster>, disk: &Disk, truth: &Truth) -> Resu
     durable::restarted(cluster, truth)?;
     journal::kept(truth)?;
     fence::log(&disk.events)?;
+    twins::log(&disk.events)?;
     progress::ended(cluster)?;
     slots::released(cluster)?;
     weights::right(cluster, truth)?;

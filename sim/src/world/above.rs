@@ -50,7 +50,7 @@ impl World {
     fn turn(&mut self, first: Option<Command>) -> Result<(), String> {
         let now = self.clock();
         let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
-        let events = coordinator.turn(&self.disk, now, first)?;
+        let events = coordinator.turn(now, first)?;
         for event in &events {
             self.trace.say(self.now, format_args!("{} {}", event.kind(), event.text()));
         }
@@ -92,6 +92,8 @@ impl World {
                     }
                 }
                 Then::Say(session, down) => self.send_down(session, down)?,
+                Then::Close(session) => self.superseded(session),
+                Then::Order(_) => unreachable!("orders were addressed"),
             }
         }
         Ok(())
@@ -101,7 +103,7 @@ impl World {
         if !self.net.sessions.get(&session).is_some_and(|s| s.at_coordinator) {
             return Ok(());
         }
-        if let Down::Ack { seq } = &down {
+        if let Down::Say(Heard::Ack { seq } | Heard::Welcome { acked: seq }) = &down {
             let session = &self.net.sessions[&session];
             self.truth.acknowledged(session.node, session.incarnation, *seq, &self.disk)?;
         }
@@ -110,6 +112,17 @@ impl World {
             self.at(at, Happening::ArriveDown(session, down));
         }
         Ok(())
+    }
+
+    /// The coordinator ends a session because the same agent, or another with its id, has opened a newer one.
+    fn superseded(&mut self, session: u64) {
+        let Some(known) = self.net.sessions.get_mut(&session).filter(|s| s.at_coordinator) else { return };
+        known.at_coordinator = false;
+        let held = self.nodes[known.node].cut[1];
+        self.trace.say(self.now, format_args!("session {session} is superseded"));
+        if let Some(at) = self.net.arrival(session, Way::Down, self.now, held, &mut self.rng) {
+            self.at(at, Happening::BrokenBelow(session));
+        }
     }
 
     pub(super) fn arrive_up(&mut self, session: u64, up: Up) -> Result<(), String> {

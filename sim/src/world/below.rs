@@ -4,11 +4,12 @@ use super::*;
 
 impl World {
     pub(super) fn agent_boot(&mut self, node: usize) {
-        if self.nodes[node].agent.is_some() {
+        if self.nodes[node].agent.is_some() || self.nodes[node].turned_away {
             return;
         }
+        self.agents += 1;
         let it = &mut self.nodes[node];
-        it.boot();
+        it.boot(self.agents);
         let (life, incarnation) = (it.life, it.incarnation);
         self.trace.say(self.now, format_args!("agent of node {node} starts, life {life}, as {incarnation}"));
         self.after(1000, Happening::Connect(node, life));
@@ -93,7 +94,7 @@ impl World {
             self.trace.say(self.now, format_args!("agent of node {node} has left"));
             let it = &mut self.nodes[node];
             // One that only delivered what an earlier one had left makes way for the next at once.
-            let pause = if it.life == it.incarnation { 60 * SECOND } else { 1000 };
+            let pause = if it.is_recovering() { 1000 } else { 60 * SECOND };
             it.agent = None;
             if let Some(session) = it.session.take() {
                 if let Some(known) = self.net.sessions.get_mut(&session) {
@@ -117,9 +118,16 @@ impl World {
             self.at(frozen, Happening::ArriveDown(session, down));
             return Ok(());
         }
+        let heard = match down {
+            Down::Say(heard) => heard,
+            Down::TurnedAway => {
+                self.turned_away(node);
+                return Ok(());
+            }
+        };
         let now = self.now;
         let agent = self.nodes[node].agent.as_mut().expect("invariant: it lives");
-        let actions = agent.hear(down, now);
+        let actions = agent.hear(heard, now);
         self.perform(node, actions)?;
         self.flush(node);
         Ok(())
@@ -190,10 +198,36 @@ impl World {
         self.after(pause, Happening::Connect(node, life));
     }
 
-    /// kill -9 of an agent: its ranks notice that it is gone, a little later.
+    /// Another agent with its id has joined since.
+    fn turned_away(&mut self, node: usize) {
+        self.trace.say(self.now, format_args!("agent of node {node} is turned away"));
+        if self.nodes[node].is_recovering() {
+            // Nobody waits any more for what an earlier one had yet to say; the next begins anew.
+            self.nodes[node].journal = None;
+            self.agent_ends(node);
+            return self.after(1000, Happening::AgentBoot(node));
+        }
+        self.agent_ends(node);
+        self.nodes[node].turned_away = true;
+        // Kubernetes starts it again, sooner or later.
+        if self.pick(3) == 0 {
+            let pause = 10 * SECOND + self.pick(60 * SECOND);
+            self.after(pause, Happening::Again(node));
+        }
+    }
+
+    /// kill -9 of an agent, which is started again.
     pub(super) fn agent_dies(&mut self, node: usize, away: u64) {
+        if self.agent_ends(node) {
+            // Not before its ranks are gone: the new one waits for the lock of the home.
+            self.after(away.max(SECOND / 2), Happening::AgentBoot(node));
+        }
+    }
+
+    /// An agent is gone, if there was one: its ranks notice a little later.
+    fn agent_ends(&mut self, node: usize) -> bool {
         let it = &mut self.nodes[node];
-        let Some(dead) = it.agent.take() else { return };
+        let Some(dead) = it.agent.take() else { return false };
         if let Some(journal) = it.journal.as_ref().filter(|_| !it.behind) {
             self.truth.left_behind(node, dead, journal);
         }
@@ -210,7 +244,6 @@ impl World {
             let pause = self.pick(SECOND / 2);
             self.after(pause, Happening::RankGone(key, Status { code: Some(1), signal: None }));
         }
-        // Not before its ranks are gone: the new one waits for the lock of the home.
-        self.after(away.max(SECOND / 2), Happening::AgentBoot(node));
+        true
     }
 }

@@ -4,6 +4,8 @@ use super::*;
 
 /// How long ranks may take to save and stop when their agent leaves.
 const LEAVE: u64 = 120 * SECOND;
+/// Seconds that whoever copies a home waits for a journal in it.
+const COPIES: u32 = 60;
 
 impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> Result<(), String> {
@@ -45,6 +47,7 @@ impl World {
             }
             Fault::StoreDown { length } => self.store.down_until = self.now + length,
             Fault::ClockJumps { by } => self.ahead += by,
+            Fault::Twin { node, journal } => self.twin(node, if journal { COPIES } else { 0 }),
         }
         let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
         self.after(pause, Happening::Fault(next));
@@ -78,6 +81,32 @@ impl World {
         self.perform(node, actions)?;
         self.flush(node);
         Ok(())
+    }
+
+    /// `patience`: how often to wait for something to lie in the home's journal.
+    pub(super) fn twin(&mut self, node: usize, patience: u32) {
+        if patience > 0 && self.nodes[node].journal.is_none() {
+            return self.after(SECOND, Happening::Copy(node, patience - 1));
+        }
+        let of_worker = |n: &Node| n.worker == self.nodes[node].worker;
+        if let Some(gone) = self.nodes.iter().position(|n| of_worker(n) && n.turned_away) {
+            return self.again(gone);
+        }
+        if self.now >= self.faults_until || self.nodes.iter().filter(|n| of_worker(n)).count() > 1 {
+            return;
+        }
+        let twin = self.nodes.len();
+        self.nodes.push(self.nodes[node].twin());
+        self.truth.forked(node, twin);
+        self.after(1, Happening::AgentBoot(twin));
+    }
+
+    /// Somebody starts an agent again that was turned away.
+    pub(super) fn again(&mut self, node: usize) {
+        if self.now < self.faults_until && self.nodes[node].turned_away {
+            self.nodes[node].turned_away = false;
+            self.after(1, Happening::AgentBoot(node));
+        }
     }
 
     fn link_down(&mut self, node: usize, ways: [bool; 2], length: u64) {

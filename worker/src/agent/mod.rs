@@ -107,6 +107,9 @@ fn watch_parent() {
 struct Shell {
     options: Options,
     home: Home,
+    /// Of this start of the agent.
+    process: String,
+    /// Whose reports are sent: this start's, or those of an earlier one that left a journal.
     incarnation: String,
     agent: Agent<Post>,
     journal: Journal,
@@ -121,8 +124,10 @@ struct Shell {
 
 impl Shell {
     fn new(options: Options, home: Home) -> Self {
+        let process = home::fresh_id(crate::now()).to_string();
         Self {
-            incarnation: home::fresh_id(crate::now()).to_string(),
+            incarnation: process.clone(),
+            process,
             agent: Agent::default(),
             journal: Journal::new(&home.dir),
             recovering: false,
@@ -257,6 +262,7 @@ impl Shell {
                 let hello = session_request::Message::Hello(Hello {
                     worker: self.home.worker.to_string(),
                     incarnation: self.incarnation.clone(),
+                    process: self.process.clone(),
                     host: self.options.host.clone(),
                     slots: self.options.slots,
                     version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,0 +1,52 @@
+//! Agents with one id, started from copies of one home.
+
+use super::*;
+
+/// An agent of worker 1 joins: `process` speaks as `incarnation`.
+fn join(w: &mut World, incarnation: &str, process: &str) -> Result<Vec<Effect>, Refusal> {
+    let (worker, slots) = (worker(1), 2);
+    let (incarnation, process) = (incarnation.to_owned(), process.to_owned());
+    let (host, version) = (process.clone(), "0.1.0".to_owned());
+    let (live, cached, labels, memory) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
+    let hello = Hello { worker, incarnation, process, host, slots, version, live, cached, labels, memory };
+    w.tell(Command::Hello(Box::new(hello)))
+}
+
+fn is_turned_away(answer: &Result<Vec<Effect>, Refusal>) -> bool {
+    matches!(answer, Err(Refusal::Replaced(why)) if why.contains("--home of its own"))
+}
+
+#[test]
+fn who_was_replaced_is_turned_away() {
+    let mut w = World::new();
+    join(&mut w, "a", "a").unwrap();
+    let run = w.run("k", 2);
+    join(&mut w, "b", "b").unwrap();
+    assert!(matches!(w.state(run), RunState::Queued { .. }), "its ranks count as lost: {:?}", w.state(run));
+    assert!(is_turned_away(&join(&mut w, "a", "a")));
+    join(&mut w, "b", "b").expect("the same, back from a broken connection");
+    assert!(is_turned_away(&join(&mut w, "a", "c")), "nor is what the first left behind heard any more");
+}
+
+#[test]
+fn of_two_processes_that_speak_as_one_incarnation_the_newer_is_heard() {
+    let mut w = World::new();
+    join(&mut w, "a", "a").unwrap();
+    let run = w.run("k", 2);
+    // The home was copied with its journal: the copy tells first what the journal says.
+    join(&mut w, "a", "copy").unwrap();
+    assert!(w.cluster.runs[&run].attempt().is_some(), "what the journal has of its ranks may still come");
+    assert!(is_turned_away(&join(&mut w, "a", "a")), "or what it says would be taken for said already");
+    join(&mut w, "a", "copy").expect("the same, back from a broken connection");
+    join(&mut w, "b", "copy").expect("it has told all, and begins anew");
+    assert!(is_turned_away(&join(&mut w, "a", "a")));
+}
+
+#[test]
+fn agents_that_do_not_name_their_process_are_told_apart_by_incarnation() {
+    let mut w = World::new();
+    join(&mut w, "a", "").unwrap();
+    join(&mut w, "a", "").unwrap();
+    join(&mut w, "b", "").unwrap();
+    assert!(is_turned_away(&join(&mut w, "a", "")));
+}

@@ -1,0 +1,31 @@
+//! Of two agents with one id the one that joined last stays: who was replaced does not come back as who it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use morph_control::{Event, What};
+use morph_spec::WorkerId;
+
+/// No incarnation of an agent joins again after another one of its worker has, and no process after another one.
+///
+/// # Errors
+/// Names it.
+pub fn log(events: &[Event]) -> Result<(), String> {
+    let mut newest: BTreeMap<WorkerId, [&str; 2]> = BTreeMap::new();
+    let mut replaced: [BTreeSet<(WorkerId, &str)>; 2] = Default::default();
+    for event in events {
+        let What::WorkerJoined { worker, incarnation, process, .. } = &event.what else { continue };
+        let joined = [incarnation.as_str(), process.as_str()];
+        let earlier = newest.insert(*worker, joined).unwrap_or(joined);
+        for ((replaced, what), (now, before)) in
+            replaced.iter_mut().zip(["incarnation", "process"]).zip(joined.into_iter().zip(earlier))
+        {
+            if now != before {
+                replaced.insert((*worker, before));
+            }
+            if replaced.contains(&(*worker, now)) {
+                return Err(format!("twins: {what} {now} of {worker} was replaced, and has joined again"));
+            }
+        }
+    }
+    Ok(())
+}
