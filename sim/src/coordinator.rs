@@ -15,6 +15,7 @@ use morph_spec::{Fence, Rng, RunId, Timestamp, WorkerId};
 use crate::{
     mail::{Mail, Point, Start},
     net::{Down, Up},
+    work,
 };
 
 /// Newest durable report of each worker's incarnation.
@@ -45,6 +46,10 @@ pub enum Inbox {
     Closed { session: u64, worker: WorkerId, silent: bool, clean: bool },
     /// From a client; the number is the client's own.
     Asked(u64, Box<Command>),
+    /// From whoever started it and is about to stop it.
+    Drain,
+    /// All agents are told to leave.
+    Dismiss,
     /// Time has passed.
     Tick,
 }
@@ -174,10 +179,12 @@ impl Process {
     #[allow(clippy::needless_pass_by_value, reason = "commands are made in place")]
     fn decide(&mut self, turn: &mut Turn, now: Timestamp, command: Command) -> Result<Result<(), Refusal>, String> {
         let before = self.cluster.clone();
-        let events = match apply(&mut self.cluster, now, &mut self.rng, command.clone()) {
-            Ok(events) => events,
-            Err(refusal) if before == self.cluster => return Ok(Err(refusal)),
-            Err(refusal) => return Err(format!("a refused command changed something: {refusal}")),
+        let answer = apply(&mut self.cluster, now, &mut self.rng, command.clone());
+        let events = match answer {
+            Ok(events) if !events.is_empty() => events,
+            // What brings nothing about must leave everything as it was.
+            nothing if before == self.cluster => return Ok(nothing.map(drop)),
+            nothing => return Err(format!("a command without events changed something: {command:?} ({nothing:?})")),
         };
         invariants::check(&before, &command, &events, &self.cluster)?;
         let mut effects = Vec::new();
@@ -190,6 +197,11 @@ impl Process {
     fn take(&mut self, turn: &mut Turn, now: Timestamp, message: Inbox) -> Result<(), String> {
         match message {
             Inbox::Tick => drop(self.decide(turn, now, Command::Tick)?),
+            Inbox::Drain => drop(self.decide(turn, now, Command::Drain { reason: "it is being stopped".into() })?),
+            Inbox::Dismiss => {
+                let leave = || Down::Say(Heard::Leave { reason: "it is being stopped".into() });
+                turn.then.extend(self.sessions.values().map(|s| Then::Say(s.id, leave())));
+            }
             Inbox::Asked(number, command) => {
                 let answer = self.decide(turn, now, *command)?;
                 turn.then.push(Then::Answer(number, answer));
@@ -290,7 +302,8 @@ impl Process {
         let run = self.cluster.runs.get(&fence.run)?;
         let world = run.attempt()?.ranks.len() as u32;
         let resume = run.start_of(fence.attempt).map(|c| (c.url.clone(), c.step));
-        Some(Start { fence, rank, world, resume, steps: u64::from(run.experiment.trainer.epochs) })
+        let trainer = &run.experiment.trainer;
+        Some(Start { fence, rank, world, resume, steps: u64::from(trainer.epochs), doom: work::doom(trainer.seed) })
     }
 }
 

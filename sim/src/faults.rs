@@ -7,18 +7,25 @@ use morph_spec::Rng;
 pub enum Fault {
     /// kill -9 of the coordinator; it is back after this time.
     CoordinatorDies { away: u64 },
+    /// The coordinator is stopped in order, as `--local` does: attempts stop with a checkpoint, agents leave; it is back
+    /// after this time.
+    CoordinatorDrains { away: u64 },
     /// kill -9 of a node's agent, and its ranks with it; it is back after this time.
     AgentDies { node: usize, away: u64 },
     /// The agent is asked to end (SIGTERM), and started again after this time.
     AgentLeaves { node: usize, away: u64 },
     /// kill -9 of a rank, whichever the number hits.
     RankDies { which: u64 },
+    /// kill -9 of all ranks everywhere at once.
+    AllRanksDie,
     /// A rank does nothing any more.
     RankHangs { which: u64 },
     /// SIGSTOP of an agent.
     AgentStops { node: usize, length: u64 },
     /// The link is down; `ways`: up, down.
     LinkDown { node: usize, ways: [bool; 2], length: u64 },
+    /// The links of the nodes whose bits are set go down one by one, and heal in another order; all of it takes `length`.
+    Swizzle { which: u64, length: u64 },
     /// The connection breaks, and nothing else.
     Break { node: usize },
     /// The object store fails.
@@ -29,10 +36,49 @@ pub enum Fault {
     /// of the two was turned away, that one is started again. `journal`: when next there is something in its home that the
     /// coordinator has yet to hear.
     Twin { node: usize, journal: bool },
+    /// Somebody's wish comes in the worst moment: the next one of its kind.
+    Ambush(Ambush),
+}
+
+/// A wish that waits for its moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ambush {
+    /// The run is cancelled while its gang writes a checkpoint.
+    CancelSaving,
+    /// It is paused then.
+    PauseSaving,
+    /// It is cancelled while its ranks start.
+    CancelStarting,
+    /// A run of higher priority comes while its ranks start.
+    PreemptStarting,
 }
 
 /// A second.
 pub const SECOND: u64 = 1_000_000;
+
+impl Fault {
+    /// Its name.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::CoordinatorDies { .. } => "coordinator dies",
+            Self::CoordinatorDrains { .. } => "coordinator drains",
+            Self::AgentDies { .. } => "agent dies",
+            Self::AgentLeaves { .. } => "agent leaves",
+            Self::RankDies { .. } => "rank dies",
+            Self::AllRanksDie => "all ranks die",
+            Self::RankHangs { .. } => "rank hangs",
+            Self::AgentStops { .. } => "agent stops",
+            Self::LinkDown { ways: [true, true], .. } => "link down",
+            Self::LinkDown { .. } => "link down one way",
+            Self::Swizzle { .. } => "swizzle",
+            Self::Break { .. } => "connection breaks",
+            Self::StoreDown { .. } => "store down",
+            Self::ClockJumps { .. } => "clock jumps",
+            Self::Twin { .. } => "twin",
+            Self::Ambush(_) => "ambush",
+        }
+    }
+}
 
 /// The next fault, and when it comes after the one before.
 pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
@@ -41,19 +87,24 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
     let long = length()[rng.below(4) as usize];
     let length = 1 + rng.below(2 * long);
     let which = rng.next_u64();
-    let fault = match rng.below(22) {
+    let ambushes = [Ambush::CancelSaving, Ambush::PauseSaving, Ambush::CancelStarting, Ambush::PreemptStarting];
+    let fault = match rng.below(27) {
         0..=2 => Fault::CoordinatorDies { away: length },
-        3..=5 => Fault::AgentDies { node, away: length },
-        6 => Fault::AgentLeaves { node, away: length },
-        7..=9 => Fault::RankDies { which },
-        10 => Fault::RankHangs { which },
-        11 | 12 => Fault::AgentStops { node, length },
-        13 | 14 => Fault::LinkDown { node, ways: [true, true], length },
-        15 => Fault::LinkDown { node, ways: [which & 1 == 0, which & 1 == 1], length },
-        16 | 17 => Fault::Break { node },
-        18 => Fault::StoreDown { length },
-        19 => Fault::ClockJumps { by: length },
-        _ => Fault::Twin { node, journal: which & 1 == 0 },
+        3 => Fault::CoordinatorDrains { away: length },
+        4..=6 => Fault::AgentDies { node, away: length },
+        7 => Fault::AgentLeaves { node, away: length },
+        8..=10 => Fault::RankDies { which },
+        11 => Fault::AllRanksDie,
+        12 => Fault::RankHangs { which },
+        13 | 14 => Fault::AgentStops { node, length },
+        15 | 16 => Fault::LinkDown { node, ways: [true, true], length },
+        17 => Fault::LinkDown { node, ways: [which & 1 == 0, which & 1 == 1], length },
+        18 => Fault::Swizzle { which, length },
+        19 | 20 => Fault::Break { node },
+        21 => Fault::StoreDown { length },
+        22 => Fault::ClockJumps { by: length },
+        23 | 24 => Fault::Twin { node, journal: which & 1 == 0 },
+        _ => Fault::Ambush(ambushes[(which % 4) as usize]),
     };
     (1 + rng.below(2 * pace), fault)
 }

@@ -62,6 +62,16 @@ impl Gangs {
         self.ranks.range(first..=last)
     }
 
+    /// What the ranks of `fence` are at.
+    pub fn moment(&self, fence: Fence) -> &'static str {
+        match self.gangs.get(&fence) {
+            Some(gang) if gang.training && gang.saving.is_some() => "saving",
+            Some(gang) if gang.training => "training",
+            Some(_) => "ending",
+            None => "starting",
+        }
+    }
+
     /// Whether every rank of the gang is up and in the group.
     pub fn is_whole(&self, fence: Fence) -> bool {
         let world = self.of(fence).next().map_or(0, |(_, r)| r.start.world);

@@ -6,6 +6,7 @@
 
 mod client;
 mod coordinator;
+mod cover;
 mod faults;
 mod gang;
 pub mod invariants;
@@ -14,6 +15,7 @@ mod net;
 mod node;
 mod store;
 mod trace;
+mod work;
 mod world;
 
 pub use world::{Life, Options, live};

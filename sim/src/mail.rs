@@ -18,6 +18,8 @@ pub struct Start {
     pub resume: Option<(String, u64)>,
     /// Steps of the whole training.
     pub steps: u64,
+    /// The step at which it fails, whatever is done, and how.
+    pub doom: Option<(u64, Exit)>,
 }
 
 /// One value of the only metric there is: what training has come to at a step.

@@ -8,12 +8,17 @@ use morph_spec::WorkerId;
 
 use crate::mail::Mail;
 
+/// Main memory of each: what the widest gang may ask for.
+const MEMORY: u64 = 8 << 30;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Node {
     /// Kept over restarts in the agent's home folder.
     pub worker: WorkerId,
     pub slots: u32,
+    /// Where it stands.
+    zone: &'static str,
     /// The process of the agent: no other one, anywhere, has this number.
     pub life: u64,
     /// The life whose reports the agent sends: an earlier one while it delivers what that left behind.
@@ -38,10 +43,11 @@ pub struct Node {
 
 impl Node {
     /// A machine whose agent has not been started.
-    pub fn new(worker: WorkerId, slots: u32) -> Self {
+    pub fn new(worker: WorkerId, slots: u32, zone: &'static str) -> Self {
         Self {
             worker,
             slots,
+            zone,
             life: 0,
             incarnation: 0,
             turned_away: false,
@@ -58,7 +64,7 @@ impl Node {
     /// Another machine with a copy of this one's home as it is on its disk.
     pub fn twin(&self) -> Self {
         let (incarnation, journal) = (self.incarnation, self.journal.clone());
-        Self { incarnation, journal, ..Self::new(self.worker, self.slots) }
+        Self { incarnation, journal, ..Self::new(self.worker, self.slots, self.zone) }
     }
 
     /// A new agent begins `life`: what an earlier one left behind comes first.
@@ -116,8 +122,8 @@ impl Node {
             version: "sim".into(),
             live: self.agent.as_ref().map(Agent::live).unwrap_or_default(),
             cached: Vec::new(),
-            labels: Default::default(),
-            memory: 0,
+            labels: [("zone".to_owned(), self.zone.to_owned())].into(),
+            memory: MEMORY,
         }
     }
 }

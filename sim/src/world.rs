@@ -3,15 +3,16 @@
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use morph_control::{
-    Command, Exit, Policy, Report, RunState, Target,
+    Command, Exit, Policy, Refusal, Report, RunState, Target, What,
     agent::{Action, Agent, Heard, Key, Said, Status, Tell},
 };
 use morph_spec::{Digest, Fence, Rng, Timestamp, WorkerId};
 
 use crate::{
-    client::{self, Client},
+    client::Client,
     coordinator::{Disk, Inbox, Process, Then},
-    faults::{self, Fault, SECOND},
+    cover::{self, Seen},
+    faults::{self, Ambush, Fault, SECOND},
     gang::{Gang, Gangs, Rank},
     invariants::{self, Truth},
     mail::{self, Mail, Start},
@@ -19,6 +20,7 @@ use crate::{
     node::Node,
     store::{ObjectStore, Put},
     trace::Trace,
+    work,
 };
 
 /// How a life goes.
@@ -43,6 +45,8 @@ pub struct Life {
     pub runs: usize,
     /// Runs that succeeded.
     pub succeeded: usize,
+    /// What it came by, and how often.
+    pub seen: Seen,
     /// What was broken, if anything.
     pub violation: Option<String>,
     /// All that happened, if it was to be kept.
@@ -52,7 +56,12 @@ pub struct Life {
 /// Things that happen.
 #[derive(Debug, Clone)]
 enum Happening {
+    /// A request is sent, and again until it is answered.
     Ask(u64),
+    /// It has come to the coordinator.
+    Asked(u64),
+    /// Its answer has come back.
+    Answered(u64, Result<(), Refusal>),
     Wish,
     Fault(Fault),
     ArriveUp(u64, Up),
@@ -76,11 +85,17 @@ enum Happening {
     GangTimeout(Fence, u64),
     Written(Fence),
     Leave(usize, u64),
+    LinkDown(usize, [bool; 2], u64),
+    /// The coordinator, in this life, tells agents to leave, and then ends; it is back after the second.
+    Dismiss(u64, u64),
+    Stop(u64, u64),
     /// A home is copied, and an agent started from it.
     Copy(usize, u32),
     /// Who was turned away is started again.
     Again(usize),
     Heal,
+    /// Somebody looks whether all goes on.
+    Tend,
 }
 
 #[derive(Debug)]
@@ -140,6 +155,9 @@ struct World {
     store: ObjectStore,
     client: Client,
     truth: Truth,
+    policy: Policy,
+    ambush: Option<Ambush>,
+    seen: Seen,
     faults: u64,
     faults_until: u64,
     healed: bool,
@@ -155,6 +173,7 @@ pub fn live(options: Options) -> Life {
         seed: options.seed,
         hash: world.trace.hash(),
         faults: world.faults,
+        seen: world.seen,
         runs: cluster.map_or(0, |c| c.runs.len()),
         succeeded: cluster.map_or(0, |c| c.runs.values().filter(succeeded).count()),
         violation,
@@ -169,8 +188,15 @@ impl World {
         let worker = |n| WorkerId::new(Timestamp(n), &mut Rng::keyed(options.seed, "worker", n));
         // Together they hold the widest gang.
         let slots = |n: u64, rng: &mut Rng| 3u64.div_ceil(nodes).max(1 + rng.below(3)) as u32 + u32::from(n == 0);
-        let nodes: Vec<Node> = (0..nodes).map(|n| Node::new(worker(n), slots(n, &mut rng))).collect();
+        let zone = |n: u64| if n == 0 { "a" } else { "b" };
+        let nodes: Vec<Node> = (0..nodes).map(|n| Node::new(worker(n), slots(n, &mut rng), zone(n))).collect();
         let minutes = 1 + rng.below(12);
+        let mut policy = Policy {
+            grace: Duration::from_micros(PATIENCE),
+            stop_timeout: Duration::from_secs(30),
+            ..Policy::default()
+        };
+        work::projects(&mut rng, &mut policy);
         let delay = [1_000, 20_000, 300_000][rng.below(3) as usize];
         Self {
             now: SECOND,
@@ -188,15 +214,14 @@ impl World {
             store: ObjectStore::new([0, 20, 200][rng.below(3) as usize]),
             client: Client::default(),
             truth: Truth::default(),
+            policy,
+            ambush: None,
+            seen: Seen::new(),
             faults: 0,
             faults_until: minutes * 60 * SECOND,
             healed: false,
             rng,
         }
-    }
-
-    fn policy() -> Policy {
-        Policy { grace: Duration::from_micros(PATIENCE), stop_timeout: Duration::from_secs(30), ..Policy::default() }
     }
 
     /// What the coordinator's clock says.
@@ -224,9 +249,9 @@ impl World {
             self.after(pause, Happening::AgentBoot(node));
         }
         let register = Command::RegisterDataset {
-            url: client::URL.into(),
-            digest: client::dataset(),
-            manifest: Box::new(client::manifest()),
+            url: work::URL.into(),
+            digest: work::dataset(),
+            manifest: Box::new(work::manifest()),
         };
         let number = self.client.ask(register);
         self.after(SECOND / 10, Happening::Ask(number));
@@ -258,9 +283,15 @@ impl World {
     fn happen(&mut self, what: Happening) -> Result<(), String> {
         match what {
             Happening::Ask(number) => self.ask(number),
+            Happening::Asked(number) => self.asked(number)?,
+            Happening::Answered(number, answer) => self.answered(number, &answer),
             Happening::Wish => self.wish(),
             Happening::Fault(fault) => self.strike(fault)?,
-            Happening::Heal => self.heal(),
+            Happening::Heal => {
+                invariants::of_log(&self.disk)?;
+                self.heal();
+            }
+            Happening::Tend => self.tend(),
             Happening::ArriveUp(session, up) => self.arrive_up(session, up)?,
             Happening::ArriveDown(session, down) => self.arrive_down(session, down)?,
             Happening::BrokenBelow(session) => self.broken_below(session),
@@ -269,11 +300,14 @@ impl World {
             Happening::Boot => self.boot()?,
             Happening::Wake(life) if life == self.life => self.enqueue(Inbox::Tick)?,
             Happening::Commit(life) if life == self.life => self.commit()?,
-            Happening::Wake(_) | Happening::Commit(_) => {}
+            Happening::Stop(life, away) if life == self.life => self.coordinator_dies(away),
+            Happening::Wake(_) | Happening::Commit(_) | Happening::Stop(..) => {}
             Happening::AgentBoot(node) => self.agent_boot(node),
             Happening::Connect(node, life) => self.connect(node, life),
             Happening::Beat(node, life) => self.beat(node, life)?,
             Happening::Leave(node, life) => self.leave(node, life)?,
+            Happening::LinkDown(node, ways, length) => self.link_down(node, ways, length),
+            Happening::Dismiss(life, away) => self.dismiss(life, away)?,
             Happening::Copy(node, patience) => self.twin(node, patience),
             Happening::Again(node) => self.again(node),
             Happening::RankUp(key) => self.rank_up(key),

@@ -83,6 +83,15 @@ impl Truth {
     }
 }
 
+/// What the log says, at any time.
+///
+/// # Errors
+/// The invariant that is broken, and how.
+pub fn of_log(disk: &Disk) -> Result<(), String> {
+    fence::log(&disk.events)?;
+    twins::log(&disk.events)
+}
+
 /// When everything is over.
 ///
 /// # Errors
@@ -91,8 +100,7 @@ pub fn at_the_end(cluster: Option<&Cluster>, disk: &Disk, truth: &Truth) -> Resu
     let cluster = cluster.ok_or("progress: there is no coordinator")?;
     durable::restarted(cluster, truth)?;
     journal::kept(truth)?;
-    fence::log(&disk.events)?;
-    twins::log(&disk.events)?;
+    of_log(disk)?;
     progress::ended(cluster)?;
     slots::released(cluster)?;
     weights::right(cluster, truth)?;

@@ -5,25 +5,44 @@ use super::*;
 impl World {
     pub(super) fn wish(&mut self) {
         if self.now < self.faults_until {
-            let runs: Vec<_> = self.coordinator.iter().flat_map(|c| c.cluster.order.iter().copied()).collect();
-            let workers: Vec<_> = self.nodes.iter().map(|n| n.worker).collect();
-            let command = self.client.wish(&mut self.rng, &runs, &workers);
-            let number = self.client.ask(command);
-            self.after(0, Happening::Ask(number));
+            if let Some(coordinator) = &self.coordinator {
+                let workers: Vec<_> = self.nodes.iter().map(|n| n.worker).collect();
+                let command = self.client.wish(&mut self.rng, &coordinator.cluster, &workers);
+                self.want(command);
+            }
             let pause = self.pick(50 * SECOND);
             self.after(pause, Happening::Wish);
         }
     }
 
+    /// Somebody wants `command`.
+    pub(super) fn want(&mut self, command: Command) {
+        let number = self.client.ask(command);
+        self.after(0, Happening::Ask(number));
+    }
+
     /// Sends a request, and again until it is answered.
     pub(super) fn ask(&mut self, number: u64) {
-        let Some(request) = self.client.requests.get(&number).filter(|r| !r.answered) else { return };
-        let command = request.command.clone();
+        if self.client.requests.get(&number).is_none_or(|r| r.answered) {
+            return;
+        }
         self.after(5 * SECOND, Happening::Ask(number));
         // It may be lost on its way.
-        if self.coordinator.is_some() && self.pick(10) != 0 {
-            // A request that breaks an invariant does so when its turn comes.
-            self.enqueue(Inbox::Asked(number, Box::new(command))).ok();
+        if self.pick(10) != 0 {
+            let delay = self.pick(self.net.delay);
+            self.after(delay, Happening::Asked(number));
+        }
+    }
+
+    pub(super) fn asked(&mut self, number: u64) -> Result<(), String> {
+        let command = self.client.requests[&number].command.clone();
+        self.enqueue(Inbox::Asked(number, Box::new(command)))
+    }
+
+    pub(super) fn answered(&mut self, number: u64, answer: &Result<(), Refusal>) {
+        self.truth.answered(&self.client.requests[&number].command, answer);
+        if let Some(request) = self.client.requests.get_mut(&number) {
+            request.answered = true;
         }
     }
 
@@ -39,8 +58,9 @@ impl World {
         }
         self.life += 1;
         let rng = Rng::keyed(self.rng.next_u64(), "coordinator", self.life);
-        let process = Process::start(&self.disk, Self::policy(), rng)?;
+        let process = Process::start(&self.disk, self.policy.clone(), rng)?;
         invariants::durable::restarted(&process.cluster, &self.truth)?;
+        invariants::of_log(&self.disk)?;
         invariants::away::back(self.now, &self.gangs, &self.truth)?;
         self.trace.say(self.now, format_args!("coordinator {} starts, {} events", self.life, self.disk.events.len()));
         self.coordinator = Some(process);
@@ -53,6 +73,11 @@ impl World {
         let events = coordinator.turn(now, first)?;
         for event in &events {
             self.trace.say(self.now, format_args!("{} {}", event.kind(), event.text()));
+            cover::note(&mut self.seen, format!("event {}", event.kind()));
+            if let What::StopRequested { fence, stop } = &event.what {
+                let moment = self.gangs.moment(*fence);
+                cover::note(&mut self.seen, format!("stop {:?} while {moment}", stop.cause));
+            }
         }
         let early = self.coordinator.as_mut().map(Process::hurry).unwrap_or_default();
         self.carry_out(early)?;
@@ -86,16 +111,34 @@ impl World {
                     if self.pick(10) == 0 {
                         continue;
                     }
-                    self.truth.answered(&self.client.requests[&number].command, &answer);
-                    if let Some(request) = self.client.requests.get_mut(&number) {
-                        request.answered = true;
+                    if let Err(refusal) = &answer {
+                        cover::note(&mut self.seen, format!("refusal {}", word(refusal)));
                     }
+                    let delay = self.pick(self.net.delay);
+                    self.after(delay, Happening::Answered(number, answer));
                 }
                 Then::Say(session, down) => self.send_down(session, down)?,
                 Then::Close(session) => self.superseded(session),
                 Then::Order(_) => unreachable!("orders were addressed"),
             }
         }
+        Ok(())
+    }
+
+    /// The coordinator is being stopped in order.
+    pub(super) fn drain(&mut self, away: u64) -> Result<(), String> {
+        self.enqueue(Inbox::Drain)?;
+        let (life, pause) = (self.life, self.pick(40 * SECOND));
+        self.after(pause, Happening::Dismiss(life, away));
+        Ok(())
+    }
+
+    pub(super) fn dismiss(&mut self, life: u64, away: u64) -> Result<(), String> {
+        if life != self.life {
+            return Ok(());
+        }
+        self.enqueue(Inbox::Dismiss)?;
+        self.after(2 * SECOND, Happening::Stop(life, away));
         Ok(())
     }
 
@@ -106,6 +149,9 @@ impl World {
         if let Down::Say(Heard::Ack { seq } | Heard::Welcome { acked: seq }) = &down {
             let session = &self.net.sessions[&session];
             self.truth.acknowledged(session.node, session.incarnation, *seq, &self.disk)?;
+        }
+        if matches!(down, Down::TurnedAway) {
+            cover::note(&mut self.seen, "refusal replaced".into());
         }
         let held = self.nodes[self.net.sessions[&session].node].cut[1];
         if let Some(at) = self.net.arrival(session, Way::Down, self.now, held, &mut self.rng) {
@@ -185,5 +231,16 @@ impl World {
             self.after(pause, Happening::BrokenBelow(session));
         }
         self.after(away, Happening::Boot);
+    }
+}
+
+/// The class of a refusal.
+fn word(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NotFound(_) => "not found",
+        Refusal::Exists(_) => "exists",
+        Refusal::Invalid(_) => "invalid",
+        Refusal::Precondition(_) => "precondition",
+        Refusal::Replaced(_) => "replaced",
     }
 }

@@ -161,6 +161,7 @@ impl World {
         };
         self.trace.say(self.now, format_args!("node {node} starts {key}"));
         self.gangs.ranks.insert(key, rank);
+        self.spring(key.fence);
         let pause = SECOND / 2 + self.pick(3 * SECOND);
         self.after(pause, Happening::RankUp(key));
         Ok(())

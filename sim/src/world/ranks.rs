@@ -98,11 +98,16 @@ impl World {
             self.fall_apart(fence);
             return Ok(());
         }
-        let steps = self.gangs.of(fence).next().map_or(0, |(_, r)| r.start.steps);
+        let (steps, doom) = self.gangs.of(fence).next().map_or((0, None), |(_, r)| (r.start.steps, r.start.doom));
         let stop = self.gangs.of(fence).any(|(_, r)| r.stop);
         let now = self.now;
         let Some(gang) = self.gangs.gangs.get_mut(&fence) else { return Ok(()) };
         gang.moved = now;
+        if let Some((_, exit)) = doom.filter(|(step, _)| *step <= gang.step && !stop) {
+            self.end(Key { fence, rank: 0 }, exit, work::complaint(exit));
+            self.fall_apart(fence);
+            return Ok(());
+        }
         if gang.step < steps && !stop {
             gang.step += 1;
             gang.weights = mail::step(gang.weights, gang.step);
@@ -118,6 +123,9 @@ impl World {
         }
         let pause = SECOND / 5 + self.pick(SECOND);
         let saving = self.gangs.gangs.get(&fence).is_some_and(|g| g.saving.is_some());
+        if saving {
+            self.spring(fence);
+        }
         self.after(pause, if saving { Happening::Written(fence) } else { Happening::GangStep(fence) });
         Ok(())
     }

@@ -4,6 +4,8 @@ use super::*;
 
 /// How long ranks may take to save and stop when their agent leaves.
 const LEAVE: u64 = 120 * SECOND;
+/// How often somebody looks after what is held back, when faults are over.
+const TENDED: u64 = 300 * SECOND;
 /// Seconds that whoever copies a home waits for a journal in it.
 const COPIES: u32 = 60;
 
@@ -14,15 +16,20 @@ impl World {
         }
         self.faults += 1;
         self.trace.say(self.now, format_args!("FAULT {fault:?}"));
+        cover::note(&mut self.seen, format!("fault {}", fault.word()));
         match fault {
             Fault::CoordinatorDies { away } => self.coordinator_dies(away),
+            Fault::CoordinatorDrains { away } => self.drain(away)?,
             Fault::AgentDies { node, away } => self.agent_dies(node, away),
             Fault::AgentLeaves { node, away } => self.agent_leaves(node, away)?,
             Fault::RankDies { which } => {
                 if let Some(key) = self.any_rank(which) {
-                    self.truth.disturbed(key.fence);
-                    self.rank_gone(key, Status { code: None, signal: Some(9) });
+                    self.strike_down(key);
                 }
+            }
+            Fault::AllRanksDie => {
+                let all: Vec<Key> = self.gangs.ranks.keys().copied().collect();
+                all.into_iter().for_each(|key| self.strike_down(key));
             }
             Fault::RankHangs { which } => {
                 if let Some(key) = self.any_rank(which)
@@ -38,6 +45,7 @@ impl World {
                 self.after(length, Happening::Connect(node, life));
             }
             Fault::LinkDown { node, ways, length } => self.link_down(node, ways, length),
+            Fault::Swizzle { which, length } => self.swizzle(which, length),
             Fault::Break { node } => {
                 if let Some(session) = self.nodes[node].session {
                     let (below, above) = (self.pick(KEEP_ALIVE), self.pick(KEEP_ALIVE));
@@ -47,11 +55,31 @@ impl World {
             }
             Fault::StoreDown { length } => self.store.down_until = self.now + length,
             Fault::ClockJumps { by } => self.ahead += by,
+            Fault::Ambush(ambush) => self.ambush = Some(ambush),
             Fault::Twin { node, journal } => self.twin(node, if journal { COPIES } else { 0 }),
         }
         let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
         self.after(pause, Happening::Fault(next));
         Ok(())
+    }
+
+    fn strike_down(&mut self, key: Key) {
+        self.truth.disturbed(key.fence);
+        self.rank_gone(key, Status { code: None, signal: Some(9) });
+    }
+
+    /// The moment that somebody's wish has waited for, if one has: the ranks of `fence` are at `moment`.
+    pub(super) fn spring(&mut self, fence: Fence) {
+        let run = Target::Run(fence.run);
+        let moment = self.gangs.moment(fence);
+        let command = match (self.ambush, moment) {
+            (Some(Ambush::CancelSaving), "saving") | (Some(Ambush::CancelStarting), "starting") => Command::Cancel(run),
+            (Some(Ambush::PauseSaving), "saving") => Command::Pause(run),
+            (Some(Ambush::PreemptStarting), "starting") => self.client.urgent(&mut self.rng),
+            _ => return,
+        };
+        self.ambush = None;
+        self.want(command);
     }
 
     fn any_rank(&self, which: u64) -> Option<Key> {
@@ -109,7 +137,23 @@ impl World {
         }
     }
 
-    fn link_down(&mut self, node: usize, ways: [bool; 2], length: u64) {
+    /// Some links go down one by one, and heal in another order.
+    fn swizzle(&mut self, which: u64, length: u64) {
+        let mut nodes: Vec<usize> = (0..self.nodes.len()).filter(|n| which >> n & 1 == 1).collect();
+        let gap = length / (2 * nodes.len() as u64).max(1);
+        self.rng.shuffle(&mut nodes);
+        let mut order: Vec<u64> = (0..nodes.len() as u64).collect();
+        self.rng.shuffle(&mut order);
+        let all = nodes.len() as u64;
+        for (down, (node, up)) in (0..).zip(nodes.into_iter().zip(order)) {
+            self.after(down * gap, Happening::LinkDown(node, [true; 2], (all + up - down) * gap));
+        }
+    }
+
+    pub(super) fn link_down(&mut self, node: usize, ways: [bool; 2], length: u64) {
+        if self.healed {
+            return;
+        }
         for (cut, way) in self.nodes[node].cut.iter_mut().zip(ways) {
             if way {
                 *cut = self.now + length;
@@ -138,15 +182,19 @@ impl World {
             self.after(0, Happening::Connect(node, life));
         }
         self.after(SECOND, Happening::Boot);
-        let runs: Vec<_> = self.disk.events.iter().filter_map(morph_control::Event::run).collect();
-        let runs: std::collections::BTreeSet<_> = runs.into_iter().collect();
-        let workers: Vec<_> = self.nodes.iter().map(|n| n.worker).collect();
-        let wishes =
-            workers.into_iter().map(Command::Uncordon).chain(runs.into_iter().map(|r| Command::Resume(Target::Run(r))));
-        for command in wishes.collect::<Vec<_>>() {
-            // Long after the last wish of others, which may still be on its way.
-            let number = self.client.ask(command);
-            self.after(300 * SECOND, Happening::Ask(number));
-        }
+        self.after(TENDED, Happening::Tend);
+    }
+
+    /// Somebody lets go on what was held back, again and again: other wishes may still be on their way, and the circuit
+    /// breaker sees to it that workers get no work, too.
+    pub(super) fn tend(&mut self) {
+        self.after(TENDED, Happening::Tend);
+        let Some(Process { cluster, .. }) = &self.coordinator else { return };
+        let paused = cluster.runs.values().filter(|r| matches!(r.state, RunState::Paused { .. }));
+        let paused = paused.map(|r| Command::Resume(Target::Run(r.id)));
+        let sweeps = cluster.sweeps.values().filter(|s| s.paused).map(|s| Command::Resume(Target::Sweep(s.id)));
+        let cordoned = cluster.workers.values().filter(|w| w.cordoned.is_some()).map(|w| Command::Uncordon(w.id));
+        let wishes: Vec<Command> = cordoned.chain(sweeps).chain(paused).collect();
+        wishes.into_iter().for_each(|command| self.want(command));
     }
 }
