@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+mod clock;
 mod command;
 mod decide;
 mod effect;
@@ -33,6 +34,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use clock::Clock;
 pub use command::{Command, Hello, Refusal, Report, Target};
 pub use decide::{apply, decide, next_deadline};
 pub use effect::{Effect, orders, react};

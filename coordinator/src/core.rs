@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use morph_control::{Cluster, Command, Effect, Event, Hello, Refusal, Target, What, apply, next_deadline, react};
@@ -20,6 +20,7 @@ use tokio::{
 use tonic::Status;
 
 use crate::{
+    clock::Steady,
     metrics::Metrics,
     orders,
     parse::Said,
@@ -188,6 +189,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// Traces that runs and sweeps were submitted under.
     pub traces: BTreeMap<Target, String>,
+    /// Time of the newest event.
+    pub at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -221,6 +224,7 @@ struct Loop {
     /// Of the command that is being decided.
     trace: Option<String>,
     rng: Rng,
+    time: Steady,
     now: Timestamp,
     batch: Batch,
     then: Vec<Then>,
@@ -264,7 +268,8 @@ impl Loop {
             traces: setup.traces,
             trace: None,
             rng: Rng::keyed(seed, "coordinator", 0),
-            now: Timestamp(0),
+            time: Steady::after(setup.at),
+            now: setup.at,
             batch: Batch::default(),
             then: Vec::new(),
             changed: false,
@@ -286,7 +291,7 @@ impl Loop {
         let mut turn = Vec::with_capacity(TURN);
         loop {
             let due = match next_deadline(&self.cluster, self.now) {
-                Some(at) if self.store.is_some() => at.since(clock(self.now)),
+                Some(at) if self.store.is_some() => at.since(self.time.now()),
                 _ => Duration::from_secs(3600),
             };
             let pace = self.store.as_ref().and_then(|s| s.pace());
@@ -312,7 +317,7 @@ impl Loop {
     }
 
     fn tick(&mut self) {
-        self.now = clock(self.now);
+        self.now = self.time.now();
     }
 
     fn decide(&mut self, command: Command) -> Result<(), Refusal> {
@@ -529,10 +534,4 @@ fn submitted(event: &Event) -> Option<Target> {
         What::SweepSubmitted { sweep, .. } => Some(Target::Sweep(*sweep)),
         _ => None,
     }
-}
-
-/// The time, which never runs backwards.
-fn clock(last: Timestamp) -> Timestamp {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_micros()).unwrap_or(u64::MAX)).max(last)
 }

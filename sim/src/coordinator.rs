@@ -1,10 +1,13 @@
 //! The coordinator: the real core, and its shell's rules on a disk that loses what was not yet written. One turn at a
 //! time: decide, make durable, and only then answer and order. It mirrors `coordinator/src/core.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use morph_control::{
-    Cluster, Command, Effect, Event, Hello, Policy, Refusal,
+    Clock, Cluster, Command, Effect, Event, Hello, Policy, Refusal,
     agent::Heard,
     apply, evolve, invariants, next_deadline, react,
     sabotage::{Mechanism, is_broken},
@@ -92,14 +95,17 @@ pub struct Process {
     /// The turn that is being written.
     writing: Option<Turn>,
     rng: Rng,
+    clock: Clock,
+    /// When the clock was last asked, in real time.
+    asked: u64,
 }
 
 impl Process {
-    /// Folds what is on the disk.
+    /// Folds what is on the disk; it is `now`, and the machine's clock says `wall`.
     ///
     /// # Errors
     /// When the snapshot and what came after it give another state than all events.
-    pub fn start(disk: &Disk, policy: Policy, rng: Rng) -> Result<Self, String> {
+    pub fn start(disk: &Disk, policy: Policy, rng: Rng, now: u64, wall: Timestamp) -> Result<Self, String> {
         let mut cluster = Cluster::new(policy.clone());
         disk.events.iter().for_each(|e| evolve(&mut cluster, e));
         if let Some((events, pieces)) = &disk.snapshot {
@@ -114,8 +120,16 @@ impl Process {
             }
             cluster = restored;
         }
+        let clock = Clock::new(wall, disk.events.last().map_or(Timestamp(0), |e| e.at));
         let (sessions, acks) = (BTreeMap::new(), disk.acks.clone());
-        Ok(Self { cluster, sessions, acks, inbox: VecDeque::new(), writing: None, rng })
+        Ok(Self { cluster, sessions, acks, inbox: VecDeque::new(), writing: None, rng, clock, asked: now })
+    }
+
+    /// The time that the core is told.
+    pub fn time(&mut self, now: u64, wall: Timestamp) -> Timestamp {
+        self.clock.tick(Duration::from_micros(now - self.asked), wall);
+        self.asked = now;
+        self.clock.now()
     }
 
     /// Whether a turn is being written: what comes now waits.

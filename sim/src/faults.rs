@@ -30,8 +30,8 @@ pub enum Fault {
     Break { node: usize },
     /// The object store fails.
     StoreDown { length: u64 },
-    /// The coordinator's clock is set forward.
-    ClockJumps { by: u64 },
+    /// The clock of the coordinator's machine is set, forward or back.
+    ClockJumps { by: i64 },
     /// A node's agent is started a second time, elsewhere and from a copy of its home; or, when that was so already and one
     /// of the two was turned away, that one is started again. `journal`: when next there is something in its home that the
     /// coordinator has yet to hear.
@@ -102,7 +102,10 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
         18 => Fault::Swizzle { which, length },
         19 | 20 => Fault::Break { node },
         21 => Fault::StoreDown { length },
-        22 => Fault::ClockJumps { by: length },
+        22 => {
+            let by = (length * if which & 2 == 0 { 1 } else { 100 }) as i64;
+            Fault::ClockJumps { by: if which & 1 == 0 { by } else { -by } }
+        }
         23 | 24 => Fault::Twin { node, journal: which & 1 == 0 },
         _ => Fault::Ambush(ambushes[(which % 4) as usize]),
     };

@@ -136,8 +136,8 @@ const PROGRESS: u64 = 4 * 3600 * SECOND;
 
 struct World {
     now: u64,
-    /// How far the coordinator's clock is ahead.
-    ahead: u64,
+    /// How far the clock of the coordinator's machine is ahead.
+    ahead: i64,
     queue: BinaryHeap<Reverse<Due>>,
     scheduled: u64,
     rng: Rng,
@@ -224,9 +224,15 @@ impl World {
         }
     }
 
-    /// What the coordinator's clock says.
-    fn clock(&self) -> Timestamp {
-        Timestamp(self.now + self.ahead)
+    /// What the clock of the coordinator's machine says.
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.now.saturating_add_signed(self.ahead))
+    }
+
+    /// What the coordinator takes the time for.
+    fn clock(&mut self) -> Timestamp {
+        let (now, wall) = (self.now, self.wall());
+        self.coordinator.as_mut().map_or(wall, |c| c.time(now, wall))
     }
 
     fn at(&mut self, when: u64, what: Happening) {
@@ -266,7 +272,8 @@ impl World {
                 return invariants::at_the_end(self.coordinator.as_ref().map(|c| &c.cluster), &self.disk, &self.truth);
             }
             if self.now > self.faults_until + PROGRESS {
-                return Err(invariants::progress::stuck(self.coordinator.as_ref().map(|c| &c.cluster), self.clock()));
+                let clock = self.clock();
+                return Err(invariants::progress::stuck(self.coordinator.as_ref().map(|c| &c.cluster), clock));
             }
         }
         Err("progress: nothing is due any more, and not all runs are over".into())

@@ -58,7 +58,7 @@ impl World {
         }
         self.life += 1;
         let rng = Rng::keyed(self.rng.next_u64(), "coordinator", self.life);
-        let process = Process::start(&self.disk, self.policy.clone(), rng)?;
+        let process = Process::start(&self.disk, self.policy.clone(), rng, self.now, self.wall())?;
         invariants::durable::restarted(&process.cluster, &self.truth)?;
         invariants::of_log(&self.disk)?;
         invariants::away::back(self.now, &self.gangs, &self.truth)?;

@@ -6,6 +6,7 @@
 //! 2. No rank outlives its agent.
 //! 3. All decisions are [`morph_control::agent`]'s; this file only moves bytes.
 
+pub mod clock;
 pub mod home;
 pub mod journal;
 pub mod letters;
@@ -25,6 +26,7 @@ use tokio::{
 };
 
 use crate::agent::{
+    clock::Steady,
     home::Home,
     journal::Journal,
     letters::Post,
@@ -118,6 +120,7 @@ struct Shell {
     processes: Processes,
     connection: Option<mpsc::Sender<SessionRequest>>,
     heartbeat: Duration,
+    time: Steady,
     /// When a leaving agent stops waiting.
     deadline: Option<Instant>,
 }
@@ -134,6 +137,7 @@ impl Shell {
             processes: Processes::default(),
             connection: None,
             heartbeat: Duration::from_secs(5),
+            time: Steady::default(),
             deadline: None,
             options,
             home,
@@ -206,7 +210,7 @@ impl Shell {
                         break;
                     }
                     tracing::warn!("ranks did not stop in {} s: killed", LEAVE.as_secs());
-                    let actions = self.agent.kill_all("did not stop in time", crate::now().0);
+                    let actions = self.agent.kill_all("did not stop in time", self.time.now());
                     self.perform(actions, &heard);
                     self.deadline = None;
                 }
@@ -296,7 +300,7 @@ impl Shell {
                 }
                 match letters::heard(message) {
                     Some(heard) => {
-                        let actions = self.agent.hear(heard, crate::now().0);
+                        let actions = self.agent.hear(heard, self.time.now());
                         self.perform(actions, to);
                     }
                     None => tracing::warn!("the coordinator sent an order that names no attempt"),
@@ -307,7 +311,7 @@ impl Shell {
     }
 
     fn hear(&mut self, heard: Heard) {
-        let now = crate::now().0;
+        let now = self.time.now();
         match heard {
             Heard::Event(key, event) => self.agent.event(&key, letters::said(&key, event), now),
             Heard::Line(key, stream, text) => self.agent.log(key, stream, text, now),
@@ -352,10 +356,10 @@ impl Shell {
     }
 
     fn beat(&mut self, to: &mpsc::Sender<Heard>) {
-        let hung = self.agent.tick(crate::now().0);
+        let hung = self.agent.tick(self.time.now());
         self.perform(hung, to);
         if let Some(connection) = &self.connection {
-            let beat = session_request::Message::Heartbeat(Heartbeat { at: crate::now().0 });
+            let beat = session_request::Message::Heartbeat(Heartbeat { at: self.time.now() });
             // A full channel is being emptied: that is a sign of life, too.
             drop(connection.try_send(SessionRequest { message: Some(beat) }));
         }
@@ -363,7 +367,7 @@ impl Shell {
 
     /// The first time gently, the second time hard.
     fn leave(&mut self, reason: &str, to: &mpsc::Sender<Heard>) {
-        let now = crate::now().0;
+        let now = self.time.now();
         let actions = if self.agent.is_leaving() {
             self.agent.kill_all("the agent was asked to end twice", now)
         } else {
