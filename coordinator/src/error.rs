@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// Another process serves this home.
-    #[error("serve {}: already served by pid {pid}{}; stop it, or use its address with --coordinator",
+    #[error("{}: already served by pid {pid}{}; stop it, or use its address with --coordinator",
         home.display(), address.as_deref().map(|a| format!(" at http://{a}")).unwrap_or_default())]
     HomeInUse {
         /// The home folder.

@@ -63,6 +63,31 @@ fn taken(home: &Path) -> bool {
     lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
+/// Makes sure that nobody serves `home`, nor begins to while the result is kept. A folder that nobody ever served is left as
+/// it is.
+pub(crate) fn unserved(home: &Path) -> Result<Option<File>, Error> {
+    let path = lock_file(home);
+    let fail = |source| Error::Home { action: "lock", path: path.clone(), source };
+    let mut lock = match File::options().read(true).write(true).open(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        lock => lock.map_err(fail)?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(in_use(home, &mut lock)),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
+/// Who has `home`, as its lock file says.
+fn in_use(home: &Path, lock: &mut File) -> Error {
+    let mut pid = String::new();
+    // Without its pid the message is still true.
+    drop(lock.read_to_string(&mut pid));
+    let address = read(home).map(|s| s.address);
+    Error::HomeInUse { home: home.to_owned(), pid: pid.trim().to_owned(), address }
+}
+
 fn read(home: &Path) -> Option<Serving> {
     serde_json::from_slice(&fs::read(json_file(home)).ok()?).ok()
 }
@@ -88,13 +113,7 @@ impl Lock {
             File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail("open"))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Without its pid the message is still true.
-                drop(file.read_to_string(&mut pid));
-                let address = read(home).map(|s| s.address);
-                return Err(Error::HomeInUse { home: home.to_owned(), pid: pid.trim().to_owned(), address });
-            }
+            Err(TryLockError::WouldBlock) => return Err(in_use(home, &mut file)),
             Err(TryLockError::Error(source)) => return Err(fail("lock")(source)),
         }
         // Left over from a coordinator that was killed.
@@ -148,7 +167,11 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600, "it holds a token");
         let text = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(text.contains(&std::process::id().to_string()) && text.contains("127.0.0.1:1"), "{text}");
+        assert_eq!(unserved(dir.path()).unwrap_err().to_string(), text);
         drop(lock);
+        let nobody = unserved(dir.path()).unwrap();
+        assert!(nobody.is_some() && Lock::take(dir.path()).is_err(), "and nobody begins to");
+        drop(nobody);
         assert_eq!(serving(dir.path()), None);
         fs::write(json_file(dir.path()), serde_json::to_vec(&me).unwrap()).unwrap();
         assert_eq!(serving(dir.path()), None, "what a killed coordinator left behind does not count");

@@ -1,9 +1,9 @@
 //! `morph-coordinator`: the coordinator as a process of its own.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{CommandFactory, FromArgMatches, Parser, parser::ValueSource};
-use morph_coordinator::{Options, Postgres, Tls, auth::layer::Limits, store::postgres::Server};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+use morph_coordinator::{Options, Postgres, Tls, auth::layer::Limits, store::postgres::Server, upkeep};
 use morph_spec::load::{self, Document};
 use morph_telemetry::{LogArgs, Logs};
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,16 +12,63 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "Examples:
   morph-coordinator --home /var/lib/morph --listen 127.0.0.1:7070
   MORPH_DATABASE=postgresql://morph:secret@db/morph morph-coordinator --objects s3://bucket/morph   # as many as you like: one serves
   morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --objects s3://bucket/morph \\
     --tls-cert head.crt --tls-key head.key --tls-ca ca.crt          # morphctl certs makes them
+  morph-coordinator backup --home /var/lib/morph --to /backup/morph.db      # while it serves
+  morph-coordinator copy --from /var/lib/morph/state.db --to postgresql://morph@db/morph
 
 It can be stopped and started again at any time, with any signal: ranks train on, and agents come back by themselves.
 To stop training as well: morphctl cancel."
 )]
 struct Cli {
+    #[command(flatten)]
+    serve: Serve,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    tool: Option<Tool>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Writes a backup of the database in --home into a file; a coordinator that serves it goes on meanwhile.
+    #[command(after_help = "Example:
+  morph-coordinator backup --home /var/lib/morph --to /backup/morph-2026-01-31.db
+
+To restore: stop the coordinator and the agents, and put the file where state.db was. A PostgreSQL is backed up with pg_dump.")]
+    Backup {
+        /// Folder of the database.
+        #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
+        home: PathBuf,
+        /// The file, which must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Copies a state.db that nobody serves into an empty PostgreSQL, to go on there.
+    #[command(after_help = "Example:
+  MORPH_DATABASE=postgresql://morph:secret@db/morph morph-coordinator copy --from /var/lib/morph/state.db
+
+All of it or nothing: what was written is read back and compared before it counts. The file stays as it is.")]
+    Copy {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// The database: postgresql://user@host/database. With a password only as MORPH_DATABASE, or the password as PGPASSWORD.
+        #[arg(long, env = "MORPH_DATABASE", value_name = "URL", hide_env_values = true)]
+        to: String,
+        /// Certificates of the authorities that vouch for the database server, in PEM; by default those that this machine
+        /// believes.
+        #[arg(long, env = "MORPH_DATABASE_CA", value_name = "FILE")]
+        database_ca: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Serve {
     /// Folder of its database; of run outputs too, unless --objects says otherwise.
     #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
     home: PathBuf,
@@ -78,8 +125,6 @@ struct Cli {
     /// Ask nobody who they are, and listen on any address without TLS: whoever reaches it may read all and give orders.
     #[arg(long)]
     insecure: bool,
-    #[command(flatten)]
-    log: LogArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -96,18 +141,29 @@ fn lease(text: &str) -> Result<Duration, String> {
     if lease < Duration::from_secs(2) { Err("must be at least 2s".into()) } else { Ok(lease) }
 }
 
-/// The database that `cli` names.
-fn postgres(cli: &Cli, said: bool) -> anyhow::Result<Option<Postgres>> {
-    let Some(url) = &cli.database else { return Ok(None) };
-    let server = Server::new(url, cli.database_ca.as_deref())?;
+/// The PostgreSQL at `url`; `said`: in an argument.
+fn server(option: &str, url: &str, ca: Option<&std::path::Path>, said: bool) -> anyhow::Result<Server> {
+    let server = Server::new(url, ca)?;
     if said
         && url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).is_some_and(|(who, _)| who.contains(':'))
     {
         anyhow::bail!(
-            "--database has a password in it, which all users of this machine can see; say it in MORPH_DATABASE or \
+            "{option} has a password in it, which all users of this machine can see; say it in MORPH_DATABASE or \
              PGPASSWORD, and have the password changed"
         );
     }
+    Ok(server)
+}
+
+/// Whether `id` was given as an argument, and not by the environment.
+fn is_said(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// The database that `cli` names.
+fn postgres(cli: &Serve, said: bool) -> anyhow::Result<Option<Postgres>> {
+    let Some(url) = &cli.database else { return Ok(None) };
+    let server = server("--database", url, cli.database_ca.as_deref(), said)?;
     let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok()).unwrap_or_default();
     let name = format!("the coordinator at {host} port {} (pid {})", cli.listen.port(), std::process::id());
     Ok(Some(Postgres { server, name, lease: cli.lease }))
@@ -116,12 +172,25 @@ fn postgres(cli: &Cli, said: bool) -> anyhow::Result<Option<Postgres>> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
-    let said = matches.value_source("database") == Some(ValueSource::CommandLine);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
-    let format = cli.log.log_format;
-    let level = "info";
+    let said = match matches.subcommand() {
+        Some(("copy", copy)) => is_said(copy, "to"),
+        Some(_) => false,
+        None => is_said(&matches, "database"),
+    };
+    let Cli { serve: cli, log, tool } = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let (format, level) = (log.log_format, "info");
     morph_telemetry::init(Logs { program: "morph-coordinator", format, filter: "RUST_LOG", level, time: true });
-    let ended = serve(cli, said).await;
+    let ended = match tool {
+        None => serve(cli, said).await,
+        Some(Tool::Backup { .. }) if cli.database.is_some() => Err(anyhow::anyhow!(
+            "MORPH_DATABASE is set: a PostgreSQL is backed up with pg_dump -n morph; unset it to back up a state.db"
+        )),
+        // It waits for disks and networks, which only a thread of its own may.
+        Some(tool) => match tokio::task::spawn_blocking(move || tool.run(said)).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        },
+    };
     if let Err(why) = &ended {
         tracing::error!("{why}");
     }
@@ -129,7 +198,33 @@ async fn main() -> ExitCode {
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn serve(cli: Cli, said: bool) -> anyhow::Result<()> {
+impl Tool {
+    fn run(self, said: bool) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self {
+            Self::Backup { home, to } => {
+                let bytes = upkeep::backup(&home, &to)?;
+                writeln!(out, "{}: {bytes} bytes, checked", to.display())?;
+            }
+            Self::Copy { from, to, database_ca } => {
+                let server = server("--to", &to, database_ca.as_deref(), said)?;
+                for (table, rows) in upkeep::copy(&from, &server)? {
+                    writeln!(out, "{table:8}{rows:>12} rows")?;
+                }
+                writeln!(
+                    out,
+                    "read back and compared: {} has all of it. Start coordinators with --database and the same --objects, and \
+                     move {} away: what it would record from now on nobody else would know.",
+                    server.name(),
+                    from.display()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let home = cli.home.clone();

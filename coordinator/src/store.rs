@@ -12,8 +12,11 @@ use std::{
 use morph_control::{Event, Target};
 use morph_spec::{Fence, RunId, WorkerId};
 
+mod copy;
 pub mod postgres;
 mod sqlite;
+
+pub use copy::copy;
 
 /// Events that are handed over at a time when all are read.
 const CHUNK: usize = 2048;
@@ -339,6 +342,15 @@ pub fn open(path: &Path) -> Result<Box<dyn Writer>, Error> {
 /// When it cannot be used.
 pub fn keyring(path: &Path) -> Result<Box<dyn Keyring>, Error> {
     Ok(Box::new(sqlite::Keys::open(path)?))
+}
+
+/// Writes all that the SQLite file `from` holds, as it is at this moment, into the file `to`, which must be empty or not there.
+/// Whoever writes to `from` meanwhile is not disturbed.
+///
+/// # Errors
+/// When either cannot be used, or the copy is not whole.
+pub fn backup(from: &Path, to: &Path) -> Result<(), Error> {
+    sqlite::backup(from, to)
 }
 
 /// Runs `produce`, which hands over events, while `fold` takes them on a thread of its own.

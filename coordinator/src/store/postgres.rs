@@ -20,9 +20,13 @@ use postgres::{
     config::{Host, SslMode},
 };
 
-use super::{Error, Keyring, Writer};
+use super::{
+    Error, Keyring, Writer,
+    copy::{Put, Table},
+};
 
 mod connect;
+mod fill;
 mod keys;
 mod read;
 mod tables;
@@ -157,6 +161,16 @@ impl Server {
         write::take(self, holder, lease)
     }
 
+    /// Fills it, when it holds nothing, with what `rows` hands over of each table; how many rows each has. All of it, or
+    /// none.
+    pub(super) fn fill(
+        &self,
+        holder: &str,
+        rows: &mut dyn FnMut(&Table, &mut Put<'_>) -> Result<(), Error>,
+    ) -> Result<Vec<(&'static str, u64)>, Error> {
+        fill::fill(self, holder, rows)
+    }
+
     /// Opens it for reading only.
     pub(super) fn read(&self) -> Result<read::Reading, Error> {
         let mut known = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -193,7 +207,7 @@ fn here(host: &Host) -> bool {
 }
 
 /// What PostgreSQL's text cannot hold is shown instead: U+2400 for NUL.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{2400}")
 }
 

@@ -8,9 +8,12 @@ use std::{
 
 use morph_control::Target;
 use morph_spec::{Fence, RunId, WorkerId};
-use rusqlite::{Connection, OpenFlags, Row, Transaction, params};
+use rusqlite::{Connection, OpenFlags, Row, Transaction, params, types::Value};
 
-use super::{Batch, Error, Keyring, Line, Lines, Page, Point, Reader, Recorded, Token, Writer};
+use super::{
+    Batch, Error, Keyring, Line, Lines, Page, Point, Reader, Recorded, Token, Writer,
+    copy::{Put, Table},
+};
 
 mod tables;
 use tables::VERSION;
@@ -81,6 +84,42 @@ impl Sqlite {
         })
         .collect()
     }
+}
+
+impl Sqlite {
+    /// Hands all rows of `table` to `put`, in no order.
+    pub(super) fn rows(&self, table: &Table, put: &mut Put<'_>) -> Result<(), Error> {
+        let fail = self.fail("read");
+        // Who never made a token has no table of them.
+        if table.name == "tokens" && !self.db.table_exists(None, table.name).map_err(&fail)? {
+            return Ok(());
+        }
+        let mut query = self.db.prepare(&format!("SELECT {} FROM {}", table.list(), table.name)).map_err(&fail)?;
+        let mut rows = query.query([]).map_err(&fail)?;
+        while let Some(row) = rows.next().map_err(&fail)? {
+            let values = (0..table.columns.len()).map(|n| row.get::<_, Value>(n));
+            put(values.collect::<Result<_, _>>().map_err(&fail)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// See [`super::backup`].
+pub(super) fn backup(from: &Path, to: &Path) -> Result<(), Error> {
+    let fail = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Sqlite { action, path: path.clone(), source }
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(from, flags).map_err(fail("open", from))?;
+    db.busy_timeout(Duration::from_secs(5)).map_err(fail("open", from))?;
+    db.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(fail("back up", from))?;
+    let copy = Connection::open_with_flags(to, flags).map_err(fail("open", to))?;
+    copy.query_row("PRAGMA quick_check(1)", [], |row| match row.get_ref(0)?.as_str()? {
+        "ok" => Ok(()),
+        why => Err(rusqlite::Error::ToSqlConversionFailure(why.to_owned().into())),
+    })
+    .map_err(fail("check", to))
 }
 
 impl Writer for Sqlite {

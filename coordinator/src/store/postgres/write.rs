@@ -8,7 +8,7 @@ use std::{
 
 use morph_control::Event;
 use morph_spec::WorkerId;
-use postgres::{Error as Failure, Statement, types::ToSql};
+use postgres::{Error as Failure, Statement, Transaction, types::ToSql};
 
 use super::{
     super::{Batch, Error, Writer, row},
@@ -19,6 +19,10 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// What was answered must survive a power cut of the server, whatever its owner set.
+pub(super) const DURABLE: &str =
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 /// All of a turn in one statement, which is a transaction: the lease's epoch must be ours, or nothing is written.
 const COMMIT: &str = "
@@ -90,6 +94,26 @@ pub(super) fn take(server: &Server, holder: &str, length: Duration) -> Result<Ta
     let mut session = server.connect(length).map_err(server.fail("connect to"))?;
     let client = session.client();
     let mut tx = client.transaction().map_err(&fail)?;
+    let epoch = match acquire(&mut tx, server, holder, length)? {
+        Ok(epoch) => epoch,
+        Err(holder) => return Ok(Taken::Held { holder }),
+    };
+    let last: Option<i64> = tx.query_one("SELECT max(seq) FROM events", &[]).map_err(&fail)?.get(0);
+    tx.commit().map_err(&fail)?;
+    let session = prepared(session).map_err(&fail)?;
+    let lease = Lease { epoch, length, renewed: asked };
+    let writing = Writing { server: server.clone(), session: Some(session), lease, next: last.unwrap_or(0) + 1 };
+    Ok(Taken::Ours(Box::new(writing), Box::new(keys::Keys::new(server.clone(), epoch))))
+}
+
+/// Takes the lease in `tx`, and makes the tables what they are today: its epoch, or who holds it.
+pub(super) fn acquire(
+    tx: &mut Transaction<'_>,
+    server: &Server,
+    holder: &str,
+    length: Duration,
+) -> Result<Result<i64, String>, Error> {
+    let fail = server.fail("write");
     // Who may not make schemas may use one that was made for it.
     let there: bool = tx.query_one(tables::IS_GROUND, &[]).map_err(&fail)?.get(0);
     if !there {
@@ -104,30 +128,21 @@ pub(super) fn take(server: &Server, holder: &str, length: Duration) -> Result<Ta
     let taken = tx.query_opt(sql, &[&text(holder), &micros]).map_err(&fail)?;
     let Some(taken) = taken else {
         let row = tx.query_one("SELECT holder FROM lease", &[]).map_err(&fail)?;
-        return Ok(Taken::Held { holder: row.get(0) });
+        return Ok(Err(row.get(0)));
     };
-    let found = tables::version(&mut tx).map_err(&fail)?;
+    let found = tables::version(tx).map_err(&fail)?;
     if found > VERSION {
         // Not committed: the lease is not taken.
         return Err(Error::Newer { database: server.name().to_owned(), found, known: VERSION });
     }
-    tables::migrate(&mut tx, found).map_err(&fail)?;
-    let last: Option<i64> = tx.query_one("SELECT max(seq) FROM events", &[]).map_err(&fail)?.get(0);
-    tx.commit().map_err(&fail)?;
-    let epoch = taken.get(0);
-    let session = prepared(session).map_err(&fail)?;
-    let lease = Lease { epoch, length, renewed: asked };
-    let writing = Writing { server: server.clone(), session: Some(session), lease, next: last.unwrap_or(0) + 1 };
-    Ok(Taken::Ours(Box::new(writing), Box::new(keys::Keys::new(server.clone(), epoch))))
+    tables::migrate(tx, found).map_err(&fail)?;
+    Ok(Ok(taken.get(0)))
 }
 
 /// A connection that can commit.
 fn prepared(mut session: Session) -> Result<(Session, Statement), Failure> {
     let client = session.client();
-    // What was answered must survive a power cut of the server, whatever its owner set.
-    client.batch_execute(
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
-    )?;
+    client.batch_execute(DURABLE)?;
     let statement = client.prepare(COMMIT)?;
     Ok((session, statement))
 }
