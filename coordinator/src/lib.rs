@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod auth;
+mod clock;
 mod core;
 mod error;
 mod fold;
@@ -21,6 +22,7 @@ mod services;
 mod standby;
 pub mod store;
 mod tls;
+pub mod upkeep;
 mod view;
 
 use std::{
@@ -36,7 +38,7 @@ use morph_objects::Objects;
 use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
-use morph_spec::RunId;
+use morph_spec::{RunId, Timestamp};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -79,7 +81,8 @@ pub struct Handle {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     /// Sends metrics to a collector.
     push: Option<JoinHandle<()>>,
-    death: oneshot::Receiver<store::Error>,
+    /// `None`: the loop has failed, and it was told.
+    death: Option<oneshot::Receiver<store::Error>>,
     owner: Secret,
     tokens: Arc<Tokens>,
     /// Held as long as this serves.
@@ -137,7 +140,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         })?;
     }
     let tls = options.tls.is_some();
-    Ok(Handle { address, tls, core, stop, server, push, death, owner, tokens, _lock: lock })
+    Ok(Handle { address, tls, core, stop, server, push, death: Some(death), owner, tokens, _lock: lock })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -199,16 +202,16 @@ fn set_up(
 ) -> Result<Setup, Error> {
     let mut cluster = Cluster::new(policy(options));
     let mut live: BTreeMap<RunId, Live> = BTreeMap::new();
-    let (mut traces, mut acks) = (BTreeMap::new(), BTreeMap::new());
+    let (mut traces, mut acks, mut at) = (BTreeMap::new(), BTreeMap::new(), Timestamp(0));
     // Who only looks at a home in which nothing has run yet sees nothing.
     if database.exists() {
         let mut reader = database.read()?;
         let fold = fold::load(&options.home, reader.as_mut(), &cluster.policy)?;
-        cluster = fold.cluster;
+        (cluster, at) = (fold.cluster, fold.at);
         live.extend(fold.ledgers.into_iter().map(|(run, ledger)| (run, Live { ledger, ..Live::default() })));
         if options.read_only {
             // Not recorded: whoever was connected when the last coordinator went is not now.
-            morph_control::evolve(&mut cluster, &Event::new(fold.at, What::CoordinatorStarted {}));
+            morph_control::evolve(&mut cluster, &Event::new(at, What::CoordinatorStarted {}));
         }
         reader.latest(None, &mut |run, point, total| {
             // Only of runs that are known; a database that was mended by hand may have others.
@@ -221,7 +224,7 @@ fn set_up(
         traces.extend(reader.traces()?);
         acks.extend(reader.acks()?.into_iter().map(|(worker, incarnation, seq)| (worker, (incarnation, seq))));
     }
-    Ok(Setup { cluster, store, acks, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces })
+    Ok(Setup { cluster, store, acks, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces, at })
 }
 
 /// The limits of the core.
@@ -333,7 +336,10 @@ impl Handle {
 
     /// Waits until the coordinator cannot go on, which it does not do by itself unless its database fails.
     pub async fn failed(&mut self) -> Error {
-        match (&mut self.death).await {
+        let Some(death) = &mut self.death else { return std::future::pending().await };
+        let death = death.await;
+        self.death = None;
+        match death {
             Ok(error) => error.into(),
             // The loop ends without an error only when nobody can speak to it any more; this handle can.
             Err(_) => std::future::pending().await,
@@ -373,7 +379,9 @@ impl Handle {
         }
         // The loop ends when nobody can speak to it any more, and gives up its right to write.
         drop(self.core);
-        tokio::time::timeout(FAREWELL, self.death).await.ok();
+        if let Some(death) = self.death {
+            tokio::time::timeout(FAREWELL, death).await.ok();
+        }
         if let Some(push) = self.push {
             tokio::time::timeout(FAREWELL, push).await.ok();
         }

@@ -67,6 +67,15 @@ impl Process {
         Ok(self.child.try_wait()?.is_none())
     }
 
+    /// Waits until it has ended by itself; its exit code.
+    ///
+    /// # Errors
+    /// When it does not, or was killed.
+    pub fn ended(&mut self) -> Result<i32> {
+        wait_for("the process to end", Duration::from_secs(60), || Ok(!self.alive()?))?;
+        self.child.wait()?.code().with_context(|| format!("it was killed:\n{}", self.printed()))
+    }
+
     /// What it printed so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -85,7 +94,9 @@ impl Drop for Process {
 #[derive(Debug)]
 pub struct Cluster {
     home: PathBuf,
+    state: PathBuf,
     address: SocketAddr,
+    env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Cluster {
@@ -94,7 +105,25 @@ impl Cluster {
     /// # Errors
     /// When no port is free.
     pub fn new(home: &Path) -> Result<Self> {
-        Ok(Self { home: home.to_owned(), address: free_address()? })
+        Ok(Self { home: home.to_owned(), state: home.to_owned(), address: free_address()?, env: Vec::new() })
+    }
+
+    /// Its coordinator has its home at `state`.
+    #[must_use]
+    pub fn keeping(self, state: &Path) -> Self {
+        Self { state: state.to_owned(), ..self }
+    }
+
+    /// Its coordinator and agents see this in their environment.
+    #[must_use]
+    pub fn seeing(mut self, name: &'static str, value: impl Into<PathBuf>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// The coordinator's home.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// The coordinator's URL.
@@ -120,10 +149,11 @@ impl Cluster {
                 .arg("--listen")
                 .arg(self.address.to_string())
                 .arg("--home")
-                .arg(&self.home)
+                .arg(&self.state)
                 .args(["--heartbeat", "300ms"])
                 .args(more)
-                .env("MORPH_HOME", &self.home),
+                .env("MORPH_HOME", &self.home)
+                .envs(self.env.iter().map(|(name, value)| (name, value))),
             &self.home.join("coordinator.log"),
         )?;
         wait_for("the coordinator to listen", Duration::from_secs(20), || {
@@ -167,14 +197,15 @@ impl Cluster {
         if !token.exists() {
             let mut create = Command::new(program("morphctl")?);
             create.args(["token", "create", "--scope", "agent", "--name", name, "--out"]).arg(&token);
-            expect(create.arg("--home").arg(&self.home).env_remove("MORPH_COORDINATOR"), 0)?;
+            expect(create.arg("--home").arg(&self.state).env_remove("MORPH_COORDINATOR"), 0)?;
         }
         Process::start(
             Command::new(program("morph-worker")?)
                 .args(["agent", "--coordinator", urls, "--slots", &slots.to_string(), "--home"])
                 .arg(&home)
                 .arg("--token-file")
-                .arg(&token),
+                .arg(&token)
+                .envs(self.env.iter().map(|(name, value)| (name, value))),
             &self.home.join(format!("{name}.log")),
         )
     }

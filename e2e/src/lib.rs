@@ -4,8 +4,10 @@
 //! builds them first; cargo alone does not build other packages' programs.
 
 pub mod cluster;
+pub mod disk;
 pub mod hosts;
 pub mod job;
+pub mod lab;
 pub mod postgres;
 
 use std::{

@@ -201,9 +201,8 @@ fn a_coordinator_that_was_thought_dead_changes_nothing_when_it_wakes_up() -> Res
     wait_for("the agent to come over", LIMIT, || Ok(lab.ctl(&["get", "workers"])?.contains("ready")))?;
     let before: u64 = lab.postgres.ask("SELECT epoch FROM morph.lease")?.parse()?;
     signal("-CONT")?;
-    wait_for("the first to end", LIMIT, || Ok(!first.alive()?))?;
-    let said = first.printed();
-    ensure!(said.contains("has taken over"), "{said}");
+    let (code, said) = (first.ended()?, first.printed());
+    ensure!(code == 1 && said.contains("has taken over") && !said.contains("panicked"), "{code}: {said}");
     let run = lab.succeeded("x")?;
     ensure!(run["attempt"] == 1, "{run:#}\n{}", agent.printed());
     lab.whole(&run)?;
