@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use morph_spec::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, HEALTHY, PATHOLOGY, Ranked, checked, curves,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// How to resample.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Number of resamples.
     pub resamples: u32,
@@ -41,13 +42,13 @@ impl Plan {
         Err(Error::Shape { what: "bootstrap", why })
     }
 
-    fn rng(self, resample: u32) -> Rng {
+    pub(crate) fn rng(self, resample: u32) -> Rng {
         Rng::keyed(self.seed, "bootstrap", u64::from(resample))
     }
 }
 
 /// A number and its interval. Percentile intervals of small samples need not hold the number itself.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Computed from all cases.
     pub value: f64,
@@ -66,7 +67,7 @@ impl Estimate {
 }
 
 /// The numbers by which detection is judged.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Detection<T> {
     /// Area under the ROC curve.
     pub auroc: T,
@@ -126,14 +127,14 @@ pub struct Cases<'a> {
 }
 
 /// Groups of cases that are drawn together, of one class.
-struct Stratum {
+pub(crate) struct Stratum {
     cases: usize,
     /// `None` when each case is drawn by itself.
     groups: Option<Vec<Vec<usize>>>,
 }
 
 impl Stratum {
-    fn new(cases: usize, patients: Option<&[u64]>) -> Result<Self, Error> {
+    pub(crate) fn new(cases: usize, patients: Option<&[u64]>) -> Result<Self, Error> {
         let Some(patients) = patients else { return Ok(Self { cases, groups: None }) };
         if patients.len() != cases {
             let why = format!("{cases} scores, but {} patients", patients.len());
@@ -147,7 +148,7 @@ impl Stratum {
     }
 
     /// How often each case is drawn.
-    fn draw(&self, rng: &mut Rng, times: &mut Vec<u64>) {
+    pub(crate) fn draw(&self, rng: &mut Rng, times: &mut Vec<u64>) {
         times.clear();
         times.resize(self.cases, 0);
         match &self.groups {
@@ -162,7 +163,7 @@ impl Stratum {
 }
 
 /// Where each case stands among the distinct scores: sorted once, so that a resample is only counted.
-struct Places {
+pub(crate) struct Places {
     thresholds: Vec<f64>,
     healthy: Vec<usize>,
     pathology: Vec<usize>,
@@ -171,7 +172,7 @@ struct Places {
 }
 
 impl Places {
-    fn new(healthy: &[f64], pathology: &[f64]) -> Result<(Self, [f64; 6]), Error> {
+    pub(crate) fn new(healthy: &[f64], pathology: &[f64]) -> Result<(Self, [f64; 6]), Error> {
         let ranked = Ranked::named("bootstrap", healthy, pathology)?;
         let thresholds: Vec<f64> = ranked.steps().iter().map(|s| s.threshold).collect();
         let place = |set: &[f64]| set.iter().map(|v| thresholds.partition_point(|t| t > v)).collect();
@@ -186,6 +187,17 @@ impl Places {
     }
 
     fn resample(&mut self, healthy: &[u64], pathology: &[u64]) -> [f64; 6] {
+        self.count(healthy, pathology);
+        Detection::compute(&self.steps)
+    }
+
+    /// The AUROC alone of a resample that has both classes.
+    pub(crate) fn auroc(&mut self, healthy: &[u64], pathology: &[u64]) -> f64 {
+        self.count(healthy, pathology);
+        curves::auroc(&self.steps)
+    }
+
+    fn count(&mut self, healthy: &[u64], pathology: &[u64]) {
         self.counts.fill((0, 0));
         self.healthy.iter().zip(healthy).for_each(|(place, times)| self.counts[*place].0 += times);
         self.pathology.iter().zip(pathology).for_each(|(place, times)| self.counts[*place].1 += times);
@@ -197,7 +209,6 @@ impl Places {
                 self.steps.push(Step { threshold: *threshold, healthy: sum.0, pathology: sum.1 });
             }
         }
-        Detection::compute(&self.steps)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a score means: against the healthy validation set, and as a probability.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, checked, quantile::sorted};
 
 /// The healthy validation set's scores: the only thing a new score is compared with.
@@ -54,7 +56,7 @@ impl Reference {
 const EXACT: usize = 20_000_000;
 
 /// Kolmogorov–Smirnov's test of two samples.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
     /// Largest distance between the two cumulative distributions.
     pub statistic: f64,

@@ -1,5 +1,7 @@
 //! Detected regions: connected components of a thresholded map, and how well they meet the boxes.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Error, Estimate,
     boxes::{Rect, has_area, iou, plane, valid},
@@ -84,17 +86,24 @@ impl Found {
         Self { detections: regions.iter().map(|r| (r.rect, r.score)).collect(), truth: truth.to_vec() }
     }
 
-    fn boxes(&self) -> usize {
+    pub(crate) fn boxes(&self) -> usize {
         self.truth.iter().filter(|t| has_area(t)).count()
     }
 }
 
-/// A detection after matching: its score, and whether it hit a box that no better one had hit.
-type Match = (f64, bool);
+/// A detection after matching.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Match {
+    pub score: f64,
+    /// Whether it hit a box that no better one had hit.
+    pub hit: bool,
+    /// Position of its image.
+    pub image: usize,
+}
 
 /// All images' detections, best first, matched greedily: each takes the free box of its image with the highest IoU, if
 /// that reaches `threshold`.
-fn matches(what: &'static str, images: &[Found], threshold: f64) -> Result<(Vec<Match>, usize), Error> {
+pub(crate) fn matches(what: &'static str, images: &[Found], threshold: f64) -> Result<(Vec<Match>, usize), Error> {
     if !(threshold > 0.0 && threshold <= 1.0) {
         return Err(Error::Shape {
             what,
@@ -127,21 +136,34 @@ fn matches(what: &'static str, images: &[Found], threshold: f64) -> Result<(Vec<
         if let Some((k, _)) = best {
             free[image][k] = false;
         }
-        (score, best.is_some())
+        Match { score, hit: best.is_some(), image }
     });
     Ok((matched.collect(), boxes))
 }
 
-/// After each group of equally sure detections: (all so far, hits so far).
-fn cumulative(matched: &[Match]) -> Vec<(f64, f64)> {
+/// After each group of equally sure detections: (all so far, hits so far), those of image `i` counted `times(i)` times.
+pub(crate) fn cumulative(matched: &[Match], times: impl Fn(usize) -> f64) -> Vec<(f64, f64)> {
     let (mut all, mut hits) = (0.0, 0.0);
     let mut out = Vec::new();
-    for group in matched.chunk_by(|a, b| a.0 == b.0) {
-        all += group.len() as f64;
-        hits += group.iter().filter(|m| m.1).count() as f64;
+    for group in matched.chunk_by(|a, b| a.score == b.score) {
+        all += group.iter().map(|m| times(m.image)).sum::<f64>();
+        hits += group.iter().filter(|m| m.hit).map(|m| times(m.image)).sum::<f64>();
         out.push((all, hits));
     }
     out
+}
+
+/// Area under the precision–recall curve of `boxes` boxes, precision made to fall.
+pub(crate) fn area(curve: &[(f64, f64)], boxes: f64) -> f64 {
+    let (mut area, mut highest) = (0.0, 0.0f64);
+    for (i, (all, hits)) in curve.iter().enumerate().rev() {
+        if *all > 0.0 {
+            highest = highest.max(hits / all);
+        }
+        let before = i.checked_sub(1).map_or(0.0, |b| curve[b].1);
+        area += (hits - before) * highest;
+    }
+    area / boxes
 }
 
 /// Average precision of detected boxes at an IoU threshold: area under the precision–recall curve whose precision is made
@@ -151,14 +173,7 @@ fn cumulative(matched: &[Match]) -> Vec<(f64, f64)> {
 /// When no image has a box, one is not finite or negative, a score is not finite, or `threshold` is not in 0..=1 and above 0.
 pub fn box_average_precision(images: &[Found], threshold: f64) -> Result<f64, Error> {
     let (matched, boxes) = matches("AP of boxes", images, threshold)?;
-    let curve = cumulative(&matched);
-    let (mut area, mut highest) = (0.0, 0.0f64);
-    for (i, (all, hits)) in curve.iter().enumerate().rev() {
-        highest = highest.max(hits / all);
-        let before = i.checked_sub(1).map_or(0.0, |b| curve[b].1);
-        area += (hits - before) * highest;
-    }
-    Ok(area / boxes as f64)
+    Ok(area(&cumulative(&matched, |_| 1.0), boxes as f64))
 }
 
 /// [`box_average_precision`] at each of `thresholds`, and their mean: 0.1 to 0.5 for heat maps, which were never trained to
@@ -201,7 +216,7 @@ pub fn challenge_score(images: &[Found], thresholds: &[f64]) -> Result<f64, Erro
         counted += 1;
         for threshold in thresholds {
             let (matched, _) = matches(WHAT, std::slice::from_ref(found), *threshold)?;
-            let hits = matched.iter().filter(|m| m.1).count();
+            let hits = matched.iter().filter(|m| m.hit).count();
             // Detections and boxes, those that met counted once.
             sum += hits as f64 / (matched.len() + truth - hits) as f64 / thresholds.len() as f64;
         }
@@ -213,7 +228,7 @@ pub fn challenge_score(images: &[Found], thresholds: &[f64]) -> Result<f64, Erro
 }
 
 /// A point of the FROC curve.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FrocPoint {
     /// False detections per image, images without findings included.
     pub false_positives_per_image: f64,
@@ -228,7 +243,7 @@ pub struct FrocPoint {
 pub fn froc(images: &[Found], threshold: f64) -> Result<Vec<FrocPoint>, Error> {
     let (matched, boxes) = matches("FROC", images, threshold)?;
     let start = FrocPoint { false_positives_per_image: 0.0, sensitivity: 0.0 };
-    let points = cumulative(&matched).into_iter().map(|(all, hits)| FrocPoint {
+    let points = cumulative(&matched, |_| 1.0).into_iter().map(|(all, hits)| FrocPoint {
         false_positives_per_image: (all - hits) / images.len() as f64,
         sensitivity: hits / boxes as f64,
     });
@@ -245,7 +260,7 @@ pub fn top_detection_hits(images: &[Found], threshold: f64) -> Result<Option<Est
         let best = found.detections.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a });
         let only = Found { detections: best.into_iter().collect(), truth: found.truth.clone() };
         n += 1;
-        hits += u64::from(matches("top detection", &[only], threshold)?.0.iter().any(|m| m.1));
+        hits += u64::from(matches("top detection", &[only], threshold)?.0.iter().any(|m| m.hit));
     }
     Ok(crate::wilson(hits, n))
 }

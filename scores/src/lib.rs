@@ -8,13 +8,17 @@
 
 mod anomaly;
 mod bootstrap;
+mod box_bootstrap;
 mod boxes;
 mod calibration;
+pub mod cases;
+pub mod columns;
 mod components;
 mod curves;
 mod deformation;
 mod delong;
 mod detection;
+pub mod evaluation;
 mod frechet;
 mod image;
 mod localisation;
@@ -32,6 +36,7 @@ pub use bootstrap::{
     Cases, Detection, Difference, Estimate, Plan, bootstrap_ci, bootstrap_detection, bootstrap_difference,
     bootstrap_mean,
 };
+pub use box_bootstrap::bootstrap_boxes;
 pub use boxes::{Rect, box_mask, gaussian_smooth, iou};
 pub use calibration::{Drift, Isotonic, Reference, ReliabilityBin, brier, expected_calibration_error, reliability};
 pub use components::{
@@ -50,7 +55,9 @@ pub use platt::Platt;
 pub use quantile::quantile_of;
 pub use ranked::{Point, PrPoint, Ranked};
 pub use restoration::{Fidelity, InsideOutside, TwinScore, fidelity, inside_outside, twin_score};
-pub use subgroup::{Case, MIN_CASES, Subgroup, age_band, matched_auroc, subgroups, view_score};
+pub use subgroup::{
+    Case, MIN_CASES, Subgroup, age_band, bootstrap_matched_auroc, matched_auroc, subgroups, view_score,
+};
 
 /// Why there is no number.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -83,6 +90,18 @@ pub enum Error {
         what: &'static str,
         /// Whose score it is.
         case: String,
+        /// What it is.
+        value: f64,
+    },
+    /// The same, in a table of cases.
+    #[error("{column} of case {case} in set {set:?} is {value}, not a finite number")]
+    NotFiniteColumn {
+        /// Which of its numbers.
+        column: String,
+        /// Whose it is.
+        case: String,
+        /// Which set it is in.
+        set: String,
         /// What it is.
         value: f64,
     },

@@ -1,5 +1,7 @@
 //! How well an anomaly map says where: pixels of many images counted in one histogram, and numbers of single images.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Error, Ranked,
     boxes::{Rect, box_mask, plane},
@@ -18,7 +20,7 @@ pub struct PixelHistogram {
 
 /// The threshold at which thresholded pixels agree best with the boxes. It is chosen with the test set's truth in sight: an
 /// upper bound ("oracle"), no result.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BestOverlap {
     /// Pixels of at least this are called sick.
     pub threshold: f64,

@@ -1,5 +1,7 @@
 //! Working points: a threshold from healthy validation images alone, and what it does on a test set.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Estimate, HEALTHY, PATHOLOGY, checked, curves::share, normal, quantile::sorted};
 
 /// The lowest threshold at which at least `specificity` of the healthy validation images are left alone. As everywhere, a
@@ -23,7 +25,7 @@ pub fn threshold_at_specificity(validation: &[f64], specificity: f64) -> Result<
 }
 
 /// How cases fall at a threshold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confusion {
     /// Sick and called sick.
     pub true_positives: u64,

@@ -3,7 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cases, Detection, Error, Estimate, Plan, bootstrap_detection};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Cases, Detection, Error, Estimate, Plan,
+    bootstrap::{Places, Stratum},
+    bootstrap_detection,
+};
 
 /// Cases that each class of a group must have: below, an AUROC says nothing.
 pub const MIN_CASES: usize = 20;
@@ -22,7 +28,7 @@ pub struct Case<'a> {
 }
 
 /// One row of a table of subgroups.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Subgroup {
     /// Its name.
     pub group: String,
@@ -89,6 +95,59 @@ pub fn matched_auroc(cases: &[Case<'_>]) -> Result<f64, Error> {
     if pairs > 0.0 { Ok(wins / pairs) } else { Err(Error::Empty { what: WHAT, set: "groups with both classes" }) }
 }
 
+/// [`matched_auroc`] with its interval: healthy and sick are drawn apart, over all groups, persons whole where every case has
+/// one.
+///
+/// # Errors
+/// As [`matched_auroc`], and when the plan does not fit.
+pub fn bootstrap_matched_auroc(cases: &[Case<'_>], plan: Plan) -> Result<Estimate, Error> {
+    let value = matched_auroc(cases)?;
+    let plan = plan.checked()?;
+    let class = |sick: bool| cases.iter().filter(move |c| c.sick == sick);
+    let persons = |sick| class(sick).map(|c| c.patient).collect::<Option<Vec<u64>>>();
+    let persons = persons(false).zip(persons(true));
+    let healthy = Stratum::new(class(false).count(), persons.as_ref().map(|p| p.0.as_slice()))?;
+    let pathology = Stratum::new(class(true).count(), persons.as_ref().map(|p| p.1.as_slice()))?;
+    // Of each group its cases' positions within their class.
+    let mut groups = BTreeMap::<&str, [Vec<usize>; 2]>::new();
+    let mut next = [0, 0];
+    for case in cases {
+        let k = usize::from(case.sick);
+        groups.entry(case.group).or_default()[k].push(next[k]);
+        next[k] += 1;
+    }
+    let scores = [false, true].map(|sick| class(sick).map(|c| c.score).collect::<Vec<f64>>());
+    let pick = |k: usize, at: &[usize]| at.iter().map(|i| scores[k][*i]).collect::<Vec<f64>>();
+    let mut places = Vec::new();
+    for at in groups.into_values().filter(|g| g.iter().all(|class| !class.is_empty())) {
+        places.push((Places::new(&pick(0, &at[0]), &pick(1, &at[1]))?.0, at));
+    }
+    let mut times = [Vec::new(), Vec::new()];
+    let mut resampled = Vec::new();
+    for i in 0..plan.resamples {
+        let mut rng = plan.rng(i);
+        healthy.draw(&mut rng, &mut times[0]);
+        pathology.draw(&mut rng, &mut times[1]);
+        let (mut wins, mut pairs) = (0.0, 0.0);
+        for (places, at) in &mut places {
+            let drawn = [0, 1].map(|k| at[k].iter().map(|i| times[k][*i]).collect::<Vec<u64>>());
+            let count = drawn[0].iter().sum::<u64>() as f64 * drawn[1].iter().sum::<u64>() as f64;
+            if count > 0.0 {
+                wins += places.auroc(&drawn[0], &drawn[1]) * count;
+                pairs += count;
+            }
+        }
+        // A small sample's resample may have no group with both classes: it says nothing.
+        if pairs > 0.0 {
+            resampled.push(wins / pairs);
+        }
+    }
+    if resampled.is_empty() {
+        return Err(Error::Empty { what: "matched AUROC", set: "resamples with both classes in a group" });
+    }
+    Ok(Estimate::percentile(value, resampled, plan.level))
+}
+
 /// The age band of a table: `<40`, `40–59`, `60–79`, `80+`; `unknown` without an age and where it is no person's (RSNA has
 /// some of 148 to 155 years).
 pub fn age_band(years: Option<u32>) -> &'static str {
@@ -145,6 +204,9 @@ mod tests {
         let sick = |score| Case { group: "AP", sick: true, score, patient: None };
         let weighted = [sick(2.0), sick(2.0), sick(2.0), Case { sick: false, ..sick(1.0) }, cases[3], cases[4]];
         assert_eq!(matched_auroc(&weighted), Ok(3.5 / 4.0), "three pairs won, one tied");
+        let plan = Plan { resamples: 100, ..Plan::default() };
+        let sure = bootstrap_matched_auroc(&cases, plan).unwrap();
+        assert_eq!((sure.value, sure.low, sure.high), (0.5, 0.5, 0.5), "it is chance in every resample");
         let one = cases.map(|c| Case { group: "all", score: if c.sick { 1.0 } else { 0.0 }, ..c });
         assert_eq!(matched_auroc(&one), Ok(1.0));
         assert!(matched_auroc(&cases[..2]).unwrap_err().to_string().contains("both classes"));

@@ -1,0 +1,208 @@
+//! The evaluation for people.
+
+use std::fmt::Write as _;
+
+use super::{Comparison, Evaluation, Localisation, Separation};
+use crate::{Estimate, columns, format_interval, format_p};
+
+/// What of a set is printed.
+const MEANS: [&str; 14] = [
+    "l1",
+    "mse",
+    "psnr",
+    "ssim",
+    "l1_inside",
+    "l1_outside",
+    "ssim_inside",
+    "ssim_outside",
+    "twin_ssim",
+    "untouched_ssim",
+    "lesion_removed",
+    "displacement",
+    "folded",
+    "pixel_auroc",
+];
+
+fn shown(e: &Estimate) -> String {
+    format_interval(e, 3)
+}
+
+fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
+impl Evaluation {
+    /// Tables of text: sets, then each comparison.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let m = &self.model;
+        if !m.experiment.is_empty() {
+            let score = m.validation_score.map_or(String::new(), |v| format!(", validation score {v:.6}"));
+            line(&mut out, &format!("{} ({}), step {}{score}", m.experiment, m.method, m.step));
+        }
+        let plan = &self.design.bootstrap;
+        let level = plan.level * 100.0;
+        line(&mut out, &format!("intervals: {level} % of {} resamples, seed {}", plan.resamples, plan.seed));
+        for (name, set) in &self.sets {
+            let persons = set.persons.map_or("persons unknown".to_owned(), |n| format!("{n} persons"));
+            let of = set.datasets.join(", ");
+            line(&mut out, &format!("{name}: {} {} images of {of}, {persons}", set.cases, set.role.name()));
+            for column in MEANS {
+                if let Some(mean) = set.means.get(column) {
+                    let n = if mean.cases == set.cases { String::new() } else { format!("  ({} cases)", mean.cases) };
+                    line(&mut out, &format!("  {column:<16} {}{n}", shown(&mean.estimate)));
+                }
+            }
+        }
+        for (name, comparison) in &self.comparisons {
+            self.comparison(&mut out, name, comparison);
+        }
+        if let Some(leakage) = &self.leakage {
+            line(&mut out, &leakage.text());
+        }
+        for note in &self.notes {
+            line(&mut out, &format!("note: {note}"));
+        }
+        out
+    }
+
+    fn comparison(&self, out: &mut String, name: &str, c: &Comparison) {
+        line(
+            out,
+            &format!(
+                "\n{name}: {} healthy, {} pathological, prevalence {:.3} (chance level of AUPRC)",
+                c.healthy_cases, c.pathology_cases, c.prevalence
+            ),
+        );
+        let head = ["AUROC", "AUPRC", "FPR@95TPR", "FPR@99TPR", "Sens@Spec90", "Sens@Spec95"];
+        let mut titles = format!("  {:<18}", "");
+        head.iter().for_each(|h| write!(titles, " {h:<21}").expect("invariant: writing to a String"));
+        line(out, titles.trim_end());
+        for (by, s) in c.scores.iter().map(|s| (s, "")).chain(c.baselines.iter().map(|s| (s, "baseline "))).map(
+            |((name, s), kind)| {
+                let mark = if *name == self.design.score { "*" } else { "" };
+                (format!("{kind}{name}{mark}"), s)
+            },
+        ) {
+            let d = &s.detection;
+            let all = [
+                &d.auroc,
+                &d.average_precision,
+                &d.fpr_at_95_tpr,
+                &d.fpr_at_99_tpr,
+                &d.sensitivity_at_90_specificity,
+                &d.sensitivity_at_95_specificity,
+            ];
+            let mut row = format!("  {by:<18}");
+            all.iter().for_each(|e| write!(row, " {:<21}", shown(e)).expect("invariant: writing to a String"));
+            line(out, row.trim_end());
+        }
+        if let Some(s) = c.scores.get(&self.design.score) {
+            self.threshold(out, s);
+        }
+        for (division, table) in &c.subgroups {
+            let one = table.len() == 1 && matches!(table[0].group.as_str(), "unknown");
+            if one || (division == "dataset" && table.len() == 1) {
+                continue;
+            }
+            line(out, &format!("  by {division}:"));
+            for row in table {
+                let auroc = row.detection.as_ref().map_or("insufficient n".to_owned(), |d| shown(&d.auroc));
+                line(
+                    out,
+                    &format!("    {:<10} n- {:<6} n+ {:<6} AUROC {auroc}", row.group, row.healthy, row.pathology),
+                );
+            }
+        }
+        if let Some(matched) = &c.view_matched_auroc {
+            line(out, &format!("  within views: AUROC {}", shown(matched)));
+        }
+        if let Some(l) = &c.localisation {
+            self.localisation(out, c, l);
+        }
+    }
+
+    fn threshold(&self, out: &mut String, s: &Separation) {
+        if let Some(o) = &s.operating {
+            let asked = self.design.specificity;
+            line(
+                out,
+                &format!(
+                    "  at {:.6}, which spares {:.1} % of {} healthy validation images: specificity {} ({:+.3} against the {asked} \
+                     that was asked), sensitivity {}",
+                    o.threshold,
+                    o.validation_specificity * 100.0,
+                    o.validation_cases,
+                    shown(&o.specificity),
+                    o.specificity.value - asked,
+                    shown(&o.sensitivity)
+                ),
+            );
+        }
+        if let Some(d) = &s.drift {
+            let p = format_p(d.p);
+            line(out, &format!("  healthy against validation: Kolmogorov-Smirnov {:.3}, p {p}", d.statistic));
+        }
+    }
+
+    fn localisation(&self, out: &mut String, c: &Comparison, l: &Localisation) {
+        line(out, &format!("  where: {} images with {} boxes", l.images, l.boxes));
+        let means = self.sets.get(&c.sets.pathology).map(|s| &s.means);
+        let mean = |name: &str| means.and_then(|m| m.get(name)).map_or("-".to_owned(), |m| shown(&m.estimate));
+        line(
+            out,
+            &format!(
+                "    pixels: AUROC {:.3}, AUPRC {:.3} (chance {:.3}); by image: AUROC {}, AUPRC {}",
+                l.pixel_auroc,
+                l.pixel_auprc,
+                l.pixel_prevalence,
+                mean("pixel_auroc"),
+                mean("pixel_auprc")
+            ),
+        );
+        line(
+            out,
+            &format!(
+                "    pointing game {}, energy in boxes {}, chance of both {}",
+                mean("pointing"),
+                mean("energy_inside"),
+                mean("box_share")
+            ),
+        );
+        let ap: Vec<String> = l.box_ap.iter().map(|b| format!("@{} {:.3}", b.iou, b.ap.value)).collect();
+        line(
+            out,
+            &format!(
+                "    boxes: AP {}, mean {}; challenge {:.3}; oracle Dice {:.3}, IoU {:.3} (threshold chosen on the test set)",
+                ap.join(" "),
+                shown(&l.mean_box_ap),
+                l.challenge,
+                l.oracle.dice,
+                l.oracle.iou
+            ),
+        );
+    }
+}
+
+impl super::Leakage {
+    /// In one line.
+    pub fn text(&self) -> String {
+        if !self.unchecked.is_empty() {
+            return format!("leakage: not checked: {}", self.unchecked);
+        }
+        let persons =
+            if self.persons_known { format!("{} persons", self.persons.len()) } else { "persons unknown".to_owned() };
+        let found = format!("leakage: test shares with training: {persons}, {} images", self.images.len());
+        if self.allowed && !(self.persons.is_empty() && self.images.is_empty()) {
+            format!("{found}; ALLOWED, numbers flatter the network")
+        } else {
+            found
+        }
+    }
+}
+
+/// The known columns with what they mean, for a legend.
+pub fn legend(names: &[String]) -> Vec<(&str, &'static str)> {
+    names.iter().filter_map(|n| columns::known(n).map(|c| (n.as_str(), c.meaning))).collect()
+}
