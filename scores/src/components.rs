@@ -250,6 +250,19 @@ pub fn froc(images: &[Found], threshold: f64) -> Result<Vec<FrocPoint>, Error> {
     Ok(std::iter::once(start).chain(points).collect())
 }
 
+/// False detections per image at which a FROC curve is read (LUNA16's).
+pub const FROC_RATES: [f64; 7] = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// The highest sensitivity of a FROC curve at each of `rates` false detections per image: as a step function, not drawn on
+/// beyond what was measured.
+pub fn froc_at(curve: &[FrocPoint], rates: &[f64]) -> Vec<FrocPoint> {
+    let best = |rate: f64| {
+        let reached = curve.iter().filter(|p| p.false_positives_per_image <= rate);
+        reached.map(|p| p.sensitivity).fold(0.0, f64::max)
+    };
+    rates.iter().map(|rate| FrocPoint { false_positives_per_image: *rate, sensitivity: best(*rate) }).collect()
+}
+
 /// Share of images with boxes in which the surest detection hits one, with its interval; `None` when no image has a box.
 ///
 /// # Errors
@@ -303,6 +316,8 @@ mod tests {
         assert!((box_average_precision(&images, 0.5).unwrap() - 5.0 / 6.0).abs() < 1e-15);
         let curve = froc(&images, 0.5).unwrap();
         assert_eq!(curve[3], FrocPoint { false_positives_per_image: 0.5, sensitivity: 1.0 });
+        let read: Vec<f64> = froc_at(&curve, &FROC_RATES).iter().map(|p| p.sensitivity).collect();
+        assert_eq!(read, [0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0]);
         assert_eq!(top_detection_hits(&images, 0.5).unwrap().unwrap().value, 1.0);
         assert_eq!(box_average_precision(&[image(&[], &[A])], 0.5), Ok(0.0));
         assert_eq!(box_average_precision(&[image(&[(A, 1.0)], &[A])], 1.0), Ok(1.0));

@@ -40,8 +40,8 @@ pub use box_bootstrap::bootstrap_boxes;
 pub use boxes::{Rect, box_mask, gaussian_smooth, iou};
 pub use calibration::{Drift, Isotonic, Reference, ReliabilityBin, brier, expected_calibration_error, reliability};
 pub use components::{
-    CHALLENGE_IOUS, Found, FrocPoint, HEAT_MAP_IOUS, Region, box_average_precision, box_average_precisions,
-    challenge_score, froc, regions, top_detection_hits,
+    CHALLENGE_IOUS, FROC_RATES, Found, FrocPoint, HEAT_MAP_IOUS, Region, box_average_precision, box_average_precisions,
+    challenge_score, froc, froc_at, regions, top_detection_hits,
 };
 pub use deformation::{Deformation, deformation};
 pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_test, delong_variance};

@@ -254,9 +254,12 @@ fn view_matched(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'
 /// What a reader must know that the table itself tells.
 fn notes(cases: &Cases, comparisons: &BTreeMap<String, Comparison>) -> Vec<String> {
     let mut notes = Vec::new();
-    let datasets = |set: &str| cases.set(set).map(|c| c.dataset.as_str()).collect::<BTreeSet<&str>>();
+    fn datasets<'a>(cases: &'a Cases, set: &'a str) -> BTreeSet<&'a str> {
+        cases.set(set).map(|c| c.dataset.as_str()).collect()
+    }
     for (name, comparison) in comparisons {
-        let (healthy, sick) = (datasets(&comparison.sets.healthy), datasets(&comparison.sets.pathology));
+        let sets = &comparison.sets;
+        let (healthy, sick) = (datasets(cases, &sets.healthy), datasets(cases, &sets.pathology));
         if healthy.is_disjoint(&sick) {
             notes.push(format!(
                 "{name}: healthy and pathological images come from different datasets, so whatever tells the datasets apart \

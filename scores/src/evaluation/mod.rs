@@ -2,13 +2,20 @@
 //! cases alone. Whoever has the table ([`Cases`](crate::cases::Cases)) computes the same numbers.
 
 mod compute;
+mod locate;
+mod summary;
 mod text;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::compute::{evaluate, p_values};
+pub use self::{
+    compute::{evaluate, p_values},
+    locate::Evidence,
+    summary::{HEALTHY_SET, VALIDATION_SET},
+    text::legend,
+};
 use crate::{BestOverlap, Confusion, Detection, Drift, Estimate, FrocPoint, Plan, Subgroup};
 
 /// [`Evaluation::schema`] that this build writes; higher ones are refused.
@@ -227,8 +234,11 @@ pub struct Localisation {
     pub mean_box_ap: Estimate,
     /// The score of RSNA's challenge, IoU 0.4 to 0.75; healthy images take part.
     pub challenge: f64,
-    /// Boxes hit at an IoU of 0.1 against false regions per image; healthy images take part.
+    /// Boxes hit at an IoU of 0.1 by as many false regions per image ([`FROC_RATES`](crate::FROC_RATES)); healthy images take
+    /// part.
     pub froc: Vec<FrocPoint>,
+    /// Mean sensitivity of `froc`.
+    pub mean_froc: f64,
 }
 
 /// Average precision of boxes at an IoU.
@@ -249,10 +259,12 @@ pub struct Leakage {
     pub unchecked: String,
     /// Whether persons could be compared; where they are unknown only images are.
     pub persons_known: bool,
-    /// Persons of the test sets who were trained on, or validated on.
-    pub persons: Vec<Shared>,
+    /// Test images whose person was trained on, or validated on.
+    pub persons: usize,
     /// Test images that are a training image, or nearly so.
-    pub images: Vec<Shared>,
+    pub images: usize,
+    /// Some of both.
+    pub examples: Vec<Shared>,
     /// Whether the evaluation went on nevertheless, because it was told to.
     pub allowed: bool,
 }

@@ -191,10 +191,12 @@ impl super::Leakage {
         if !self.unchecked.is_empty() {
             return format!("leakage: not checked: {}", self.unchecked);
         }
-        let persons =
-            if self.persons_known { format!("{} persons", self.persons.len()) } else { "persons unknown".to_owned() };
-        let found = format!("leakage: test shares with training: {persons}, {} images", self.images.len());
-        if self.allowed && !(self.persons.is_empty() && self.images.is_empty()) {
+        let persons = if self.persons_known { self.persons.to_string() } else { "not known".to_owned() };
+        let found = format!(
+            "leakage: test images whose person is in training: {persons}; that are in training, or nearly: {}",
+            self.images
+        );
+        if self.allowed && self.persons + self.images > 0 {
             format!("{found}; ALLOWED, numbers flatter the network")
         } else {
             found
