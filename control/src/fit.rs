@@ -24,6 +24,14 @@ pub fn fits(experiment: &Experiment, dataset: &Dataset) -> Result<(), String> {
     for (name, subset) in &experiment.evaluation.pathology {
         samples(dataset, &format!("evaluation.pathology.{name}"), subset, &mut problems);
     }
+    for (name, comparison) in experiment.evaluation.comparisons.iter().filter(|(_, c)| c.dataset.is_none()) {
+        for (side, part) in [("healthy", &comparison.healthy), ("pathology", &comparison.pathology)] {
+            if part.dataset.is_none() {
+                let field = format!("evaluation.comparisons.{name}.{side}");
+                samples(dataset, &field, &part.subset(), &mut problems);
+            }
+        }
+    }
     let trainer = &experiment.trainer;
     if trainer.world_size == 0 || trainer.batch_size < trainer.world_size {
         problems.push(format!(

@@ -84,6 +84,12 @@ fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
 /// Paths mean files of this machine and working folder: whoever reads them may have others.
 fn absolute(experiment: &mut Experiment) -> Result<()> {
     experiment.dataset.url = Objects::open(&experiment.dataset.url)?.url();
+    let evaluation = &mut experiment.evaluation;
+    let comparisons = evaluation.comparisons.values_mut();
+    let datasets = comparisons.flat_map(|c| [&mut c.dataset, &mut c.healthy.dataset, &mut c.pathology.dataset]);
+    for url in datasets.chain([&mut evaluation.truth]).flatten() {
+        *url = Objects::open(url)?.url();
+    }
     if let Some(weights) = &mut experiment.trainer.loss.perceptual.weights
         && weights != "random"
         && !weights.contains("://")

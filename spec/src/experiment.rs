@@ -1,11 +1,10 @@
 //! `kind: experiment`: dataset + model + trainer + evaluation.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::Scheduling;
 pub use crate::{
+    evaluation::{Comparison, Evaluation, Leakage, Part, Score, TestPlan, TestSet},
     loss::{
         Capacity, CapacityForm, Intro, Loss, MorphLoss, Ncc, Perceptual, Posterior, Reconstruction, Regulariser, Vae,
     },
@@ -231,33 +230,5 @@ pub struct Checkpointing {
 impl Default for Checkpointing {
     fn default() -> Self {
         Self { every_epochs: 1, every_steps: 0, keep_last: 2 }
-    }
-}
-
-/// What is scored after training, with the best checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Evaluation {
-    /// The negative set.
-    pub healthy: Subset,
-    /// Positive sets by name; each is compared with `healthy`.
-    pub pathology: BTreeMap<String, Subset>,
-    /// Images per forward pass. Fixed, so that scores do not depend on the number of ranks.
-    pub batch_size: u32,
-    /// Cases of each set shown in the panel picture.
-    pub panel_cases: u32,
-}
-
-impl Default for Evaluation {
-    fn default() -> Self {
-        Self {
-            healthy: Subset { split: "test".into(), labels: vec!["Normal".into()] },
-            pathology: BTreeMap::from([(
-                "opacity".into(),
-                Subset { split: "test".into(), labels: vec!["Lung Opacity".into()] },
-            )]),
-            batch_size: 16,
-            panel_cases: 3,
-        }
     }
 }

@@ -7,6 +7,7 @@
 mod check;
 pub mod cluster;
 pub mod dataset;
+pub mod evaluation;
 pub mod experiment;
 pub mod ids;
 pub mod load;

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::{Checks, FieldProblem, method};
 use crate::{
     Experiment,
-    experiment::{Argument, ScheduleName, Trainer},
+    experiment::{Argument, Comparison, Part, ScheduleName, Trainer},
     load,
     nearest::nearest,
     scheduling::HIGHEST_PRIORITY,
 };
 
-/// The names under which losses and timings are recorded, which no pathology may have.
-const RESERVED: [&str; 4] = ["healthy", "perf", "train", "val"];
+/// The names under which other metrics are recorded and other sets are kept, which no comparison may have.
+const RESERVED: [&str; 6] = ["healthy", "mean", "perf", "train", "val", "validation"];
 
 impl Experiment {
     /// Looks at bounds, and at fields that must agree with each other.
@@ -221,13 +221,7 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
     for (name, subset) in &v.pathology {
         let field = format!("evaluation.pathology.{name}");
         c.split(&subset.split, &format!("{field}.split"));
-        c.name(name, &field);
-        c.that(
-            !RESERVED.contains(&name.as_str()),
-            &field,
-            format!("{name:?} is taken: metrics of another kind begin with it"),
-            "call the pathology something else",
-        );
+        comparison_name(c, name, &field);
         c.that(
             *subset != v.healthy,
             &field,
@@ -235,9 +229,75 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
             "name the pathology's labels",
         );
     }
+    for (name, comparison) in &v.comparisons {
+        let field = format!("evaluation.comparisons.{name}");
+        comparison_name(c, name, &field);
+        c.that(
+            !v.pathology.contains_key(name),
+            &field,
+            "evaluation.pathology has a comparison of this name",
+            "call one of them something else",
+        );
+        comparison_parts(c, e, comparison, &field);
+    }
+    c.that(
+        v.specificity > 0.0 && v.specificity < 1.0,
+        "evaluation.specificity",
+        format!("{} is no share of healthy images that a threshold can spare", v.specificity),
+        "above 0 and below 1; 0.95 is usual",
+    );
+    c.at_least(100, v.resamples.into(), "evaluation.resamples");
+    c.at_most(1_000_000, v.resamples.into(), "evaluation.resamples");
+    c.that(
+        !v.score.is_masked() || v.truth.is_some(),
+        "evaluation.score",
+        format!("{} looks within a mask, and there is none", v.score.name()),
+        "name the folder that holds masks/: `evaluation.truth`",
+    );
+    if let Some(truth) = &v.truth {
+        c.not_empty(truth, "evaluation.truth", "a folder with twins/, lesions/ or masks/; or leave it out");
+    }
     c.at_least(1, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(65_536, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(64, v.panel_cases.into(), "evaluation.panel_cases");
+}
+
+fn comparison_name(c: &mut Checks, name: &str, field: &str) {
+    c.name(name, field);
+    c.that(
+        !RESERVED.contains(&name),
+        field,
+        format!("{name:?} is taken: metrics or sets of another kind are called so"),
+        "call the comparison something else",
+    );
+}
+
+fn comparison_parts(c: &mut Checks, e: &Experiment, comparison: &Comparison, field: &str) {
+    let own = |part: &Part| part.dataset.is_none() && comparison.dataset.is_none();
+    let dataset = std::iter::once((&comparison.dataset, format!("{field}.dataset")));
+    let parts = [("healthy", &comparison.healthy), ("pathology", &comparison.pathology)];
+    let datasets = dataset.chain(parts.map(|(name, part)| (&part.dataset, format!("{field}.{name}.dataset"))));
+    for (url, at) in datasets {
+        if let Some(url) = url {
+            c.not_empty(url, &at, "the folder that `morphctl data prepare` has written; or leave it out");
+        }
+    }
+    for (name, part) in parts {
+        c.split(&part.split, &format!("{field}.{name}.split"));
+    }
+    c.that(
+        !own(&comparison.healthy) || comparison.healthy.split != e.dataset.train.split,
+        &format!("{field}.healthy.split"),
+        "the network is trained on these images: a score on them says nothing",
+        "evaluate on `test`",
+    );
+    let of = |part: &Part| (part.dataset.clone().or_else(|| comparison.dataset.clone()), part.subset());
+    c.that(
+        of(&comparison.healthy) != of(&comparison.pathology),
+        &format!("{field}.pathology"),
+        "these are the very samples of the healthy set",
+        "name the pathology's labels",
+    );
 }
 
 #[cfg(test)]
@@ -246,6 +306,16 @@ mod tests {
 
     fn with(params: Value) -> Result<Experiment, String> {
         blank().with(&serde_json::from_value(params).unwrap())
+    }
+
+    fn comparison(name: &str, healthy: &Value, pathology: &Value) -> Value {
+        json!({"evaluation.comparisons": {name: {"healthy": healthy, "pathology": pathology}}})
+    }
+
+    #[test]
+    fn other_datasets_may_be_scored_whole() {
+        let train = json!({"split": "train", "dataset": "/other"});
+        with(comparison("a", &train, &json!({"split": "test", "dataset": "/third"}))).unwrap();
     }
 
     #[test]
@@ -282,6 +352,24 @@ mod tests {
             (json!({"evaluation.healthy.split": "tset"}), "did you mean `test`"),
             (json!({"evaluation.healthy.split": "train"}), "trained on"),
             (json!({"evaluation.pathology": {"val": {"split": "test"}}}), "taken"),
+            (json!({"evaluation.pathology": {"mean": {"split": "test"}}}), "taken"),
+            (json!({"evaluation.specificity": 95}), "evaluation.specificity"),
+            (json!({"evaluation.resamples": 5}), "evaluation.resamples"),
+            (json!({"evaluation.score": "top5_masked"}), "evaluation.truth"),
+            (json!({"evaluation.score": "l2"}), "evaluation.score"),
+            (json!({"evaluation.truth": " "}), "evaluation.truth: it is empty"),
+            (comparison("a", &json!({"split": "tset"}), &json!({"split": "test"})), "did you mean `test`"),
+            (comparison("a", &json!({"split": "train"}), &json!({"split": "test"})), "trained on"),
+            (comparison("a", &json!({"split": "test"}), &json!({"split": "test"})), "the very samples"),
+            (
+                comparison("opacity", &json!({"split": "val"}), &json!({"split": "test"})),
+                "has a comparison of this name",
+            ),
+            (comparison("healthy", &json!({"split": "val"}), &json!({"split": "test"})), "taken"),
+            (
+                comparison("a", &json!({"split": "test", "dataset": ""}), &json!({"split": "test"})),
+                "evaluation.comparisons.a.healthy.dataset: it is empty",
+            ),
             (json!({"name": "a/b"}), "no name"),
             (json!({"trainer.schedule.name": "multi-step"}), "milestones"),
             (json!({"trainer.schedule.name": "multistep"}), "trainer.schedule.name"),

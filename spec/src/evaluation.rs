@@ -1,0 +1,306 @@
+//! `evaluation`: what is scored after training, and how.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::experiment::Subset;
+
+/// What is scored after training, with the best checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// The negative set.
+    pub healthy: Subset,
+    /// Positive sets by name; each is compared with `healthy`.
+    pub pathology: BTreeMap<String, Subset>,
+    /// Further comparisons by name, each with sets of its own, perhaps of other datasets.
+    pub comparisons: BTreeMap<String, Comparison>,
+    /// The score that metrics, thresholds, subgroups and p-values are of. All scores are reported, whatever it is.
+    pub score: Score,
+    /// The specificity that the threshold is to have on the healthy validation images.
+    pub specificity: f64,
+    /// Resamples of the bootstrap, of which the 95 % intervals are.
+    pub resamples: u32,
+    /// Folder with what is known of the images beside their dataset, by sample id: `twins/<id>.png` (the same patient without
+    /// the disease; phantoms only), `lesions/<id>.png` and `masks/<id>.png` (where to look, such as the lungs).
+    pub truth: Option<String>,
+    /// What becomes of test images that had a part in training.
+    pub leakage: Leakage,
+    /// Images per forward pass. Fixed, so that scores do not depend on the number of ranks.
+    pub batch_size: u32,
+    /// Cases of each set shown in the panel picture.
+    pub panel_cases: u32,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self {
+            healthy: Subset { split: "test".into(), labels: vec!["Normal".into()] },
+            pathology: BTreeMap::from([(
+                "opacity".into(),
+                Subset { split: "test".into(), labels: vec!["Lung Opacity".into()] },
+            )]),
+            comparisons: BTreeMap::new(),
+            score: Score::default(),
+            specificity: 0.95,
+            resamples: 2000,
+            truth: None,
+            leakage: Leakage::default(),
+            batch_size: 16,
+            panel_cases: 3,
+        }
+    }
+}
+
+/// A comparison with sets of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// Folder of the prepared dataset that both sets are of, unless they name their own; without one, the dataset that is
+    /// trained on.
+    #[serde(default)]
+    pub dataset: Option<String>,
+    /// The negative set.
+    pub healthy: Part,
+    /// The positive set.
+    pub pathology: Part,
+}
+
+/// A subset of some dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Folder of the prepared dataset; without one, the comparison's.
+    #[serde(default)]
+    pub dataset: Option<String>,
+    /// `train`, `val` or `test`.
+    pub split: String,
+    /// Only these labels; empty: all in the split.
+    #[serde(default)]
+    pub labels: Vec<String>,
+}
+
+impl Part {
+    /// The subset, without its dataset.
+    pub fn subset(&self) -> Subset {
+        Subset { split: self.split.clone(), labels: self.labels.clone() }
+    }
+}
+
+/// Anomaly scores that can be chosen: columns of the cases table. x is the image, x̂ its reconstruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// Mean |x − x̂|: the paper's (whose code calls it MSE).
+    #[default]
+    L1,
+    /// Mean (x − x̂)².
+    Mse,
+    /// 95 % quantile of |x − x̂|.
+    Q95,
+    /// Mean of the highest 5 % of the 5×5-smoothed |x − x̂|.
+    Top5,
+    /// Mean |x − prior|: before the prior was bent to the image.
+    PriorL1,
+    /// Mean of the highest 5 % of the 5×5-smoothed |x − prior|.
+    PriorTop5,
+    /// As `l1`, within the mask; takes `evaluation.truth`.
+    L1Masked,
+    /// As `mse`, within the mask.
+    MseMasked,
+    /// As `q95`, within the mask.
+    Q95Masked,
+    /// As `top5`, within the mask.
+    Top5Masked,
+    /// As `prior_l1`, within the mask.
+    PriorL1Masked,
+    /// As `prior_top5`, within the mask.
+    PriorTop5Masked,
+}
+
+impl Score {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::L1,
+        Self::Mse,
+        Self::Q95,
+        Self::Top5,
+        Self::PriorL1,
+        Self::PriorTop5,
+        Self::L1Masked,
+        Self::MseMasked,
+        Self::Q95Masked,
+        Self::Top5Masked,
+        Self::PriorL1Masked,
+        Self::PriorTop5Masked,
+    ];
+
+    /// The column's name, as in YAML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L1 => "l1",
+            Self::Mse => "mse",
+            Self::Q95 => "q95",
+            Self::Top5 => "top5",
+            Self::PriorL1 => "prior_l1",
+            Self::PriorTop5 => "prior_top5",
+            Self::L1Masked => "l1_masked",
+            Self::MseMasked => "mse_masked",
+            Self::Q95Masked => "q95_masked",
+            Self::Top5Masked => "top5_masked",
+            Self::PriorL1Masked => "prior_l1_masked",
+            Self::PriorTop5Masked => "prior_top5_masked",
+        }
+    }
+
+    /// Whether it looks within a mask only.
+    pub fn is_masked(self) -> bool {
+        self.name().ends_with("_masked")
+    }
+}
+
+/// What becomes of test images that had a part in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leakage {
+    /// Nothing is scored, and nothing trained.
+    #[default]
+    Refuse,
+    /// They are scored; the evaluation says so.
+    Allow,
+}
+
+/// A set of images that is scored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestSet {
+    /// Its name in tables.
+    pub name: String,
+    /// Folder of its dataset; `None`: the one that is trained on.
+    pub dataset: Option<String>,
+    /// Which of its samples.
+    pub subset: Subset,
+    /// Whether it is the positive set of a comparison.
+    pub sick: bool,
+}
+
+/// Everything that is scored: each set once, and which are compared.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TestPlan {
+    /// The sets; the first is a healthy one.
+    pub sets: Vec<TestSet>,
+    /// Comparison → the healthy set's name, the pathology's.
+    pub comparisons: BTreeMap<String, [String; 2]>,
+}
+
+impl TestPlan {
+    /// The name of the set, which is added unless another comparison has it.
+    fn set(&mut self, name: String, dataset: Option<&String>, subset: Subset, sick: bool) -> String {
+        let same = |s: &&TestSet| s.dataset.as_ref() == dataset && s.subset == subset && s.sick == sick;
+        if let Some(found) = self.sets.iter().find(same) {
+            return found.name.clone();
+        }
+        self.sets.push(TestSet { name: name.clone(), dataset: dataset.cloned(), subset, sick });
+        name
+    }
+}
+
+impl Evaluation {
+    /// What is scored. The first healthy set is called `healthy`: `evaluation.healthy`, unless nothing is compared with it.
+    /// Comparisons with the same healthy set share it; another is called `<comparison>/healthy`.
+    pub fn plan(&self) -> TestPlan {
+        let mut plan = TestPlan::default();
+        let mut healthy = String::new();
+        if !self.pathology.is_empty() || self.comparisons.is_empty() {
+            healthy = plan.set("healthy".into(), None, self.healthy.clone(), false);
+        }
+        for (name, subset) in &self.pathology {
+            let sick = plan.set(name.clone(), None, subset.clone(), true);
+            plan.comparisons.insert(name.clone(), [healthy.clone(), sick]);
+        }
+        for (name, c) in &self.comparisons {
+            let of = |part: &Part| part.dataset.as_ref().or(c.dataset.as_ref()).cloned();
+            let called = if plan.sets.is_empty() { "healthy".to_owned() } else { format!("{name}/healthy") };
+            let healthy = plan.set(called, of(&c.healthy).as_ref(), c.healthy.subset(), false);
+            let sick = plan.set(name.clone(), of(&c.pathology).as_ref(), c.pathology.subset(), true);
+            plan.comparisons.insert(name.clone(), [healthy, sick]);
+        }
+        plan
+    }
+
+    /// The same comparisons on other datasets, each called `<comparison>@<dataset>` if there are several datasets. Names are
+    /// the datasets'.
+    #[must_use]
+    pub fn on(&self, datasets: &[(String, String)]) -> Self {
+        let mut out = Self { pathology: BTreeMap::new(), comparisons: BTreeMap::new(), ..self.clone() };
+        let part = |s: &Subset| Part { dataset: None, split: s.split.clone(), labels: s.labels.clone() };
+        for (dataset, url) in datasets {
+            let called = |name: &str| if datasets.len() == 1 { name.to_owned() } else { format!("{name}@{dataset}") };
+            for (name, subset) in &self.pathology {
+                let (healthy, pathology) = (part(&self.healthy), part(subset));
+                out.comparisons.insert(called(name), Comparison { dataset: Some(url.clone()), healthy, pathology });
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scores_are_called_in_yaml_as_in_tables() {
+        for score in Score::ALL {
+            assert_eq!(json!(score), json!(score.name()));
+        }
+        assert_eq!(Score::ALL.iter().filter(|s| s.is_masked()).count(), 6);
+    }
+
+    #[test]
+    fn each_set_is_scored_once() {
+        let mut e = Evaluation::default();
+        let part = |dataset: Option<&str>, labels: &[&str]| Part {
+            dataset: dataset.map(str::to_owned),
+            split: "test".into(),
+            labels: labels.iter().map(|l| (*l).to_owned()).collect(),
+        };
+        let add = |e: &mut Evaluation, name: &str, dataset: Option<&str>, healthy: Part, pathology: Part| {
+            let dataset = dataset.map(str::to_owned);
+            e.comparisons.insert(name.into(), Comparison { dataset, healthy, pathology });
+        };
+        add(&mut e, "covid", Some("/padchest"), part(None, &["Normal"]), part(Some("/kaggle"), &["COVID"]));
+        add(&mut e, "other", None, part(None, &["Normal"]), part(None, &["Other"]));
+        let plan = e.plan();
+        let sets: Vec<(&str, Option<&str>)> =
+            plan.sets.iter().map(|s| (s.name.as_str(), s.dataset.as_deref())).collect();
+        assert_eq!(
+            sets,
+            [
+                ("healthy", None),
+                ("opacity", None),
+                ("covid/healthy", Some("/padchest")),
+                ("covid", Some("/kaggle")),
+                ("other", None),
+            ]
+        );
+        assert_eq!(plan.comparisons["covid"], ["covid/healthy", "covid"]);
+        assert_eq!(plan.comparisons["other"], ["healthy", "other"]);
+        assert_eq!(plan.sets.iter().filter(|s| s.sick).count(), 3);
+    }
+
+    #[test]
+    fn the_same_comparisons_on_other_datasets() {
+        let e = Evaluation::default();
+        let two = [("a".to_owned(), "/a".to_owned()), ("b".to_owned(), "/b".to_owned())];
+        let names = |e: &Evaluation| e.comparisons.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&e.on(&two)), ["opacity@a", "opacity@b"]);
+        let one = e.on(&two[1..]);
+        assert_eq!((names(&one), one.pathology.len()), (vec!["opacity".to_owned()], 0));
+        assert_eq!(one.comparisons["opacity"].dataset.as_deref(), Some("/b"));
+        let sets: Vec<String> = one.plan().sets.into_iter().map(|s| s.name).collect();
+        assert_eq!(sets, ["healthy", "opacity"], "nothing of the dataset that was trained on is scored");
+    }
+}
