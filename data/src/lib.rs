@@ -6,6 +6,7 @@
 //! 2. The order of samples is a pure function of (seed, epoch, batch index): any number of ranks sees the same batches.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod duplicates;
 mod error;
 pub mod inspect;
 pub mod layouts;
@@ -20,6 +21,7 @@ pub mod sampler;
 mod samples;
 pub mod shard;
 pub mod synth;
+pub mod truth;
 
 pub use error::Error;
 pub use progress::{Progress, Silent};

@@ -105,6 +105,15 @@ impl Samples {
         shard.meta(row)
     }
 
+    /// BLAKE3 of the source file of sample `i`.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn digest(&self, i: usize) -> Digest {
+        let (shard, row) = self.at(i);
+        shard.digest(row)
+    }
+
     /// Height and width of every image.
     pub fn image_size(&self) -> [u32; 2] {
         self.image_size

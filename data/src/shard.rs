@@ -199,6 +199,12 @@ impl Shard {
         self.columns[LABEL].value(row)
     }
 
+    pub(crate) fn digest(&self, row: usize) -> Digest {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(self.digest.value(row));
+        Digest(digest)
+    }
+
     pub(crate) fn meta(&self, row: usize) -> Meta {
         let [id, patient, label, view, sex, source] = &self.columns;
         let maybe = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
@@ -206,8 +212,6 @@ impl Shard {
         let corners = boxes.as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec();
         let start = boxes.as_fixed_size_list().value_offset_at(0);
         let quads = corners[start..start + boxes.len() * 4].as_chunks().0.to_vec();
-        let mut digest = [0; 32];
-        digest.copy_from_slice(self.digest.value(row));
         Meta {
             id: id.value(row).to_owned(),
             patient: patient.value(row).to_owned(),
@@ -217,7 +221,7 @@ impl Shard {
             age: self.age.is_valid(row).then(|| self.age.value(row)),
             boxes: quads,
             source: source.value(row).to_owned(),
-            digest: Digest(digest),
+            digest: self.digest(row),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Writes phantoms as files in RSNA's real layout: JPEG-compressed DICOM with the headers of the real ones, and both tables.
+//! Writes phantoms as files in RSNA's real layout: JPEG-compressed DICOM with the headers of the real ones, and both tables; and
+//! beside them `truth/`, which no real dataset has ([`crate::truth`]).
 
 use std::{
     fs,
@@ -18,6 +19,8 @@ use crate::{
     Error, Progress,
     layouts::rsna::{CLASSES, IMAGES, LABELS, SIDE},
     phantom::{self, Case, Label},
+    readers::png,
+    truth::{FOLDER, Kind},
 };
 
 /// Phantoms are drawn no larger than this and enlarged from there.
@@ -46,7 +49,7 @@ pub struct Options {
     pub size: u32,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Recipe {
     version: u32,
     seed: u64,
@@ -54,6 +57,9 @@ struct Recipe {
     opacity: u32,
     other: u32,
     size: u32,
+    /// Whether `truth/` is there, too; what older builds wrote lacks it.
+    #[serde(default)]
+    truth: bool,
 }
 
 /// What was done.
@@ -84,18 +90,31 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
             "{total} images of {size} pixels make no dataset; it takes 1 or more of 32 to 4096"
         )));
     }
-    let recipe =
-        Recipe { version: VERSION, seed: *seed, healthy: *healthy, opacity: *opacity, other: *other, size: *size };
+    let recipe = Recipe {
+        version: VERSION,
+        seed: *seed,
+        healthy: *healthy,
+        opacity: *opacity,
+        other: *other,
+        size: *size,
+        truth: true,
+    };
     let done = root.join(RECIPE);
     if let Ok(text) = fs::read(&done) {
-        if serde_json::from_slice::<Recipe>(&text).is_ok_and(|r| r == recipe) {
+        let found = serde_json::from_slice::<Recipe>(&text).ok();
+        if found.as_ref() == Some(&recipe) {
+            return Ok(Written { root: root.clone(), images: total, reused: true });
+        }
+        if found.is_some_and(|r| r == Recipe { truth: false, ..recipe.clone() }) {
+            complete(options, total, progress)?;
+            finish(root, &recipe)?;
             return Ok(Written { root: root.clone(), images: total, reused: true });
         }
         return Err(wrong("other phantoms lie there (see its synth.json); choose another folder or remove it".into()));
     }
     let images = root.join(IMAGES);
-    let half = root.join(format!("{RECIPE}.tmp"));
-    let mine = |name: &str| [IMAGES, LABELS, CLASSES].contains(&name) || root.join(name) == half;
+    let half = format!("{RECIPE}.tmp");
+    let mine = |name: &str| [IMAGES, LABELS, CLASSES, FOLDER, &half].contains(&name);
     if let Ok(entries) = fs::read_dir(root) {
         // What an interrupted synth left is done away with; anything else is somebody's data.
         let begun = images.join(BEGUN).exists();
@@ -108,6 +127,7 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
         }
     }
     fs::create_dir_all(&images).map_err(io(&images))?;
+    folders(root)?;
     let marker = images.join(BEGUN);
     fs::write(&marker, b"").map_err(io(&marker))?;
 
@@ -120,18 +140,46 @@ pub fn write(options: &Options, progress: &dyn Progress) -> Result<Written, Erro
             let bytes =
                 dicom(&row, *size as usize, *seed, index).map_err(|why| wrong(format!("make {}: {why}", row.id)))?;
             fs::write(&path, bytes).map_err(io(&path))?;
+            row.truth(root)?;
             progress.advance(1);
             Ok(Row { case: None, ..row })
         })
         .collect::<Result<_, Error>>()?;
 
     tables(root, rows)?;
-    let text = serde_json::to_vec_pretty(&recipe).map_err(|e| wrong(e.to_string()))?;
-    let mut file = fs::File::create(&half).map_err(io(&done))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io(&done))?;
-    fs::rename(&half, &done).map_err(io(&done))?;
+    finish(root, &recipe)?;
     fs::remove_file(&marker).map_err(io(&marker))?;
     Ok(Written { root: root.clone(), images: total, reused: false })
+}
+
+/// Writes the recipe, whole or not at all.
+fn finish(root: &Path, recipe: &Recipe) -> Result<(), Error> {
+    let (done, half) = (root.join(RECIPE), root.join(format!("{RECIPE}.tmp")));
+    let bad = |e: serde_json::Error| Error::Source { path: done.display().to_string(), why: e.to_string() };
+    let text = serde_json::to_vec_pretty(recipe).map_err(bad)?;
+    let mut file = fs::File::create(&half).map_err(io(&done))?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io(&done))?;
+    fs::rename(&half, &done).map_err(io(&done))
+}
+
+/// The folders of the truth.
+fn folders(root: &Path) -> Result<(), Error> {
+    for kind in Kind::ALL {
+        let path = root.join(FOLDER).join(kind.folder());
+        fs::create_dir_all(&path).map_err(io(&path))?;
+    }
+    Ok(())
+}
+
+/// Adds the truth to phantoms that an older build wrote.
+fn complete(options: &Options, total: u64, progress: &dyn Progress) -> Result<(), Error> {
+    folders(&options.root)?;
+    progress.stage("truth of the phantoms", total);
+    (0..total).into_par_iter().try_for_each(|index| {
+        Row::new(options, index).truth(&options.root)?;
+        progress.advance(1);
+        Ok(())
+    })
 }
 
 /// Marks a folder that a synth has begun and not finished.
@@ -175,6 +223,26 @@ impl Row {
             Vec::new()
         };
         Self { id: id(o.seed, index), label, boxes, case: Some(case) }
+    }
+
+    /// Writes what is known of the phantom beside its image, as large as it was drawn: lungs of all, and of those with lesions
+    /// where they are and the same person without them.
+    fn truth(&self, root: &Path) -> Result<(), Error> {
+        let Some(case) = &self.case else { return Ok(()) };
+        let grey = |values: &[f32]| values.iter().map(|v| (v.clamp(0.0, 1.0) * 255.0).round() as u8).collect();
+        let mut files: Vec<(Kind, Vec<u8>)> = vec![(Kind::Mask, grey(&case.lung))];
+        if !case.masks.is_empty() {
+            let lesion = |i: usize| if case.masks.iter().any(|m| m[i]) { 255 } else { 0 };
+            files.push((Kind::Lesion, (0..case.image.len()).map(lesion).collect()));
+            files.push((Kind::Twin, grey(&case.twin)));
+        }
+        for (kind, pixels) in files {
+            let path = root.join(FOLDER).join(kind.key(&self.id));
+            let bad = |why: String| Error::Source { path: path.display().to_string(), why };
+            let bytes = png::write(case.size, case.size, &pixels).map_err(bad)?;
+            fs::write(&path, bytes).map_err(io(&path))?;
+        }
+        Ok(())
     }
 
     fn class(&self) -> &'static str {
