@@ -4,9 +4,12 @@ use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitC
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use morph_spec::scheduling::Bytes;
+use morph_spec::{experiment::Score, scheduling::Bytes};
 use morph_telemetry::{Format, LogArgs, Logs};
-use morph_worker::{agent, device, evaluate, node, rank};
+use morph_worker::{agent, device, evaluate::checkpoint, node, rank, rank::failure::Failure};
+
+/// Exit code of what was refused (docs/exit-codes.md).
+const REFUSED: u8 = 4;
 
 /// Runs training where the GPUs (or CPUs) are.
 #[derive(Debug, Parser)]
@@ -102,6 +105,11 @@ struct AgentArgs {
     memory: Option<Bytes>,
 }
 
+fn score_name(text: &str) -> Result<Score, String> {
+    let names = || Score::ALL.map(Score::name).join(", ");
+    Score::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| format!("expected one of {}", names()))
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -126,18 +134,30 @@ struct EvaluateArgs {
     /// URL or path of the checkpoint's manifest, or of its folder.
     #[arg(long, value_name = "URL")]
     checkpoint: String,
-    /// Another dataset than the one it was trained on.
+    /// Another dataset than the experiment's to score on; may be said again.
     #[arg(long, value_name = "URL")]
-    dataset: Option<String>,
+    on: Vec<String>,
+    /// The score that thresholds, subgroups and p-values are of: l1, top5, …
+    #[arg(long, value_parser = score_name)]
+    score: Option<Score>,
+    /// Folder with twins/, lesions/ and masks/ of the images.
+    #[arg(long, value_name = "URL")]
+    truth: Option<String>,
+    /// Score test images that had a part in training; the evaluation says so.
+    #[arg(long)]
+    allow_leakage: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// Also draw some cases into this PNG file.
     #[arg(long, value_name = "FILE")]
     panel: Option<PathBuf>,
-    /// Also write every image's scores into this CSV file.
+    /// Also write every image's numbers into this CSV file.
     #[arg(long, value_name = "FILE")]
-    scores: Option<PathBuf>,
+    cases: Option<PathBuf>,
+    /// Also write all artifacts into this folder: evaluation.json, cases.csv, cases.parquet, panel.png.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// The node's dataset cache.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -167,7 +187,10 @@ fn main() -> ExitCode {
         Err(e) => {
             tracing::debug!("{e:?}");
             complain(&format!("{e:#}"));
-            ExitCode::FAILURE
+            match e.downcast_ref() {
+                Some(Failure::Refused(_)) => ExitCode::from(REFUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -243,16 +266,32 @@ fn score(args: EvaluateArgs) -> Result<()> {
         url = format!("file://{}", path.display());
     }
     let cache = args.cache.unwrap_or_else(|| std::env::temp_dir().join("morph-cache"));
-    let outcome = evaluate::checkpoint(&url, args.dataset.as_deref(), &cache, 64 << 30)?;
+    let request = checkpoint::Request {
+        url,
+        on: args.on,
+        score: args.score,
+        truth: args.truth,
+        allow_leakage: args.allow_leakage,
+    };
+    let outcome = checkpoint::evaluate(&request, &cache, 64 << 30)?;
+    let write = |path: &std::path::Path, bytes: &[u8]| {
+        std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+    };
     if let Some(path) = args.panel {
-        std::fs::write(&path, &outcome.panel).with_context(|| format!("write {}", path.display()))?;
+        write(&path, &outcome.panel)?;
     }
-    if let Some(path) = args.scores {
-        std::fs::write(&path, &outcome.csv).with_context(|| format!("write {}", path.display()))?;
+    if let Some(path) = args.cases {
+        write(&path, outcome.cases.to_csv().as_bytes())?;
+    }
+    if let Some(folder) = args.out {
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        for (name, bytes) in outcome.files()? {
+            write(&folder.join(name), &bytes)?;
+        }
     }
     match args.output {
-        Output::Json => print(&serde_json::to_string_pretty(&outcome.report)?),
-        Output::Table => print(outcome.report.text().trim_end()),
+        Output::Json => print(&outcome.evaluation.to_json()),
+        Output::Table => print(outcome.evaluation.text().trim_end()),
     }
 }
 

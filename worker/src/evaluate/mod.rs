@@ -1,38 +1,54 @@
-//! Scores a trained network: healthy against each pathology, with baselines that see no pathology at all.
+//! Scores a trained network: every image of every set, healthy against each pathology, with baselines that see no pathology at
+//! all. docs/scores.md says what each number means.
 //!
 //! Contract:
 //! 1. Scores do not depend on the number of ranks, bit for bit: images are computed in fixed batches, and what is added
-//!    over ranks is a number and zeros.
-//! 2. Nothing is chosen by looking at the test set: the panel's scale is the validation set's, its cases are evenly spaced.
+//!    over ranks is a number and zeros, or counts.
+//! 2. Nothing is chosen by looking at the test set: thresholds and scales are the healthy validation images', the panel's cases
+//!    evenly spaced.
+//! 3. Everything but localisation follows from the table of cases; rank 0 computes it.
 
+pub mod checkpoint;
 pub mod font;
+mod gather;
+pub mod leakage;
+pub mod measure;
 pub mod panel;
-pub mod report;
+pub mod parquet;
+mod passes;
 pub mod table;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use morph_checkpoint::Snapshot;
 use morph_data::Samples;
-use morph_model::{Keyed, Method};
+use morph_model::Method;
 use morph_objects::Objects;
+use morph_scores::{
+    Found, Plan,
+    cases::{Cases, Role},
+    evaluation::{self, Design, Evaluation, Evidence, Leakage, Localisation, Pair, Scored, VALIDATION_SET},
+};
 use morph_spec::Experiment;
 use tch::Tensor;
 use tokio::runtime::Runtime;
 
 use crate::{
     evaluate::{
+        measure::{Row, SIGMA},
         panel::Case,
-        report::{Report, Scored},
-        table::{COLUMNS, Row},
+        passes::{Pass, boxes, draws, measure_set, validate},
+        table::Measured,
     },
     rank::{
-        self,
         events::Events,
         failure::Failure,
         group::{Group, Place},
-        images::{Dataset, TestSets, tensor, values},
+        images::{TestSamples, TestSets, tensor, values},
         orders::Orders,
         progress::Position,
         snapshot,
@@ -40,39 +56,53 @@ use crate::{
     wire::Event,
 };
 
-/// Bins of the histogram of residuals, which lie in 0..1.
-const BINS: usize = 2048;
-/// Share of the validation set's residuals that the panel shows darker than white.
-const SHARE: f64 = 0.995;
-/// Rounds of batches between two votes on stopping.
-const ROUNDS: usize = 4;
-
 /// What is scored, by whom.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scene<'a> {
     /// The experiment.
     pub experiment: &'a Experiment,
     /// The sets that are scored.
     pub test: &'a TestSets,
-    /// The set that gives the panel's scale.
+    /// The set that gives thresholds and scales.
     pub validation: &'a Samples,
+    /// What test images share with training, if somebody looked.
+    pub leakage: Option<&'a Leakage>,
     /// The ranks.
     pub group: &'a Group,
     /// Where tensors live.
     pub place: Place,
     /// Orders.
     pub orders: &'a Orders,
+    /// For what is fetched meanwhile.
+    pub runtime: &'a Runtime,
 }
 
 /// The scores and the files of an evaluation.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The scores.
-    pub report: Report,
-    /// Per-image scores.
-    pub csv: String,
+    /// What was found.
+    pub evaluation: Evaluation,
+    /// Every image's numbers.
+    pub cases: Cases,
     /// The picture of some cases.
     pub panel: Vec<u8>,
+}
+
+impl Outcome {
+    /// The artifacts: name and bytes.
+    ///
+    /// # Errors
+    /// When the table is too large for Parquet.
+    pub fn files(&self) -> Result<[(&'static str, Bytes); 4], Failure> {
+        let table = parquet::write(&self.cases).map_err(|e| Failure::Infra(format!("write cases.parquet: {e}")))?;
+        Ok([
+            ("cases.csv", Bytes::from(self.cases.to_csv())),
+            ("cases.parquet", Bytes::from(table)),
+            ("panel.png", Bytes::from(self.panel.clone())),
+            // Last: whoever sees it sees all.
+            ("evaluation.json", Bytes::from(self.evaluation.to_json())),
+        ])
+    }
 }
 
 /// The last act of an attempt: scores the best checkpoint; rank 0 writes the artifacts and reports. `false` when ordered to
@@ -85,28 +115,38 @@ pub fn attempt(
     method: &dyn Method,
     at: &Position,
     output: &Objects,
-    runtime: &Runtime,
     events: &Arc<Events>,
 ) -> Result<bool, Failure> {
-    load_best(scene.group, method, at, runtime)?;
-    let best = at.best.as_ref().map(|b| (b.step, Some(b.score))).unwrap_or((at.step, None));
-    let Some(outcome) = score(scene, method, best)? else { return Ok(false) };
-    let Some(Outcome { report, csv, panel }) = outcome else { return Ok(true) };
-    let text = serde_json::to_string_pretty(&report).map_err(|e| Failure::Infra(format!("write the report: {e}")))?;
+    load_best(scene.group, method, at, scene.runtime)?;
+    let best = at.best.as_ref();
+    let model = Scored {
+        checkpoint: best.map(|b| b.url.clone()).filter(|url| !url.is_empty()),
+        step: best.map_or(at.step, |b| b.step),
+        validation_score: best.map(|b| b.score),
+        ..described(scene.experiment)
+    };
+    let Some(outcome) = score(scene, method, model)? else { return Ok(false) };
+    let Some(outcome) = outcome else { return Ok(true) };
     let folder = output.at("artifacts");
-    let files = [
-        ("scores.csv", Bytes::from(csv)),
-        ("panel.png", Bytes::from(panel)),
-        ("summary.json", Bytes::from(text.clone())),
-    ];
     let mut artifacts = Vec::new();
-    for (name, bytes) in files {
-        runtime.block_on(folder.put(name, bytes))?;
+    for (name, bytes) in outcome.files()? {
+        scene.runtime.block_on(folder.put(name, bytes))?;
         artifacts.push(folder.url_of(name));
     }
-    tracing::info!("scores:\n{}", report.text());
-    events.say(&Event::Evaluated { summary: report.summary(), report: text, artifacts });
+    let evaluation = &outcome.evaluation;
+    tracing::info!("scores:\n{}", evaluation.text());
+    events.say(&Event::Evaluated { summary: evaluation.summary(), report: evaluation.to_json(), artifacts });
     Ok(true)
+}
+
+/// What an experiment says of the network that it trains.
+pub fn described(experiment: &Experiment) -> Scored {
+    Scored {
+        experiment: experiment.name.clone(),
+        method: experiment.model.method.name().to_owned(),
+        seed: experiment.trainer.seed,
+        ..Scored::default()
+    }
 }
 
 /// Rank 0 loads the best checkpoint's weights and gives them to all.
@@ -140,134 +180,143 @@ fn load_best(group: &Group, method: &dyn Method, at: &Position, runtime: &Runtim
 /// Scores all sets: `None` when ordered to stop; `Some(None)` on all ranks but 0.
 ///
 /// # Errors
-/// Lost peers, scores that are not numbers.
-pub fn score(
-    scene: &Scene<'_>,
-    method: &dyn Method,
-    best: (u64, Option<f64>),
-) -> Result<Option<Option<Outcome>>, Failure> {
-    let Some(healthy) = rows(scene, method, &scene.test.healthy)? else { return Ok(None) };
-    let mut sick = Vec::new();
-    for (_, samples) in &scene.test.pathology {
-        let Some(rows) = rows(scene, method, samples)? else { return Ok(None) };
-        sick.push(rows);
+/// Lost peers, and images whose scores are not numbers: they are named.
+pub fn score(scene: &Scene<'_>, method: &dyn Method, model: Scored) -> Result<Option<Option<Outcome>>, Failure> {
+    let places = places(scene.test);
+    let Some(validated) = validate(scene, method, !places.is_empty())? else { return Ok(None) };
+    let mut passes = Vec::new();
+    for set in &scene.test.sets {
+        let threshold = places.contains(set.name.as_str()).then_some(validated.regions);
+        let Some(pass) = measure_set(scene, method, set, threshold)? else { return Ok(None) };
+        passes.push(pass);
     }
-    let residual_scale = residual_scale(scene, method)?;
     if scene.group.rank() != 0 {
         return Ok(Some(None));
     }
-    let sets: Vec<(&str, Scored<'_>)> =
-        std::iter::once(("healthy", Scored { samples: &scene.test.healthy, rows: &healthy }))
-            .chain(
-                scene
-                    .test
-                    .pathology
-                    .iter()
-                    .zip(&sick)
-                    .map(|((name, samples), rows)| (name.as_str(), Scored { samples, rows })),
-            )
-            .collect();
-    let (healthy_ssim, healthy_l1) = report::fidelity(&healthy);
-    let report = Report {
-        step: best.0,
-        val_score: best.1,
-        healthy_samples: healthy.len(),
-        healthy_ssim,
-        healthy_l1,
-        pathology: report::pathologies(sets[0].1, sets[1..].iter().copied())?,
-        residual_scale,
+    let own = &scene.test.datasets[0];
+    let mut measured = vec![Measured {
+        name: VALIDATION_SET,
+        role: Role::Validation,
+        dataset: &own.name,
+        persons_known: own.persons_known,
+        samples: scene.validation,
+        rows: &validated.rows,
+    }];
+    measured.extend(scene.test.sets.iter().zip(&passes).map(|(set, pass)| {
+        let dataset = &scene.test.datasets[set.dataset];
+        Measured {
+            name: &set.name,
+            role: if set.sick { Role::Pathology } else { Role::Healthy },
+            dataset: &dataset.name,
+            persons_known: dataset.persons_known,
+            samples: &set.samples,
+            rows: &pass.rows,
+        }
+    }));
+    let settings = &scene.experiment.evaluation;
+    let cases = evaluation::p_values(&table::cases(&measured)?, settings.score.name())?;
+    let mut evaluation = Evaluation {
+        model,
+        datasets: scene.test.datasets.clone(),
+        residual_scale: Some(validated.scale),
+        leakage: scene.leakage.cloned(),
+        ..evaluation::evaluate(&cases, &design(scene))?
     };
-    let csv = table::csv(sets.iter().map(|(name, s)| (*name, s.samples, s.rows)));
-    let mut cases = Vec::new();
-    for (name, set) in &sets {
-        cases.extend(picture(scene, method, name, *set)?);
+    for (name, [healthy, sick]) in &scene.test.comparisons {
+        let place = localise(scene, &passes, healthy, sick, validated.regions)?;
+        if let Some(comparison) = evaluation.comparisons.get_mut(name) {
+            comparison.localisation = place;
+        }
     }
-    let side = scene.test.healthy.image_size()[0] as usize;
+    evaluation.notes.extend(notes(scene, &cases));
+    let mut pictured = Vec::new();
+    for (set, pass) in scene.test.sets.iter().zip(&passes) {
+        pictured.extend(picture(scene, method, set, &pass.rows)?);
+    }
+    let side = scene.validation.image_size()[0] as usize;
     let panel =
-        panel::draw(&cases, side, residual_scale).map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
-    Ok(Some(Some(Outcome { report, csv, panel })))
+        panel::draw(&pictured, side, validated.scale).map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
+    Ok(Some(Some(Outcome { evaluation, cases, panel })))
 }
 
-/// The scores of every image of `samples`, on all ranks; `None` when ordered to stop.
-fn rows(scene: &Scene<'_>, method: &dyn Method, samples: &Samples) -> Result<Option<Vec<Row>>, Failure> {
-    let mut flat = vec![0.0; samples.len() * COLUMNS];
-    let complete = batches(scene, samples, |range, x| {
-        let r = method.reconstruct(x, &mut draws(scene, range.clone()))?;
-        let scored = table::score(x, &r)?;
-        flat[range.start * COLUMNS..range.end * COLUMNS].copy_from_slice(scored.as_flattened());
-        Ok(())
-    })?;
-    if !complete {
+fn design(scene: &Scene<'_>) -> Design {
+    let settings = &scene.experiment.evaluation;
+    let pair = |[healthy, pathology]: &[String; 2]| Pair { healthy: healthy.clone(), pathology: pathology.clone() };
+    Design {
+        score: settings.score.name().to_owned(),
+        specificity: settings.specificity,
+        bootstrap: Plan { resamples: settings.resamples, ..Plan::default() },
+        comparisons: scene.test.comparisons.iter().map(|(name, sets)| (name.clone(), pair(sets))).collect(),
+    }
+}
+
+/// The names of the sets in which findings are looked for: pathologies with boxes, and the healthy sets beside them.
+fn places(test: &TestSets) -> BTreeSet<&str> {
+    let boxed = |name: &str| {
+        let set = test.sets.iter().find(|s| s.name == name);
+        set.is_some_and(|s| (0..s.samples.len()).any(|i| !boxes(&s.samples, i).is_empty()))
+    };
+    let with = test.comparisons.values().filter(|[_, sick]| boxed(sick));
+    with.flat_map(|[healthy, sick]| [healthy.as_str(), sick.as_str()]).collect()
+}
+
+/// Where the findings of one comparison are; `None` where no image has boxes.
+fn localise(
+    scene: &Scene<'_>,
+    passes: &[Pass],
+    healthy: &str,
+    sick: &str,
+    threshold: f64,
+) -> Result<Option<Localisation>, Failure> {
+    let of = |name: &str| scene.test.sets.iter().zip(passes).find(|(s, _)| s.name == name);
+    let Some(((_, no_finding), (sick, finding))) = of(healthy).zip(of(sick)) else { return Ok(None) };
+    let (mut found, mut patients) = (Vec::new(), Vec::new());
+    for (i, regions) in finding.regions.iter().enumerate() {
+        let truth = boxes(&sick.samples, i);
+        if !truth.is_empty() {
+            found.push(Found::new(regions, &truth));
+            patients.push(sick.samples.meta(i).patient);
+        }
+    }
+    if found.is_empty() {
         return Ok(None);
     }
-    scene.group.sum(&mut flat)?;
-    let rows: Vec<Row> = flat.as_chunks().0.to_vec();
-    match rows.iter().flatten().find(|v| !v.is_finite()) {
-        Some(v) => Err(Failure::User(format!("an image's score is {v}: the network's output is not a number"))),
-        None => Ok(Some(rows)),
+    let numbers: BTreeMap<String, u64> = patients.iter().cloned().zip(0..).collect();
+    let known = scene.test.datasets[sick.dataset].persons_known;
+    let persons: Option<Vec<u64>> = known.then(|| patients.iter().map(|p| numbers[p]).collect());
+    let false_alarms: Vec<Found> = no_finding.regions.iter().map(|r| Found::new(r, &[])).collect();
+    let evidence = Evidence {
+        pixels: &finding.pixels,
+        sick: &found,
+        persons: persons.as_deref(),
+        healthy: &false_alarms,
+        region_threshold: threshold,
+        sigma: SIGMA,
+    };
+    Ok(Some(Localisation::of(&evidence, design(scene).bootstrap)?))
+}
+
+/// What a reader must know of the datasets.
+fn notes(scene: &Scene<'_>, cases: &Cases) -> Vec<String> {
+    let mut notes = Vec::new();
+    for dataset in scene.test.datasets.iter().filter(|d| d.synthetic) {
+        notes.push(format!("{} holds phantoms: these numbers say nothing about patients", dataset.name));
     }
-}
-
-/// Calls `each` for this rank's batches of `samples`; whether it got to the end.
-fn batches(
-    scene: &Scene<'_>,
-    samples: &Samples,
-    mut each: impl FnMut(std::ops::Range<usize>, &Tensor) -> Result<(), Failure>,
-) -> Result<bool, Failure> {
-    let size = scene.experiment.evaluation.batch_size.max(1) as usize;
-    let (rank, world) = (scene.group.rank() as usize, scene.group.world() as usize);
-    let count = samples.len().div_ceil(size);
-    for (i, round) in (0..count).step_by(world).enumerate() {
-        if i % ROUNDS == 0 && scene.group.any(scene.orders.stop_requested())? {
-            return Ok(false);
-        }
-        let start = (round + rank) * size;
-        if start < samples.len() {
-            let range = start..samples.len().min(start + size);
-            each(range.clone(), &tensor(samples, range.map(|i| i as u64), scene.place))?;
+    if let Some(url) = &scene.experiment.evaluation.truth {
+        let any = ["twin_l1", "l1_masked"].iter().any(|name| cases.column(name).is_some());
+        if !any {
+            notes.push(format!("nothing is known of any image in evaluation.truth, {url}"));
         }
     }
-    Ok(true)
-}
-
-/// The random numbers of images `images` of a set, for methods that draw in scoring, too.
-fn draws(scene: &Scene<'_>, images: std::ops::Range<usize>) -> Keyed {
-    Keyed::new(scene.experiment.trainer.seed, "evaluation", images.map(|i| i as u64))
-}
-
-/// The residual below which [`SHARE`] of the validation set's are, priors' and reconstructions' together.
-fn residual_scale(scene: &Scene<'_>, method: &dyn Method) -> Result<f64, Failure> {
-    let mut histogram = vec![0.0; BINS];
-    batches(scene, scene.validation, |range, x| {
-        let r = method.reconstruct(x, &mut draws(scene, range))?;
-        for y in [&r.prior, &r.reconstruction] {
-            for v in values(&(x - y).abs())? {
-                histogram[((v * BINS as f64) as usize).min(BINS - 1)] += 1.0;
-            }
-        }
-        Ok(())
-    })?;
-    scene.group.sum(&mut histogram)?;
-    Ok(quantile(&histogram, SHARE))
-}
-
-/// The upper edge of the bin in which `share` of all counts is reached.
-fn quantile(histogram: &[f64], share: f64) -> f64 {
-    let wanted = histogram.iter().sum::<f64>() * share;
-    let mut seen = 0.0;
-    let bin = histogram.iter().position(|n| {
-        seen += n;
-        seen >= wanted
-    });
-    (bin.unwrap_or(0) + 1) as f64 / histogram.len() as f64
+    notes
 }
 
 /// Evenly spaced cases of one set.
-fn picture(scene: &Scene<'_>, method: &dyn Method, name: &str, set: Scored<'_>) -> Result<Vec<Case>, Failure> {
+fn picture(scene: &Scene<'_>, method: &dyn Method, set: &TestSamples, rows: &[Row]) -> Result<Vec<Case>, Failure> {
     let wanted = (scene.experiment.evaluation.panel_cases as usize).min(set.samples.len());
     let mut cases = Vec::new();
     for i in (0..wanted).map(|i| (2 * i + 1) * set.samples.len() / (2 * wanted)) {
-        let x = tensor(set.samples, [i as u64], scene.place);
+        let x = tensor(&set.samples, [i as u64], scene.place);
         let r = method.reconstruct(&x, &mut draws(scene, i..i + 1))?;
         let meta = set.samples.meta(i);
         let plane = |t: &Tensor| Ok::<_, Failure>(values(t)?.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
@@ -275,8 +324,10 @@ fn picture(scene: &Scene<'_>, method: &dyn Method, name: &str, set: Scored<'_>) 
             Some(field) => Some([plane(&field.select(1, 0))?, plane(&field.select(1, 1))?]),
             None => None,
         };
+        // The first column is the paper's score.
+        let l1 = rows[i][0].unwrap_or_default();
         cases.push(Case {
-            title: format!("{name} {}  |x-x'| {:.4}", meta.id, set.rows[i][table::Column::Residual as usize]),
+            title: format!("{} {}  |x-x'| {l1:.4}", set.name, meta.id),
             input: plane(&x)?,
             prior: plane(&r.prior)?,
             reconstruction: plane(&r.reconstruction)?,
@@ -285,51 +336,4 @@ fn picture(scene: &Scene<'_>, method: &dyn Method, name: &str, set: Scored<'_>) 
         });
     }
     Ok(cases)
-}
-
-/// Scores the checkpoint at `url` in this process; `dataset` in place of the experiment's.
-///
-/// # Errors
-/// When either cannot be read, or they do not fit.
-pub fn checkpoint(url: &str, dataset: Option<&str>, cache: &Path, cache_bytes: u64) -> Result<Outcome, Failure> {
-    let runtime = rank::runtime()?;
-    let snapshot: Snapshot = runtime.block_on(morph_checkpoint::load(url, None))?;
-    let experiment: Experiment = serde_json::from_value(snapshot.state.experiment.clone())
-        .map_err(|e| Failure::User(format!("{url}: its experiment cannot be read: {e}")))?;
-    rank::set_up(experiment.trainer.threads)?;
-    let place = Place { device: crate::device::pick(experiment.trainer.device, 0)?, kind: tch::Kind::Float };
-    let location = dataset.unwrap_or(&experiment.dataset.url);
-    let expected = dataset.is_none().then_some(snapshot.state.dataset);
-    let dataset = runtime.block_on(Dataset::open(location, expected, cache, cache_bytes))?;
-    let sets = runtime.block_on(dataset.sets(&experiment))?;
-    let net = rank::build(&experiment, place, &runtime)?;
-    snapshot::load_model(net.method.as_ref(), &snapshot)?;
-    let (group, orders) = (Group::solo(), Orders::default());
-    let scene = Scene {
-        experiment: &experiment,
-        test: &sets.test,
-        validation: &sets.validation,
-        group: &group,
-        place,
-        orders: &orders,
-    };
-    let val_score = snapshot.state.best.as_ref().filter(|b| b.step == snapshot.state.step).map(|b| b.score);
-    score(&scene, net.method.as_ref(), (snapshot.state.step, val_score))?
-        .flatten()
-        .ok_or_else(|| Failure::Infra("the evaluation was stopped".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quantile;
-
-    #[test]
-    fn a_quantile_is_the_edge_of_its_bin() {
-        let mut histogram = vec![0.0; 10];
-        histogram[0] = 99.0;
-        histogram[7] = 1.0;
-        assert_eq!(quantile(&histogram, 0.5), 0.1);
-        assert_eq!(quantile(&histogram, 0.995), 0.8);
-        assert_eq!(quantile(&[0.0; 4], 0.5), 0.25);
-    }
 }

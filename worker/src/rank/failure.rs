@@ -8,6 +8,9 @@ pub enum Failure {
     /// The configuration or the data is wrong: trying again is no use.
     #[error("{0}")]
     User(String),
+    /// What was asked would say nothing true: test images had a part in training.
+    #[error("{0}")]
+    Refused(String),
     /// I/O, memory, machine.
     #[error("{0}")]
     Infra(String),
@@ -23,7 +26,7 @@ impl Failure {
     /// How the rank reports it.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::User(_) => Exit::User,
+            Self::User(_) | Self::Refused(_) => Exit::User,
             Self::Infra(_) => Exit::Infra,
             Self::PeerLost(_) => Exit::PeerLost,
             Self::Stopped => Exit::Stopped,

@@ -1,10 +1,11 @@
 //! From samples to tensors, and the sets of samples that a run needs.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use morph_data::Samples;
 use morph_objects::{NodeCache, Objects};
-use morph_spec::{Digest, Experiment, Manifest};
+use morph_scores::evaluation as scores;
+use morph_spec::{Digest, Experiment, Manifest, manifest::PatientIds};
 use tch::{Kind, Tensor};
 
 use crate::rank::{failure::Failure, group::Place};
@@ -23,10 +24,25 @@ pub struct Sets {
 /// The samples that are scored.
 #[derive(Debug)]
 pub struct TestSets {
-    /// The negative set.
-    pub healthy: Samples,
-    /// The positive sets, by name.
-    pub pathology: Vec<(String, Samples)>,
+    /// Each set, once.
+    pub sets: Vec<TestSamples>,
+    /// Comparison → the healthy set's name, the pathology's.
+    pub comparisons: BTreeMap<String, [String; 2]>,
+    /// The datasets that the sets are of; the first is that of the validation samples.
+    pub datasets: Vec<scores::Dataset>,
+}
+
+/// The samples of one set.
+#[derive(Debug)]
+pub struct TestSamples {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the positive set of a comparison.
+    pub sick: bool,
+    /// Which of [`TestSets::datasets`] it is of.
+    pub dataset: usize,
+    /// The samples.
+    pub samples: Samples,
 }
 
 /// A dataset that can be read here.
@@ -46,6 +62,12 @@ impl Dataset {
     /// # Errors
     /// When there is no dataset, or another than the run was submitted with.
     pub async fn open(url: &str, expected: Option<Digest>, cache: &Path, cache_bytes: u64) -> Result<Self, Failure> {
+        let (folder, manifest, digest) = Self::look(url, expected).await?;
+        let cache = NodeCache::open(cache, cache_bytes)?;
+        Ok(Self { folder, manifest, digest, cache })
+    }
+
+    async fn look(url: &str, expected: Option<Digest>) -> Result<(Objects, Manifest, Digest), Failure> {
         let folder = Objects::open(url)?;
         let (manifest, digest) = morph_data::manifest::read(&folder).await?;
         if let Some(expected) = expected.filter(|e| *e != digest) {
@@ -54,8 +76,7 @@ impl Dataset {
                  submit the run again"
             )));
         }
-        let cache = NodeCache::open(cache, cache_bytes)?;
-        Ok(Self { folder, manifest, digest, cache })
+        Ok((folder, manifest, digest))
     }
 
     /// All samples that `experiment` names. An empty set is an error now, not after hours of training.
@@ -63,14 +84,7 @@ impl Dataset {
     /// # Errors
     /// When a set is empty, a shard is missing or corrupt, or images are of another size than the model's.
     pub async fn sets(&self, experiment: &Experiment) -> Result<Sets, Failure> {
-        let [height, width] = self.manifest.image_size;
-        let side = experiment.model.image_size;
-        if [height, width] != [side, side] {
-            return Err(Failure::User(format!(
-                "model.image_size is {side}, but images of dataset {:?} are {height}×{width}; set one to the other's size",
-                self.manifest.name
-            )));
-        }
+        self.fits(experiment)?;
         Ok(Sets {
             train: self.subset(&experiment.dataset.train).await?,
             validation: self.subset(&experiment.dataset.validation).await?,
@@ -78,17 +92,61 @@ impl Dataset {
         })
     }
 
-    /// The samples that `experiment` scores.
+    /// The samples that `experiment` scores; those of other datasets than this are opened by their URL.
     ///
     /// # Errors
     /// As [`Self::sets`].
     pub async fn test(&self, experiment: &Experiment) -> Result<TestSets, Failure> {
-        let healthy = self.subset(&experiment.evaluation.healthy).await?;
-        let mut pathology = Vec::new();
-        for (name, subset) in &experiment.evaluation.pathology {
-            pathology.push((name.clone(), self.subset(subset).await?));
+        let plan = experiment.evaluation.plan();
+        let mut others: Vec<Self> = Vec::new();
+        let mut sets = Vec::new();
+        for set in plan.sets {
+            let url = set.dataset.map(|url| Objects::open(&url).map(|folder| folder.url())).transpose()?;
+            let (dataset, samples) = match url.filter(|url| *url != self.folder.url()) {
+                None => (0, self.subset(&set.subset).await?),
+                Some(url) => {
+                    let at = others.iter().position(|other| other.folder.url() == url);
+                    if at.is_none() {
+                        let (folder, manifest, digest) = Self::look(&url, None).await?;
+                        let other = Self { folder, manifest, digest, cache: self.cache.clone() };
+                        other.fits(experiment)?;
+                        others.push(other);
+                    }
+                    let at = at.unwrap_or(others.len() - 1);
+                    (at + 1, others[at].subset(&set.subset).await?)
+                }
+            };
+            sets.push(TestSamples { name: set.name, sick: set.sick, dataset, samples });
         }
-        Ok(TestSets { healthy, pathology })
+        let datasets = std::iter::once(self).chain(&others).map(Self::described).collect();
+        Ok(TestSets { sets, comparisons: plan.comparisons, datasets })
+    }
+
+    /// Refuses images of another size than the model's.
+    ///
+    /// # Errors
+    /// When they are.
+    pub fn fits(&self, experiment: &Experiment) -> Result<(), Failure> {
+        let [height, width] = self.manifest.image_size;
+        let side = experiment.model.image_size;
+        if [height, width] == [side, side] {
+            return Ok(());
+        }
+        Err(Failure::User(format!(
+            "model.image_size is {side}, but images of dataset {:?} are {height}×{width}; set one to the other's size",
+            self.manifest.name
+        )))
+    }
+
+    /// What an evaluation says of it.
+    pub fn described(&self) -> scores::Dataset {
+        scores::Dataset {
+            name: self.manifest.name.clone(),
+            url: self.folder.url(),
+            digest: self.digest.to_string(),
+            persons_known: self.manifest.patient_ids == PatientIds::Person,
+            synthetic: self.manifest.synthetic,
+        }
     }
 
     /// The samples of one subset.

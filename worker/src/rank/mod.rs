@@ -187,6 +187,9 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let dataset =
         runtime.block_on(Dataset::open(&job.dataset, Some(job.digest), &options.cache, options.cache_bytes))?;
     let sets = runtime.block_on(dataset.sets(&job.experiment))?;
+    // Every rank looks, and finds the same: nobody trains for days to be refused.
+    let leakage = evaluate::leakage::look(&job.experiment, &sets.train, &sets.validation, &sets.test);
+    evaluate::leakage::refuse(&leakage)?;
     let mut net = build(&job.experiment, place, &runtime)?;
     let provenance = Provenance { experiment: job.experiment_json.clone(), dataset: dataset.digest, world: job.world };
     let at = match &job.resume {
@@ -233,13 +236,15 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
         experiment: &job.experiment,
         test: &sets.test,
         validation: &sets.validation,
+        leakage: Some(&leakage),
         group: &group,
         place,
         orders,
+        runtime: &runtime,
     };
     let since = Instant::now();
     let _evaluate = tracing::info_span!(target: TRACE, "evaluate").entered();
-    if !evaluate::attempt(&scene, net.method.as_ref(), &at, &job.output, &runtime, events)? {
+    if !evaluate::attempt(&scene, net.method.as_ref(), &at, &job.output, events)? {
         return Ok(Exit::Stopped);
     }
     if job.rank == 0 {

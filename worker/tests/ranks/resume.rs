@@ -5,6 +5,7 @@ use std::{env, path::Path, sync::Arc};
 
 use morph_data::{Meta, manifest, shard::Writer};
 use morph_objects::Objects;
+use morph_scores::evaluation::Scored;
 use morph_spec::{
     Digest, Experiment, Manifest,
     manifest::{PatientIds, Shard, VERSION},
@@ -174,17 +175,20 @@ impl Rank {
                 experiment: &self.experiment,
                 test: &self.sets.test,
                 validation: &self.sets.validation,
+                leakage: None,
                 group,
                 place: PLACE,
                 orders: &orders,
+                runtime: &self.runtime,
             };
-            evaluate::score(&scene, net.method.as_ref(), (1, None)).unwrap().unwrap()
+            evaluate::score(&scene, net.method.as_ref(), Scored::default()).unwrap().unwrap()
         };
         let shared = score(&self.group);
         assert_eq!(shared.is_some(), self.group.rank() == 0, "rank 0 has the scores of all");
         if let Some(shared) = shared {
             let alone = score(&solo).unwrap();
-            assert_eq!((shared.report, shared.csv, shared.panel), (alone.report, alone.csv, alone.panel));
+            assert_eq!(shared.files().unwrap(), alone.files().unwrap(), "every artifact, byte by byte");
+            assert_eq!(shared.evaluation.summary(), alone.evaluation.summary());
         }
     }
 }

@@ -1,0 +1,144 @@
+//! Scores a checkpoint by itself, in this process, perhaps on other datasets than the run's.
+
+use std::path::Path;
+
+use morph_checkpoint::Snapshot;
+use morph_data::Samples;
+use morph_scores::evaluation::{Leakage, Scored};
+use morph_spec::{
+    Digest, Experiment,
+    experiment::{self, Score},
+};
+
+use crate::{
+    evaluate::{Outcome, Scene, described, leakage, score},
+    rank::{
+        self,
+        failure::Failure,
+        group::{Group, Place},
+        images::{Dataset, Sets, TestSets},
+        orders::Orders,
+        snapshot,
+    },
+};
+
+/// What to score, and what of the experiment to do otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// URL of the checkpoint's manifest.
+    pub url: String,
+    /// Folders of the datasets to score on; none: what the experiment says.
+    pub on: Vec<String>,
+    /// The primary score.
+    pub score: Option<Score>,
+    /// Folder with what else is known of the images.
+    pub truth: Option<String>,
+    /// Score test images that had a part in training.
+    pub allow_leakage: bool,
+}
+
+/// Scores it.
+///
+/// # Errors
+/// When something cannot be read, does not fit, or test images had a part in training ([`Failure::Refused`]).
+pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Outcome, Failure> {
+    let runtime = rank::runtime()?;
+    let url = &request.url;
+    let snapshot: Snapshot = runtime.block_on(morph_checkpoint::load(url, None))?;
+    let mut experiment: Experiment = serde_json::from_value(snapshot.state.experiment.clone())
+        .map_err(|e| Failure::User(format!("{url}: its experiment cannot be read: {e}")))?;
+    if let Some(score) = request.score {
+        experiment.evaluation.score = score;
+    }
+    if request.truth.is_some() {
+        experiment.evaluation.truth.clone_from(&request.truth);
+    }
+    if request.allow_leakage {
+        experiment.evaluation.leakage = experiment::Leakage::Allow;
+    }
+    if experiment.evaluation.score.is_masked() && experiment.evaluation.truth.is_none() {
+        let name = experiment.evaluation.score.name();
+        return Err(Failure::User(format!("the score {name} looks within a mask: say where masks are, with --truth")));
+    }
+    rank::set_up(experiment.trainer.threads)?;
+    let place = Place { device: crate::device::pick(experiment.trainer.device, 0)?, kind: tch::Kind::Float };
+    let ready = runtime.block_on(ready(request, &mut experiment, snapshot.state.dataset, cache, cache_bytes))?;
+    leakage::refuse(&ready.leakage)?;
+    let net = rank::build(&experiment, place, &runtime)?;
+    snapshot::load_model(net.method.as_ref(), &snapshot)?;
+    let (group, orders) = (Group::solo(), Orders::default());
+    let scene = Scene {
+        experiment: &experiment,
+        test: &ready.test,
+        validation: &ready.validation,
+        leakage: Some(&ready.leakage),
+        group: &group,
+        place,
+        orders: &orders,
+        runtime: &runtime,
+    };
+    let model = Scored {
+        checkpoint: Some(url.clone()),
+        step: snapshot.state.step,
+        validation_score: snapshot.state.best.as_ref().filter(|b| b.step == snapshot.state.step).map(|b| b.score),
+        ..described(&experiment)
+    };
+    let mut outcome = score(&scene, net.method.as_ref(), model)?
+        .flatten()
+        .ok_or_else(|| Failure::Infra("the evaluation was stopped".into()))?;
+    if !ready.leakage.unchecked.is_empty() {
+        let dataset = &outcome.evaluation.datasets[0].name;
+        let note =
+            format!("thresholds and scales are of healthy validation images of {dataset}, not of the data trained on");
+        outcome.evaluation.notes.push(note);
+    }
+    Ok(outcome)
+}
+
+/// What is scored, and what gives thresholds.
+struct Ready {
+    validation: Samples,
+    test: TestSets,
+    leakage: Leakage,
+}
+
+/// Opens the datasets that `experiment` names, or those of `request` in their place.
+async fn ready(
+    request: &Request,
+    experiment: &mut Experiment,
+    trained_on: Digest,
+    cache: &Path,
+    cache_bytes: u64,
+) -> Result<Ready, Failure> {
+    let own = Dataset::open(&experiment.dataset.url, Some(trained_on), cache, cache_bytes).await;
+    if !request.on.is_empty() {
+        let mut named: Vec<(String, String)> = Vec::new();
+        for url in &request.on {
+            let name = Dataset::open(url, None, cache, cache_bytes).await?.described().name;
+            if named.iter().any(|(other, _)| *other == name) {
+                let why = format!("{url}: another of the datasets is called {name:?}, too; score them apart");
+                return Err(Failure::User(why));
+            }
+            named.push((name, url.clone()));
+        }
+        experiment.evaluation = experiment.evaluation.on(&named);
+    }
+    let unread = match own {
+        Ok(own) => {
+            let Sets { train, validation, test } = own.sets(experiment).await?;
+            let leakage = leakage::look(experiment, &train, &validation, &test);
+            return Ok(Ready { validation, test, leakage });
+        }
+        Err(e) => e,
+    };
+    // Without the data that it was trained on the first of the others must say what healthy images score.
+    let Some(url) = request.on.first() else { return Err(unread) };
+    let first = Dataset::open(url, None, cache, cache_bytes).await?;
+    first.fits(experiment)?;
+    let unchecked = format!("the dataset that was trained on cannot be read: {unread}");
+    Ok(Ready {
+        validation: first.subset(&experiment.dataset.validation).await?,
+        test: first.test(experiment).await?,
+        leakage: Leakage { unchecked, ..Leakage::default() },
+    })
+}
