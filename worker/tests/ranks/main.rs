@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
 
+mod evaluation;
 mod methods;
 mod one_method;
 mod resume;

@@ -53,9 +53,9 @@ pub(crate) fn experiment(folder: &Path) -> Experiment {
 pub(crate) async fn write_dataset(folder: &Path) {
     let data = Objects::open(&folder.join("data").display().to_string()).unwrap();
     let mut rng = morph_spec::Rng::keyed(5, "noise", 0);
-    let mut shards = Vec::new();
+    let mut splits = Vec::new();
     for (split, samples) in [("train", TRAIN), ("val", 7), ("test", 14)] {
-        let mut writer = Writer::new(SIDE, SIDE);
+        let mut all = Vec::new();
         for i in 0..samples {
             let image: Vec<u8> = (0..SIDE * SIDE).map(|_| rng.next_u64() as u8).collect();
             let sick = split == "test" && i % 2 == 1;
@@ -70,6 +70,23 @@ pub(crate) async fn write_dataset(folder: &Path) {
                 source: format!("{i}.dcm"),
                 digest: Digest::of(&image),
             };
+            all.push((image, meta));
+        }
+        splits.push((split, all));
+    }
+    store(&data, "noise", splits, PatientIds::Image).await;
+}
+
+/// Images and what is known of them.
+pub(crate) type Split = Vec<(Vec<u8>, Meta)>;
+
+/// Writes a dataset of these splits.
+pub(crate) async fn store(data: &Objects, name: &str, splits: Vec<(&str, Split)>, patient_ids: PatientIds) {
+    let mut shards = Vec::new();
+    for (split, samples) in splits {
+        let mut writer = Writer::new(SIDE, SIDE);
+        let count = samples.len() as u64;
+        for (image, meta) in samples {
             writer.push(&image, meta);
         }
         let labels = writer.labels();
@@ -78,7 +95,7 @@ pub(crate) async fn write_dataset(folder: &Path) {
         shards.push(Shard {
             file: file.clone(),
             split: split.into(),
-            samples: samples.into(),
+            samples: count,
             bytes: bytes.len() as u64,
             blake3: Digest::of(&bytes),
             labels,
@@ -87,17 +104,17 @@ pub(crate) async fn write_dataset(folder: &Path) {
     }
     let manifest = Manifest {
         version: VERSION,
-        name: "noise".into(),
+        name: name.into(),
         preprocess: morph_spec::dataset::Preprocess { size: SIDE, ..Default::default() },
-        fingerprint: Digest::of(b"noise"),
+        fingerprint: Digest::of(name.as_bytes()),
         image_size: [SIDE, SIDE],
         counts: shards.iter().map(|s| (s.split.clone(), s.labels.clone())).collect(),
         shards,
-        patient_ids: PatientIds::Image,
+        patient_ids,
         synthetic: true,
         skipped: Default::default(),
     };
-    manifest::commit(&data, &manifest).await.unwrap();
+    manifest::commit(data, &manifest).await.unwrap();
 }
 
 pub(crate) struct Rank {

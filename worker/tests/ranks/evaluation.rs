@@ -1,0 +1,252 @@
+//! An evaluation of two datasets with boxes, persons, twins and masks: the same bytes with two ranks as with one; what leaks is
+//! refused, and what is no number is named.
+
+use std::{env, path::Path};
+
+use morph_data::{Meta, readers::png, truth::Kind};
+use morph_objects::Objects;
+use morph_scores::{
+    cases::Cases,
+    columns,
+    evaluation::{Evaluation, Scored},
+};
+use morph_spec::{Digest, Experiment, Rng, experiment::Score, manifest::PatientIds};
+use morph_worker::{
+    evaluate::{self, Scene, checkpoint, leakage},
+    rank::{
+        self,
+        failure::Failure,
+        group::{Group, Place},
+        images::{Dataset, Sets},
+        orders::Orders,
+        progress::Position,
+        snapshot::{self, Provenance},
+    },
+};
+use serde_json::json;
+use tch::{Device, Kind as Element};
+use tokio::runtime::Runtime;
+
+use crate::{
+    both, group,
+    resume::{SIDE, Split, store},
+};
+
+const PLACE: Place = Place { device: Device::Cpu, kind: Element::Float };
+
+fn experiment(folder: &Path) -> Experiment {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let experiment: Experiment = serde_json::from_value(json!({
+        "kind": "experiment", "name": "t", "dataset": {"url": at("data")},
+        "model": {"method": "morphaeus", "image_size": SIDE, "channels": [4, 8, 8, 8], "refine_channels": 8},
+        "evaluation": {
+            "batch_size": 3, "panel_cases": 1, "resamples": 100, "score": "top5_masked", "truth": at("truth"),
+            "comparisons": {"covid": {
+                "dataset": at("other"),
+                "healthy": {"split": "test", "labels": ["Normal"]},
+                "pathology": {"split": "test", "labels": ["COVID"]},
+            }},
+        },
+    }))
+    .unwrap();
+    assert_eq!(experiment.validate(), Ok(()));
+    experiment
+}
+
+/// Images of noise; sick ones have a bright box, two images are of one person.
+fn split(rng: &mut Rng, name: &str, count: u32, sick: Option<&str>) -> Split {
+    let image = |i: u32| {
+        let ill = sick.filter(|_| i % 2 == 1);
+        let mut pixels: Vec<u8> = (0..SIDE * SIDE).map(|_| (rng.next_u64() % 180) as u8).collect();
+        if ill.is_some() {
+            (0..64).for_each(|k| pixels[((8 + k / 8) * SIDE + 16 + k % 8) as usize] = 250);
+        }
+        let meta = Meta {
+            id: format!("{name}-{i}"),
+            patient: format!("{name}-{}", i / 2),
+            label: ill.unwrap_or("Normal").into(),
+            view: [Some("AP".into()), Some("PA".into()), None][i as usize % 3].clone(),
+            sex: Some("F".into()),
+            age: Some(30 + i),
+            boxes: if ill == Some("Lung Opacity") { vec![[0.5, 0.25, 0.25, 0.25]] } else { Vec::new() },
+            source: format!("{name}/{i}.dcm"),
+            digest: Digest::of(&pixels),
+        };
+        (pixels, meta)
+    };
+    (0..count).map(image).collect()
+}
+
+/// Two datasets and what is known of the first; with `leak`, a test image is a training image under another name.
+async fn write(folder: &Path, leak: bool) {
+    let open = |name: &str| Objects::open(&folder.join(name).display().to_string()).unwrap();
+    let mut rng = Rng::keyed(8, "evaluation", 0);
+    let train = split(&mut rng, "train", 6, None);
+    let mut test = split(&mut rng, "test", 13, Some("Lung Opacity"));
+    if leak {
+        let (pixels, meta) = &train[2];
+        test[4].0.clone_from(pixels);
+        test[6].1.patient.clone_from(&meta.patient);
+    }
+    let truth = open("truth");
+    for (pixels, meta) in &test {
+        let mut files: Vec<(Kind, Vec<u8>)> =
+            vec![(Kind::Mask, (0..SIDE * SIDE).map(|i| if i % SIDE < 24 { 255 } else { 0 }).collect())];
+        if !meta.boxes.is_empty() {
+            let healthy = pixels.iter().map(|p| if *p == 250 { 90 } else { *p }).collect();
+            let lesion = pixels.iter().map(|p| if *p == 250 { 255 } else { 0 }).collect();
+            files.extend([(Kind::Twin, healthy), (Kind::Lesion, lesion)]);
+        }
+        for (kind, pixels) in files {
+            let bytes = png::write(SIDE as usize, SIDE as usize, &pixels).unwrap();
+            truth.put(&kind.key(&meta.id), bytes.into()).await.unwrap();
+        }
+    }
+    let val = split(&mut rng, "val", 7, None);
+    // The other images have no mask; those of the first dataset all have.
+    let other = split(&mut rng, "other", 9, Some("COVID"));
+    for (_, meta) in val.iter().chain(&other) {
+        let bytes = png::write(2, 2, &[255; 4]).unwrap();
+        truth.put(&Kind::Mask.key(&meta.id), bytes.into()).await.unwrap();
+    }
+    let splits = vec![("train", train), ("val", val), ("test", test)];
+    store(&open("data"), "noise", splits, PatientIds::Person).await;
+    store(&open("other"), "covid-noise", vec![("test", other)], PatientIds::Image).await;
+}
+
+fn sets(experiment: &Experiment, folder: &Path, runtime: &Runtime) -> (Sets, Digest) {
+    let cache = folder.join("cache");
+    let dataset = runtime.block_on(Dataset::open(&experiment.dataset.url, None, &cache, 1 << 30)).unwrap();
+    (runtime.block_on(dataset.sets(experiment)).unwrap(), dataset.digest)
+}
+
+/// In a rank's process: the scores by both ranks are those by this one alone.
+fn scored(group: Group) -> String {
+    let folder = env::var_os("T_FOLDER").unwrap();
+    let folder = Path::new(&folder);
+    rank::set_up(1).unwrap();
+    let (experiment, runtime, orders) = (experiment(folder), rank::runtime().unwrap(), Orders::default());
+    let (sets, _) = sets(&experiment, folder, &runtime);
+    let net = rank::build(&experiment, PLACE, &runtime).unwrap();
+    let score = |group| {
+        let scene = Scene {
+            experiment: &experiment,
+            test: &sets.test,
+            validation: &sets.validation,
+            leakage: None,
+            group,
+            place: PLACE,
+            orders: &orders,
+            runtime: &runtime,
+        };
+        evaluate::score(&scene, net.method.as_ref(), Scored::default()).unwrap().unwrap()
+    };
+    let shared = score(&group);
+    let alone = score(&Group::solo()).unwrap();
+    assert_eq!(shared.is_some(), group.rank() == 0);
+    if let Some(shared) = shared {
+        assert_eq!(shared.files().unwrap(), alone.files().unwrap(), "every artifact, byte by byte");
+    }
+    let e = &alone.evaluation;
+    assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["covid", "covid/healthy", "healthy", "opacity", "validation"]);
+    let (opacity, covid) = (&e.comparisons["opacity"], &e.comparisons["covid"]);
+    assert_eq!((opacity.by_person, covid.by_person), (true, false));
+    assert_eq!((covid.healthy_cases, covid.pathology_cases), (5, 4));
+    assert!(opacity.localisation.is_some() && covid.localisation.is_none(), "COVID has no boxes");
+    let means = &e.sets["opacity"].means;
+    for column in columns::ALL.iter().filter(|c| c.name != "psnr" && c.name != "twin_psnr") {
+        assert!(means.contains_key(column.name), "no {} of {:?}", column.name, means.keys());
+    }
+    assert!(opacity.scores["top5_masked"].operating.is_some() && covid.scores["l1"].drift.is_some());
+    assert!(e.notes.iter().any(|n| n.contains("phantoms")), "{:?}", e.notes);
+    Digest::of(&alone.files().unwrap()[3].1).to_string()
+}
+
+#[test]
+fn two_ranks_measure_what_one_does() {
+    if let Some(group) = group() {
+        println!("<{}>", scored(group));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    rank::runtime().unwrap().block_on(write(folder.path(), false));
+    let said = both("evaluation::two_ranks_measure_what_one_does", &[("T_FOLDER", folder.path().to_str().unwrap())]);
+    assert_eq!(said[0], said[1]);
+}
+
+/// Saves an untrained network as a checkpoint; its URL.
+fn save(experiment: &Experiment, folder: &Path, runtime: &Runtime, damage: bool) -> String {
+    let net = rank::build(experiment, PLACE, runtime).unwrap();
+    if damage {
+        let (_, mut weight) = net.method.parameters().remove(0);
+        tch::no_grad(|| drop(weight.fill_(f64::NAN)));
+    }
+    let (_, dataset) = sets(experiment, folder, runtime);
+    let provenance = Provenance { experiment: serde_json::to_value(experiment).unwrap(), dataset, world: 1 };
+    let taken = snapshot::take(&net, &Position::default(), &provenance).unwrap();
+    let name = if damage { "damaged" } else { "whole" };
+    let checkpoints = Objects::open(&folder.join("checkpoints").display().to_string()).unwrap();
+    runtime.block_on(morph_checkpoint::save(&checkpoints, name, &taken)).unwrap();
+    checkpoints.at(name).url_of(morph_checkpoint::MANIFEST)
+}
+
+#[test]
+fn a_checkpoint_is_scored_alone_and_on_other_data() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    rank::set_up(1).unwrap();
+    runtime.block_on(write(folder, false));
+    let experiment = experiment(folder);
+    let request = |url: String| checkpoint::Request { url, ..checkpoint::Request::default() };
+    let whole = request(save(&experiment, folder, &runtime, false));
+    let evaluate = |request: &checkpoint::Request| checkpoint::evaluate(request, &folder.join("cache"), 1 << 30);
+
+    let outcome = evaluate(&checkpoint::Request { score: Some(Score::L1), ..whole.clone() }).unwrap();
+    assert_eq!(outcome.evaluation.design.score, "l1");
+    let leakage = outcome.evaluation.leakage.clone().unwrap();
+    assert_eq!((leakage.persons_known, leakage.persons, leakage.images, leakage.allowed), (true, 0, 0, false));
+    let [csv, ..] = outcome.files().unwrap();
+    assert_eq!(Cases::from_csv("cases.csv", &csv.1).unwrap(), outcome.cases, "the table is what was evaluated");
+    let again = morph_scores::evaluation::evaluate(&outcome.cases, &outcome.evaluation.design).unwrap();
+    assert_eq!(again.comparisons["covid"], outcome.evaluation.comparisons["covid"], "the table has all that it takes");
+
+    let damaged = evaluate(&request(save(&experiment, folder, &runtime, true))).unwrap_err().to_string();
+    assert!(damaged.contains("case val-0 of set \"validation\"") && damaged.contains("NaN"), "{damaged}");
+
+    // Elsewhere: the data that it was trained on is not there, and what is has no opacities.
+    let other = folder.join("other").display().to_string();
+    let on = checkpoint::Request { on: vec![other], ..whole };
+    let said = evaluate(&on).unwrap_err().to_string();
+    assert!(said.contains("Lung Opacity") && said.contains("COVID"), "{said}");
+    let data = folder.join("data");
+    let moved = folder.join("moved");
+    std::fs::rename(&data, &moved).unwrap();
+    let on = checkpoint::Request { on: vec![moved.display().to_string()], ..on };
+    let e: Evaluation = evaluate(&on).unwrap().evaluation;
+    assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["healthy", "opacity", "validation"]);
+    assert!(e.leakage.unwrap().unchecked.contains("cannot be read"));
+    assert!(e.notes.iter().any(|n| n.contains("not of the data trained on")), "{:?}", e.notes);
+}
+
+#[test]
+fn who_was_trained_on_is_not_tested_on() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, true));
+    let mut experiment = experiment(folder);
+    let (sets, _) = sets(&experiment, folder, &runtime);
+    let look = |e: &Experiment| leakage::look(e, &sets.train, &sets.validation, &sets.test);
+    let found = look(&experiment);
+    assert_eq!((found.persons, found.images, found.allowed), (1, 1, false));
+    let examples: Vec<_> =
+        found.examples.iter().map(|s| (s.case.as_str(), s.other.as_str(), s.split.as_str())).collect();
+    assert_eq!(examples, [("test-6", "train-2", "train"), ("test-4", "train-2", "train")]);
+    let refused = leakage::refuse(&found).unwrap_err();
+    assert!(matches!(refused, Failure::Refused(_)));
+    let said = refused.to_string();
+    assert!(said.contains("test-6 of set \"healthy\"") && said.contains("evaluation.leakage: allow"), "{said}");
+    experiment.evaluation.leakage = morph_spec::experiment::Leakage::Allow;
+    let found = look(&experiment);
+    assert!(found.allowed && found.text().contains("ALLOWED"));
+    leakage::refuse(&found).unwrap();
+}
