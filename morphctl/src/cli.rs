@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use morph_spec::experiment::Score;
 use morph_telemetry::LogArgs;
 
 /// Trains MorphAEus and its rivals at scale: data, runs, sweeps, scores.
@@ -141,26 +142,14 @@ The same command again goes on where it stopped, or shows what is done.")]
 
 The same command again goes on where it stopped, or shows what is done.")]
     Sweep(Submit),
-    /// Scores a run's best checkpoint again, here, perhaps on another dataset.
+    /// Scores a run's best checkpoint again, or any checkpoint; here, perhaps on other datasets.
     #[command(after_help = "Examples:
   morphctl evaluate demo-1
-  morphctl evaluate demo-1 --dataset s3://bucket/padchest --panel panel.png --scores scores.csv")]
-    Evaluate {
-        /// Name or id of the run.
-        run: String,
-        /// Another dataset than the one it was trained on.
-        #[arg(long, value_name = "URL")]
-        dataset: Option<String>,
-        /// The newest checkpoint instead of the best.
-        #[arg(long)]
-        newest: bool,
-        /// Also draw some cases into this PNG file.
-        #[arg(long, value_name = "FILE")]
-        panel: Option<PathBuf>,
-        /// Also write every image's scores into this CSV file.
-        #[arg(long, value_name = "FILE")]
-        scores: Option<PathBuf>,
-    },
+  morphctl evaluate demo-1 --on s3://bucket/padchest --score top5 --out padchest/
+  morphctl evaluate s3://bucket/runs/01J…/checkpoints/step-00000120-a1 --on rsna padchest -o json   (no coordinator)
+
+Test images that had a part in training are refused (exit code 4). docs/scores.md says what each number means.")]
+    Evaluate(Evaluate),
     /// Lists runs, sweeps, workers or datasets.
     #[command(after_help = "Examples:
   morphctl get runs
@@ -475,6 +464,45 @@ pub struct Set {
     /// Change a field, like trainer.optimizer.lr=1e-4; may be said again.
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
+}
+
+/// What `evaluate` takes.
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// Name or id of a run; or URL or path of a checkpoint's folder or manifest (with a `/` in it).
+    #[arg(value_name = "RUN|CHECKPOINT")]
+    pub what: String,
+    /// Datasets to score on instead of the experiment's: URLs or paths of prepared ones.
+    #[arg(long, alias = "dataset", value_name = "DATASET", num_args = 1..)]
+    pub on: Vec<String>,
+    /// The score that metrics, thresholds, subgroups and p-values are of (l1, mse, q95, top5, prior_l1, prior_top5, or one of
+    /// them with _masked).
+    #[arg(long, value_name = "NAME", value_parser = score_name)]
+    pub score: Option<Score>,
+    /// Folder with twins/, lesions/ and masks/ of the images.
+    #[arg(long, value_name = "URL")]
+    pub truth: Option<String>,
+    /// Score test images that had a part in training, too; the evaluation says so.
+    #[arg(long)]
+    pub allow_leakage: bool,
+    /// The newest checkpoint of the run instead of the best.
+    #[arg(long)]
+    pub newest: bool,
+    /// Also draw some cases into this PNG file.
+    #[arg(long, value_name = "FILE")]
+    pub panel: Option<PathBuf>,
+    /// Also write every image's numbers into this CSV file.
+    #[arg(long, alias = "scores", value_name = "FILE")]
+    pub cases: Option<PathBuf>,
+    /// Also write all artifacts into this folder: evaluation.json, cases.csv, cases.parquet, panel.png.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+fn score_name(text: &str) -> Result<Score, String> {
+    let names: Vec<&str> = Score::ALL.into_iter().map(Score::name).collect();
+    let found = Score::ALL.into_iter().find(|s| s.name() == text);
+    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 /// What `train` and `sweep` take.

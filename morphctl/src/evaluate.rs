@@ -1,6 +1,6 @@
-//! `evaluate`: morph-worker scores a checkpoint of a run.
+//! `evaluate`: morph-worker scores a checkpoint, of a run or by its URL.
 
-use std::{path::Path, process::Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
 use morph_objects::Objects;
@@ -9,58 +9,49 @@ use morph_spec::manifest;
 use tokio::process::Command;
 
 use crate::{
-    cli::{Format, Global},
+    cli::{Evaluate, Format, Global},
     connect::{self, Connection, Purpose},
     fail::{REFUSED, coded, status},
     local, print,
 };
 
-/// What to score.
-#[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
-    /// Name or id.
-    pub run: &'a str,
-    /// Another dataset than the run's.
-    pub dataset: Option<&'a str>,
-    /// The newest checkpoint instead of the best.
-    pub newest: bool,
-    /// PNG file to draw to.
-    pub panel: Option<&'a Path>,
-    /// CSV file to write to.
-    pub scores: Option<&'a Path>,
-}
-
 /// Scores; the worker prints.
 ///
 /// # Errors
 /// When there is no such run, it has no checkpoint, or the worker fails.
-pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
+pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
     let worker = local::worker()?;
-    if let Some(url) = request.dataset {
-        Objects::open(url)?.get(manifest::FILE).await?;
+    let mut on = Vec::new();
+    for location in &args.on {
+        let folder = Objects::open(location)?;
+        folder.get(manifest::FILE).await?;
+        on.push(folder.url());
     }
-    let mut connection = Connection::open(global, Purpose::Ask).await?;
-    let found = connection.client.get_run(v1::GetRunRequest { run: request.run.to_owned() }).await;
-    connection.close().await;
-    let run = found.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default();
-    let best = run.checkpoints.iter().rev().find(|c| c.best && !request.newest);
-    let checkpoint = best
-        .or_else(|| run.checkpoints.iter().max_by_key(|c| c.step))
-        .ok_or_else(|| coded(REFUSED, format!("run {} has no checkpoint yet", run.name)))?;
+    // Names of runs have no slash.
+    let (checkpoint, name) =
+        if args.what.contains('/') { (args.what.clone(), args.what.clone()) } else { of_run(global, args).await? };
     let mut command = Command::new(&worker);
     command
-        .args(["evaluate", "--checkpoint", &checkpoint.url])
+        .args(["evaluate", "--checkpoint", &checkpoint])
         .arg("--cache")
         .arg(connect::home(global)?.join("agent/cache"));
     command.args(["-o", if global.output == Format::Table { "table" } else { "json" }]);
-    if let Some(url) = request.dataset {
-        command.args(["--dataset", url]);
+    for url in &on {
+        command.args(["--on", url]);
     }
-    if let Some(path) = request.panel {
-        command.arg("--panel").arg(path);
+    if let Some(score) = args.score {
+        command.args(["--score", score.name()]);
     }
-    if let Some(path) = request.scores {
-        command.arg("--scores").arg(path);
+    if let Some(truth) = &args.truth {
+        command.args(["--truth", &Objects::open(truth)?.url()]);
+    }
+    if args.allow_leakage {
+        command.arg("--allow-leakage");
+    }
+    for (flag, path) in [("--panel", &args.panel), ("--cases", &args.cases), ("--out", &args.out)] {
+        if let Some(path) = path {
+            command.arg(flag).arg(path);
+        }
     }
     let start = || format!("start {}", worker.display());
     let (status, report) = if global.output == Format::Table {
@@ -72,11 +63,24 @@ pub async fn evaluate(global: &Global, request: Request<'_>) -> Result<u8> {
     if status.success() {
         match global.output {
             Format::Table => {}
-            Format::Name => print::line(&format!("run/{}", run.name))?,
+            Format::Name => print::line(&name)?,
             Format::Json | Format::Yaml => {
                 print::value(global, &serde_json::from_slice(&report).context("read the report of morph-worker")?)?;
             }
         }
     }
     Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
+/// The checkpoint of a run that is to be scored, and what the run is called.
+async fn of_run(global: &Global, args: &Evaluate) -> Result<(String, String)> {
+    let mut connection = Connection::open(global, Purpose::Ask).await?;
+    let found = connection.client.get_run(v1::GetRunRequest { run: args.what.clone() }).await;
+    connection.close().await;
+    let run = found.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default();
+    let best = run.checkpoints.iter().rev().find(|c| c.best && !args.newest);
+    let checkpoint = best
+        .or_else(|| run.checkpoints.iter().max_by_key(|c| c.step))
+        .ok_or_else(|| coded(REFUSED, format!("run {} has no checkpoint yet", run.name)))?;
+    Ok((checkpoint.url.clone(), format!("run/{}", run.name)))
 }

@@ -85,10 +85,7 @@ async fn run(cli: Cli) -> Result<u8> {
             let span = tracing::info_span!(target: TRACE, "morphctl sweep");
             return Box::pin(submit::run(global, &args, "sweep")).instrument(span).await;
         }
-        Command::Evaluate { run, dataset, newest, panel, scores } => {
-            let (dataset, panel, scores) = (dataset.as_deref(), panel.as_deref(), scores.as_deref());
-            return evaluate::evaluate(global, evaluate::Request { run: &run, dataset, newest, panel, scores }).await;
-        }
+        Command::Evaluate(args) => return evaluate::evaluate(global, &args).await,
         Command::Get { what, id } => get::get(global, what, id.as_deref()).await?,
         Command::Describe { what, id } => describe::describe(global, what, &id).await?,
         Command::Logs { run, follow, rank, attempt, tail } => {

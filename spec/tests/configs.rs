@@ -90,6 +90,19 @@ fn the_papers_hyper_parameters() {
 }
 
 #[test]
+fn the_papers_two_tasks_have_healthy_images_of_their_own() {
+    let (one, two) = (experiment("cxr/morphaeus.yaml"), experiment("cxr/morphaeus-two-tasks.yaml"));
+    assert_eq!((&one.model, &one.trainer, &one.dataset), (&two.model, &two.trainer, &two.dataset));
+    let plan = two.evaluation.plan();
+    assert_eq!(plan.comparisons["opacity"], ["healthy", "opacity"]);
+    assert_eq!(plan.comparisons["covid"], ["covid/healthy", "covid"]);
+    let padchest = Some("/home-of-morph/datasets/padchest");
+    assert_eq!(plan.sets.iter().filter(|s| s.dataset.as_deref() == padchest).count(), 2);
+    let truth = experiment("phantom/morphaeus.yaml").evaluation.truth;
+    assert_eq!(truth.as_deref(), Some("/home-of-morph/raw/rsna-phantom/truth"));
+}
+
+#[test]
 fn the_demo_is_a_grid_of_four_over_the_phantom() {
     let s = sweep("sweeps/demo.yaml");
     assert_eq!(s.experiment, experiment("phantom/morphaeus.yaml"));

@@ -147,6 +147,16 @@ fn each_mistake_names_the_way_out() {
         ("trainer: {loss: {perceptual: {weight: 0.05}}}\n", &["weights", "random"]),
         ("evaluation: {pathology: {opacity: {split: test, labels: Lung Opacity}}}\n", &["write [Lung Opacity]"]),
         ("evaluation: {pathology: {opacity: {labels: [a]}}}\n", &["`opacity` lacks `split`"]),
+        ("evaluation: {score: top_5}\n", &["f.yaml:5:21", "top5"]),
+        ("evaluation: {comparison: {}}\n", &["f.yaml:5:14", "did you mean `comparisons`?"]),
+        (
+            "evaluation:\n  comparisons:\n    covid:\n      healthy: {split: test}\n      pathology: {split: tset}\n",
+            &["f.yaml:9:26 (field evaluation.comparisons.covid.pathology.split)", "did you mean `test`?"],
+        ),
+        (
+            "evaluation:\n  comparisons:\n    covid: {healthy: {split: test}}\n",
+            &["f.yaml:7:", "`covid` lacks `pathology`"],
+        ),
         ("description: 2024\n", &["put it in quotes"]),
         ("description: ${NOT_DEFINED_ANYWHERE}\n", &["f.yaml:5:14", "NOT_DEFINED_ANYWHERE", "$${"]),
         ("description: ${oops\n", &["no `}`"]),
