@@ -59,6 +59,9 @@ pub enum Error {
         /// The folder.
         url: String,
     },
+    /// A picture cannot be drawn or written.
+    #[error("picture: {0}")]
+    Picture(String),
 }
 
 /// An I/O error in words; a full disk is named as such.

@@ -8,6 +8,8 @@
 
 pub mod duplicates;
 mod error;
+pub mod font;
+pub mod heatmap;
 pub mod inspect;
 pub mod layouts;
 pub mod manifest;
@@ -19,6 +21,7 @@ pub mod readers;
 pub mod resize;
 pub mod sampler;
 mod samples;
+pub mod secondary_capture;
 pub mod shard;
 pub mod synth;
 pub mod truth;

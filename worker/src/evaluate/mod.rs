@@ -9,7 +9,6 @@
 //! 3. Everything but localisation follows from the table of cases; rank 0 computes it.
 
 pub mod checkpoint;
-pub mod font;
 mod gather;
 pub mod leakage;
 pub mod measure;

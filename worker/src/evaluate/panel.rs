@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::evaluate::font;
+use morph_data::font;
 
 /// Titles of the columns.
 const TITLES: [&str; 6] = ["input", "prior", "reconstruction", "|input-prior|", "|input-rec.|", "deformation"];
