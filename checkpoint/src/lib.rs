@@ -8,9 +8,11 @@
 
 mod error;
 mod pickle;
+pub mod pt;
 pub mod retention;
 mod store;
 mod tensor;
+mod torch;
 pub mod weights;
 
 use std::collections::BTreeMap;

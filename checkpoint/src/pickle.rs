@@ -1,161 +1,131 @@
-//! `torch.save` files: a zip of stored entries with one pickle. The pickle is run by a closed machine that knows tensors,
-//! dictionaries and plain values, and no code.
+//! Python's pickle, as far as `torch.save` uses it, run by a closed machine that knows tensors, containers and plain values, and
+//! no code.
 //!
-//! Memory: tensors point into the file until they are asked for, the stack and the memo are bounded by the number of
-//! opcodes, and the bytes of all tensors together by [`GROWTH`] times the file (views may share a storage).
+//! Memory and time are bounded by the number of opcodes, of which there may be [`OPCODES`]. Containers live in an arena and
+//! refer to each other by number: the memo recalls them while they still grow, they may contain themselves, and dropping
+//! them never recurses, however deep they are nested.
 
-use std::{collections::HashMap, io::Read, rc::Rc};
+use std::{collections::HashMap, rc::Rc};
 
-use crate::{Dtype, TensorData, Tensors};
+use crate::Dtype;
 
-/// How much larger than the file the tensors in it may become.
-const GROWTH: usize = 8;
-/// Deeper nesting than this is no state dict.
-const DEPTH: usize = 64;
+/// A state dict of 50,000 tensors has half as many.
+const OPCODES: usize = 1 << 22;
+/// More dimensions than libtorch allows.
+const DIMENSIONS: usize = 64;
+/// More than any function that is called here takes.
+const ARGUMENTS: usize = 16;
 
-type Result<T> = std::result::Result<T, String>;
+pub(crate) type Result<T> = std::result::Result<T, String>;
 
 #[derive(Debug, Clone)]
-enum Value {
+pub(crate) enum Value {
     Mark,
     None,
+    Bool(bool),
     Int(i64),
+    Float(f64),
     Text(Rc<str>),
-    Tuple(Rc<[Value]>),
-    /// Dictionaries and lists live in an arena: the memo refers to them while they still grow.
-    Dict(usize),
-    List,
+    /// A container in the arena.
+    Node(usize),
     Global(Rc<str>),
-    Storage {
-        dtype: Dtype,
-        key: Rc<str>,
-    },
+    Storage(Rc<Storage>),
     Tensor(Rc<View>),
-    /// A float, a bool, bytes: nothing a state dict's reader asks for.
+    /// Bytes, sets, what harmless calls give: nothing that anybody asks for.
     Other,
 }
 
 #[derive(Debug)]
-struct View {
-    dtype: Dtype,
-    key: Rc<str>,
-    offset: u64,
-    shape: Vec<u64>,
-    stride: Vec<u64>,
+pub(crate) enum Node {
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    Dict(Vec<(Value, Value)>),
 }
 
-pub(crate) fn read_zip(bytes: &[u8]) -> Result<Tensors> {
-    let mut zip =
-        zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|e| format!("not a readable zip file: {e}"))?;
-    let pickle_name = zip
-        .file_names()
-        .flatten()
-        .find(|n| n == "data.pkl" || n.ends_with("/data.pkl"))
-        .ok_or("the zip file holds no data.pkl: it was not written by torch.save")?
-        .into_owned();
-    let root = pickle_name.trim_end_matches("data.pkl").to_owned();
-    let mut entry = |name: &str| -> Result<Vec<u8>> {
-        let file = zip.by_name(name).map_err(|e| format!("{name}: {e}"))?;
-        if file.compression() != zip::CompressionMethod::Stored {
-            return Err(format!("{name} is compressed, which torch.save never does"));
+/// A piece of memory that tensors look at.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    /// Of its elements; unknown for the untyped ones of newer files.
+    pub(crate) dtype: Option<Dtype>,
+    /// Its name in the file.
+    pub(crate) key: Rc<str>,
+    /// Where it begins within the memory of that name, in elements (older files have views of storages).
+    pub(crate) offset: u64,
+}
+
+/// A tensor: a strided look at a storage.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) dtype: Dtype,
+    pub(crate) key: Rc<str>,
+    /// In elements, as are the strides.
+    pub(crate) offset: u64,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) stride: Vec<u64>,
+}
+
+/// What a pickle held.
+#[derive(Debug)]
+pub(crate) struct Pickled {
+    pub(crate) top: Value,
+    pub(crate) arena: Vec<Node>,
+    /// All that were named.
+    pub(crate) storages: Vec<Rc<Storage>>,
+    /// Bytes of the pickle; more may follow it.
+    pub(crate) length: usize,
+}
+
+impl Pickled {
+    pub(crate) fn node(&self, value: &Value) -> Option<&Node> {
+        match value {
+            Value::Node(at) => self.arena.get(*at),
+            _ => None,
         }
-        let mut content = Vec::new();
-        file.take(bytes.len() as u64).read_to_end(&mut content).map_err(|e| format!("{name}: {e}"))?;
-        Ok(content)
-    };
-    if let Ok(order) = entry(&format!("{root}byteorder"))
-        && order != b"little"
-    {
-        return Err("the file is big-endian; save it on a little-endian machine".to_owned());
     }
-    let program = entry(&pickle_name)?;
-    let mut machine = Machine { code: &program, at: 0, stack: Vec::new(), memo: HashMap::new(), dicts: Vec::new() };
+}
+
+/// Runs the pickle at the beginning of `code`.
+pub(crate) fn run(code: &[u8]) -> Result<Pickled> {
+    let mut machine = Machine { code, ..Machine::default() };
     let top = machine.run()?;
-    let mut views = Vec::new();
-    collect(&machine.dicts, &top, "", 0, &mut views)?;
-    let mut storages: HashMap<Rc<str>, Vec<u8>> = HashMap::new();
-    let mut budget = bytes.len().saturating_mul(GROWTH);
-    let mut tensors = Tensors::new();
-    for (name, view) in views {
-        if !storages.contains_key(&view.key) {
-            storages.insert(view.key.clone(), entry(&format!("{root}data/{}", view.key))?);
-        }
-        let tensor = gather(&view, &storages[&view.key], &mut budget).map_err(|why| format!("{name}: {why}"))?;
-        tensors.insert(name, tensor);
-    }
-    Ok(tensors)
+    let Machine { at, arena, storages, .. } = machine;
+    Ok(Pickled { top, arena, storages, length: at })
 }
 
-fn collect(
-    dicts: &[Vec<(Value, Value)>],
-    value: &Value,
-    path: &str,
-    depth: usize,
-    out: &mut Vec<(String, Rc<View>)>,
-) -> Result<()> {
-    if depth > DEPTH || out.len() > 1 << 20 {
-        return Err("nested too deep, or too many tensors, for a state dict".to_owned());
-    }
-    match value {
-        Value::Tensor(view) => out.push((path.to_owned(), view.clone())),
-        Value::Dict(at) => {
-            for (key, value) in &dicts[*at] {
-                let key = match key {
-                    Value::Text(text) => text.to_string(),
-                    Value::Int(n) => n.to_string(),
-                    _ => continue,
-                };
-                let path = if path.is_empty() { key } else { format!("{path}.{key}") };
-                collect(dicts, value, &path, depth + 1, out)?;
-            }
-        }
-        _ => {}
-    }
-    Ok(())
+/// The element type of a storage class (`torch.FloatStorage`), or of a `torch.dtype` (`torch.float32`).
+fn dtype(name: &str) -> Option<Dtype> {
+    Some(match name.strip_prefix("torch.")? {
+        "DoubleStorage" | "float64" | "double" => Dtype::F64,
+        "FloatStorage" | "float32" | "float" => Dtype::F32,
+        "HalfStorage" | "float16" | "half" => Dtype::F16,
+        "BFloat16Storage" | "bfloat16" => Dtype::BF16,
+        "LongStorage" | "int64" | "long" => Dtype::I64,
+        "IntStorage" | "int32" | "int" => Dtype::I32,
+        "ShortStorage" | "int16" | "short" => Dtype::I16,
+        "CharStorage" | "int8" => Dtype::I8,
+        "ByteStorage" | "uint8" => Dtype::U8,
+        "BoolStorage" | "bool" => Dtype::Bool,
+        _ => return None,
+    })
 }
 
-/// The view's elements, contiguous.
-fn gather(view: &View, storage: &[u8], budget: &mut usize) -> Result<TensorData> {
-    let size = view.dtype.bytes();
-    let overflow = || "its shape is out of all bounds".to_owned();
-    let elements = view.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).ok_or_else(overflow)?;
-    let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(size)).ok_or_else(overflow)?;
-    *budget = budget.checked_sub(bytes).ok_or("the tensors are far larger than the file")?;
-    let mut last = view.offset;
-    for (dim, stride) in view.shape.iter().zip(&view.stride).filter(|_| elements > 0) {
-        last = (dim - 1).checked_mul(*stride).and_then(|n| last.checked_add(n)).ok_or_else(overflow)?;
-    }
-    let held = (storage.len() / size) as u64;
-    if elements > 0 && last >= held {
-        return Err(format!("it reaches element {last} of a storage that has {held}"));
-    }
-    let mut out = Vec::with_capacity(bytes);
-    let mut index = vec![0u64; view.shape.len()];
-    for _ in 0..elements {
-        let at: u64 = view.offset + index.iter().zip(&view.stride).map(|(i, s)| i * s).sum::<u64>();
-        let from = at as usize * size;
-        out.extend_from_slice(&storage[from..from + size]);
-        for d in (0..index.len()).rev() {
-            index[d] += 1;
-            if index[d] < view.shape[d] {
-                break;
-            }
-            index[d] = 0;
-        }
-    }
-    TensorData::new(view.dtype, view.shape.clone(), out).ok_or_else(overflow)
-}
-
+#[derive(Default)]
 struct Machine<'a> {
     code: &'a [u8],
     at: usize,
     stack: Vec<Value>,
     memo: HashMap<u32, Value>,
-    dicts: Vec<Vec<(Value, Value)>>,
+    arena: Vec<Node>,
+    storages: Vec<Rc<Storage>>,
+    /// Values that were copied from one container to another.
+    copied: usize,
 }
 
-impl Machine<'_> {
-    fn take(&mut self, n: usize) -> Result<&[u8]> {
+const UNDERFLOW: &str = "the pickle takes more than it put";
+const NO_NUMBER: &str = "a number of the pickle is none";
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8]> {
         let end = self.at.checked_add(n).filter(|e| *e <= self.code.len()).ok_or("the pickle ends too early")?;
         let part = &self.code[self.at..end];
         self.at = end;
@@ -168,16 +138,26 @@ impl Machine<'_> {
         Ok(bytes)
     }
 
-    fn line(&mut self) -> Result<String> {
+    /// A length in `N` bytes, little endian.
+    fn length<const N: usize>(&mut self) -> Result<usize> {
+        let mut bytes = [0; 8];
+        bytes[..N].copy_from_slice(self.take(N)?);
+        usize::try_from(u64::from_le_bytes(bytes)).map_err(|_| "a length in the pickle is out of all bounds".to_owned())
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
         let rest = &self.code[self.at.min(self.code.len())..];
         let end = rest.iter().position(|b| *b == b'\n').ok_or("the pickle ends too early")?;
-        let text = std::str::from_utf8(&rest[..end]).map_err(|_| "a name in the pickle is no UTF-8")?.to_owned();
         self.at += end + 1;
-        Ok(text)
+        std::str::from_utf8(&rest[..end]).map_err(|_| "a line of the pickle is no UTF-8".to_owned())
+    }
+
+    fn push(&mut self, value: Value) {
+        self.stack.push(value);
     }
 
     fn pop(&mut self) -> Result<Value> {
-        self.stack.pop().ok_or_else(|| "the pickle takes more than it put".to_owned())
+        self.stack.pop().ok_or_else(|| UNDERFLOW.to_owned())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>> {
@@ -188,9 +168,22 @@ impl Machine<'_> {
     }
 
     fn text(&mut self, len: usize) -> Result<()> {
-        let text: Rc<str> =
-            std::str::from_utf8(self.take(len)?).map_err(|_| "a text in the pickle is no UTF-8")?.into();
-        self.stack.push(Value::Text(text));
+        let text = std::str::from_utf8(self.take(len)?).map_err(|_| "a text in the pickle is no UTF-8")?;
+        self.push(Value::Text(text.into()));
+        Ok(())
+    }
+
+    fn integer(&mut self, len: usize) -> Result<()> {
+        let digits = self.take(len)?;
+        if digits.len() > 8 {
+            // torch's magic number is the only one of that size that is looked at; `legacy` knows its bytes.
+            self.push(Value::Other);
+            return Ok(());
+        }
+        let fill = if digits.last().is_some_and(|d| d & 0x80 != 0) { 0xff } else { 0 };
+        let mut bytes = [fill; 8];
+        bytes[..digits.len()].copy_from_slice(digits);
+        self.push(Value::Int(i64::from_le_bytes(bytes)));
         Ok(())
     }
 
@@ -202,187 +195,371 @@ impl Machine<'_> {
 
     fn recall(&mut self, slot: u32) -> Result<()> {
         let value = self.memo.get(&slot).cloned().ok_or("the pickle recalls what it never had")?;
-        self.stack.push(value);
+        self.push(value);
         Ok(())
     }
 
-    fn put(&mut self, pairs: Vec<Value>) -> Result<()> {
-        // Lists' and other objects' items are of no interest here; a dictionary's are.
-        if let Some(Value::Dict(at)) = self.stack.last() {
-            let dict = &mut self.dicts[*at];
+    /// The slot that a line names.
+    fn slot(&mut self) -> Result<u32> {
+        self.line()?.parse().map_err(|_| "a place in the pickle's memory is no number".to_owned())
+    }
+
+    fn new_node(&mut self, node: Node) {
+        self.arena.push(node);
+        self.push(Value::Node(self.arena.len() - 1));
+    }
+
+    fn container(&mut self) -> Result<Option<&mut Node>> {
+        match self.stack.last() {
+            Some(Value::Node(at)) => Ok(self.arena.get_mut(*at)),
+            Some(_) => Ok(None),
+            None => Err("the pickle sets an item of nothing".to_owned()),
+        }
+    }
+
+    fn set_items(&mut self, pairs: Vec<Value>) -> Result<()> {
+        if let Some(Node::Dict(dict)) = self.container()? {
             let mut pairs = pairs.into_iter();
             while let (Some(key), Some(value)) = (pairs.next(), pairs.next()) {
                 dict.push((key, value));
             }
-        } else if self.stack.is_empty() {
-            return Err("the pickle sets an item of nothing".to_owned());
         }
         Ok(())
     }
 
-    fn new_dict(&mut self) {
-        self.dicts.push(Vec::new());
-        self.stack.push(Value::Dict(self.dicts.len() - 1));
+    fn append(&mut self, items: Vec<Value>) -> Result<()> {
+        if let Some(Node::List(list)) = self.container()? {
+            list.extend(items);
+        }
+        Ok(())
     }
 
     fn tuple(&mut self, n: usize) -> Result<()> {
-        let from = self.stack.len().checked_sub(n).ok_or("the pickle takes more than it put")?;
+        let from = self.stack.len().checked_sub(n).ok_or(UNDERFLOW)?;
         let values = self.stack.split_off(from);
-        self.stack.push(Value::Tuple(values.into()));
+        self.new_node(Node::Tuple(values));
         Ok(())
     }
 
     fn run(&mut self) -> Result<Value> {
-        loop {
+        for _ in 0..OPCODES {
             let at = self.at;
-            match self.take(1)?[0] {
-                b'.' => return self.pop(),
-                0x80 => drop(self.take(1)?[0]),
-                0x95 => drop(self.number::<8>()?),
-                b'(' => self.stack.push(Value::Mark),
-                b'}' => self.new_dict(),
-                b']' => self.stack.push(Value::List),
-                b')' => self.stack.push(Value::Tuple(Rc::new([]))),
-                b'N' => self.stack.push(Value::None),
-                0x88 | 0x89 => self.stack.push(Value::Other),
-                b'K' => {
-                    let [n] = self.number()?;
-                    self.stack.push(Value::Int(i64::from(n)));
-                }
-                b'M' => {
-                    let n = u16::from_le_bytes(self.number()?);
-                    self.stack.push(Value::Int(i64::from(n)));
-                }
-                b'J' => {
-                    let n = i32::from_le_bytes(self.number()?);
-                    self.stack.push(Value::Int(i64::from(n)));
-                }
-                0x8a => {
-                    let [len] = self.number()?;
-                    let digits = self.take(usize::from(len))?;
-                    if digits.len() > 8 {
-                        return Err("a number in the pickle is too long".to_owned());
-                    }
-                    let fill = if digits.last().is_some_and(|d| d & 0x80 != 0) { 0xff } else { 0 };
-                    let mut bytes = [fill; 8];
-                    bytes[..digits.len()].copy_from_slice(digits);
-                    self.stack.push(Value::Int(i64::from_le_bytes(bytes)));
-                }
-                b'G' => {
-                    self.number::<8>()?;
-                    self.stack.push(Value::Other);
-                }
-                b'X' => {
-                    let len = u32::from_le_bytes(self.number()?);
-                    self.text(len as usize)?;
-                }
-                0x8c => {
-                    let [len] = self.number()?;
-                    self.text(usize::from(len))?;
-                }
-                b'q' => {
-                    let [slot] = self.number()?;
-                    self.remember(u32::from(slot))?;
-                }
-                b'r' => {
-                    let slot = u32::from_le_bytes(self.number()?);
-                    self.remember(slot)?;
-                }
-                0x94 => self.remember(u32::try_from(self.memo.len()).unwrap_or(u32::MAX))?,
-                b'h' => {
-                    let [slot] = self.number()?;
-                    self.recall(u32::from(slot))?;
-                }
-                b'j' => {
-                    let slot = u32::from_le_bytes(self.number()?);
-                    self.recall(slot)?;
-                }
-                b't' => {
-                    let values = self.pop_to_mark()?;
-                    self.stack.push(Value::Tuple(values.into()));
-                }
-                op @ 0x85..=0x87 => self.tuple(usize::from(op - 0x84))?,
-                b's' => {
-                    let (value, key) = (self.pop()?, self.pop()?);
-                    self.put(vec![key, value])?;
-                }
-                b'u' => {
-                    let pairs = self.pop_to_mark()?;
-                    self.put(pairs)?;
-                }
-                b'a' => drop(self.pop()?),
-                b'e' => drop(self.pop_to_mark()?),
-                // Attributes, such as OrderedDict's _metadata.
-                b'b' => drop(self.pop()?),
-                b'c' => {
-                    let name = format!("{}.{}", self.line()?, self.line()?);
-                    self.stack.push(Value::Global(name.into()));
-                }
-                b'Q' => self.persistent()?,
-                b'R' => self.reduce()?,
-                op => return Err(format!("pickle opcode {op:#04x} at byte {at} is not one that a state dict needs")),
+            let op = self.take(1)?[0];
+            if op == b'.' {
+                return self.pop();
             }
+            self.step(op).map_err(|why| format!("{why} (opcode {op:#04x} at byte {at} of the pickle)"))?;
+        }
+        Err(format!("the pickle has more than {OPCODES} opcodes: no state dict is that large"))
+    }
+
+    fn step(&mut self, op: u8) -> Result<()> {
+        match op {
+            // Protocol, frame.
+            0x80 => drop(self.take(1)?),
+            0x95 => drop(self.take(8)?),
+            b'(' => self.push(Value::Mark),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => {
+                let value = self.stack.last().cloned().ok_or(UNDERFLOW)?;
+                self.push(value);
+            }
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
+            b'I' => {
+                let value = match self.line()? {
+                    "00" => Value::Bool(false),
+                    "01" => Value::Bool(true),
+                    text => Value::Int(text.parse().map_err(|_| NO_NUMBER)?),
+                };
+                self.push(value);
+            }
+            b'L' => {
+                let text = self.line()?.trim_end_matches('L');
+                self.push(text.parse().map_or(Value::Other, Value::Int));
+            }
+            b'F' => {
+                let text = self.line()?;
+                self.push(Value::Float(text.parse().map_err(|_| NO_NUMBER)?));
+            }
+            b'K' => self.short_int::<1>()?,
+            b'M' => self.short_int::<2>()?,
+            b'J' => {
+                let n = i32::from_le_bytes(self.number()?);
+                self.push(Value::Int(i64::from(n)));
+            }
+            0x8a => {
+                let len = self.length::<1>()?;
+                self.integer(len)?;
+            }
+            0x8b => {
+                let len = self.length::<4>()?;
+                self.integer(len)?;
+            }
+            b'G' => {
+                let value = f64::from_be_bytes(self.number()?);
+                self.push(Value::Float(value));
+            }
+            // Texts: of Python 2 (`U`, `T`, `S`) and 3.
+            b'U' | 0x8c => {
+                let len = self.length::<1>()?;
+                self.text(len)?;
+            }
+            b'T' | b'X' => {
+                let len = self.length::<4>()?;
+                self.text(len)?;
+            }
+            0x8d => {
+                let len = self.length::<8>()?;
+                self.text(len)?;
+            }
+            b'S' | b'V' => {
+                let text = self.line()?.trim_matches(['\'', '"']);
+                self.push(Value::Text(text.into()));
+            }
+            // Bytes.
+            b'C' => self.bytes::<1>()?,
+            b'B' => self.bytes::<4>()?,
+            0x8e | 0x96 => self.bytes::<8>()?,
+            b'}' => self.new_node(Node::Dict(Vec::new())),
+            b']' => self.new_node(Node::List(Vec::new())),
+            b')' => self.new_node(Node::Tuple(Vec::new())),
+            b't' => {
+                let values = self.pop_to_mark()?;
+                self.new_node(Node::Tuple(values));
+            }
+            b'l' => {
+                let values = self.pop_to_mark()?;
+                self.new_node(Node::List(values));
+            }
+            b'd' => {
+                let values = self.pop_to_mark()?;
+                self.new_node(Node::Dict(Vec::new()));
+                self.set_items(values)?;
+            }
+            0x85..=0x87 => self.tuple(usize::from(op - 0x84))?,
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(vec![key, value])?;
+            }
+            b'u' => {
+                let pairs = self.pop_to_mark()?;
+                self.set_items(pairs)?;
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.pop_to_mark()?;
+                self.append(items)?;
+            }
+            // Sets.
+            0x8f => self.push(Value::Other),
+            0x90 => drop(self.pop_to_mark()?),
+            0x91 => {
+                self.pop_to_mark()?;
+                self.push(Value::Other);
+            }
+            b'q' => {
+                let slot = u32::from(self.take(1)?[0]);
+                self.remember(slot)?;
+            }
+            b'r' => {
+                let slot = u32::from_le_bytes(self.number()?);
+                self.remember(slot)?;
+            }
+            b'p' => {
+                let slot = self.slot()?;
+                self.remember(slot)?;
+            }
+            0x94 => self.remember(u32::try_from(self.memo.len()).unwrap_or(u32::MAX))?,
+            b'h' => {
+                let slot = u32::from(self.take(1)?[0]);
+                self.recall(slot)?;
+            }
+            b'j' => {
+                let slot = u32::from_le_bytes(self.number()?);
+                self.recall(slot)?;
+            }
+            b'g' => {
+                let slot = self.slot()?;
+                self.recall(slot)?;
+            }
+            // Attributes, such as OrderedDict's _metadata.
+            b'b' => drop(self.pop()?),
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(format!("{module}.{name}").into()));
+            }
+            0x93 => {
+                let (Value::Text(name), Value::Text(module)) = (self.pop()?, self.pop()?) else {
+                    return Err("a name is no text".to_owned());
+                };
+                self.push(Value::Global(format!("{module}.{name}").into()));
+            }
+            b'Q' => self.persistent()?,
+            b'R' => self.reduce()?,
+            0x81 | 0x92 => {
+                let arguments = if op == 0x92 { 2 } else { 1 };
+                for _ in 0..arguments {
+                    self.pop()?;
+                }
+                return match self.pop()? {
+                    Value::Global(name) => Err(foreign(&name)),
+                    _ => Err("the pickle makes an object of no class".to_owned()),
+                };
+            }
+            _ => return Err("the pickle does what no state dict needs".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn short_int<const N: usize>(&mut self) -> Result<()> {
+        let n = self.length::<N>()?;
+        self.push(Value::Int(n as i64));
+        Ok(())
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<()> {
+        let len = self.length::<N>()?;
+        self.take(len)?;
+        self.push(Value::Other);
+        Ok(())
+    }
+
+    fn pop_tuple(&mut self, what: &str) -> Result<Vec<Value>> {
+        let value = self.pop()?;
+        match value {
+            Value::Node(at) => match self.arena.get(at) {
+                Some(Node::Tuple(items)) if items.len() <= ARGUMENTS => Ok(items.clone()),
+                _ => Err(format!("{what} are no tuple of at most {ARGUMENTS}")),
+            },
+            _ => Err(format!("{what} are no tuple")),
         }
     }
 
-    /// `('storage', torch.FloatStorage, key, location, elements)`.
+    /// `('storage', torch.FloatStorage, key, location, elements)`; in older files with a view `(key, offset, elements)` or None
+    /// at the end.
     fn persistent(&mut self) -> Result<()> {
-        let Value::Tuple(id) = self.pop()? else { return Err("a storage is not named by a tuple".to_owned()) };
-        let [Value::Text(_), Value::Global(class), Value::Text(key), ..] = &id[..] else {
+        let id = self.pop_tuple("the parts of a storage's name")?;
+        let [Value::Text(_), Value::Global(class), Value::Text(key), rest @ ..] = &id[..] else {
             return Err("a storage is named in an unknown way".to_owned());
         };
-        let dtype = match &**class {
-            "torch.DoubleStorage" => Dtype::F64,
-            "torch.FloatStorage" => Dtype::F32,
-            "torch.HalfStorage" => Dtype::F16,
-            "torch.BFloat16Storage" => Dtype::BF16,
-            "torch.LongStorage" => Dtype::I64,
-            "torch.IntStorage" => Dtype::I32,
-            "torch.ShortStorage" => Dtype::I16,
-            "torch.CharStorage" => Dtype::I8,
-            "torch.ByteStorage" => Dtype::U8,
-            "torch.BoolStorage" => Dtype::Bool,
-            other => return Err(format!("storage class {other} is not known")),
-        };
-        self.stack.push(Value::Storage { dtype, key: key.clone() });
+        let kind = dtype(class);
+        if kind.is_none() && !matches!(&**class, "torch.storage.UntypedStorage" | "torch.UntypedStorage") {
+            return Err(format!("storage class {class:.80} is not known"));
+        }
+        let mut offset = 0;
+        if let Some(Value::Node(at)) = rest.get(2) {
+            let Some(Node::Tuple(view)) = self.arena.get(*at) else {
+                return Err("a storage's view is described in an unknown way".to_owned());
+            };
+            let [_, Value::Int(from), _] = &view[..] else {
+                return Err("a storage's view is described in an unknown way".to_owned());
+            };
+            offset = u64::try_from(*from).map_err(|_| "a storage's view begins before it")?;
+        }
+        let storage = Rc::new(Storage { dtype: kind, key: Rc::clone(key), offset });
+        self.storages.push(Rc::clone(&storage));
+        self.push(Value::Storage(storage));
         Ok(())
+    }
+
+    /// Sizes or strides.
+    fn sizes(&self, value: &Value) -> Result<Vec<u64>> {
+        let Value::Node(at) = value else { return Err("a tensor's shape is no tuple".to_owned()) };
+        let Some(Node::Tuple(items) | Node::List(items)) = self.arena.get(*at) else {
+            return Err("a tensor's shape is no tuple".to_owned());
+        };
+        if items.len() > DIMENSIONS {
+            return Err(format!("a tensor has {} dimensions, {DIMENSIONS} may be", items.len()));
+        }
+        let size = |v: &Value| if let Value::Int(n) = v { u64::try_from(*n).ok() } else { None };
+        items.iter().map(size).collect::<Option<_>>().ok_or_else(|| "a tensor has a negative size".to_owned())
+    }
+
+    fn tensor(&self, args: &[Value], kind: Option<Dtype>) -> Result<Value> {
+        let [Value::Storage(storage), Value::Int(offset), shape, stride, ..] = args else {
+            return Err("a tensor is described in an unknown way".to_owned());
+        };
+        let dtype = kind.or(storage.dtype).ok_or("a tensor lies in a storage of unknown type")?;
+        let offset = u64::try_from(*offset).ok().and_then(|o| o.checked_add(storage.offset));
+        let view = View {
+            dtype,
+            key: storage.key.clone(),
+            offset: offset.ok_or("a tensor begins before its storage")?,
+            shape: self.sizes(shape)?,
+            stride: self.sizes(stride)?,
+        };
+        if view.shape.len() != view.stride.len() {
+            return Err("a tensor has more sizes than strides, or fewer".to_owned());
+        }
+        Ok(Value::Tensor(Rc::new(view)))
     }
 
     fn reduce(&mut self) -> Result<()> {
-        let Value::Tuple(args) = self.pop()? else { return Err("a call has no arguments".to_owned()) };
+        let args = self.pop_tuple("a call's arguments")?;
         let Value::Global(name) = self.pop()? else { return Err("a call of what is no function".to_owned()) };
         match &*name {
-            "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" => self.new_dict(),
-            "torch._utils._rebuild_tensor_v2" => {
-                let [Value::Storage { dtype, key }, Value::Int(offset), Value::Tuple(shape), Value::Tuple(stride), ..] =
-                    &args[..]
-                else {
+            "collections.OrderedDict" | "collections.defaultdict" | "builtins.dict" | "__builtin__.dict" => {
+                // Python 2 gives the pairs as an argument, Python 3 sets them afterwards.
+                let pairs = self.pairs(&args);
+                self.copied += pairs.len();
+                if self.copied > OPCODES {
+                    return Err("the pickle copies too much".to_owned());
+                }
+                self.new_node(Node::Dict(pairs));
+            }
+            "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
+                let tensor = self.tensor(&args, None)?;
+                self.push(tensor);
+            }
+            // … requires_grad, hooks, dtype, metadata.
+            "torch._utils._rebuild_tensor_v3" => {
+                let Some(Value::Global(kind)) = args.get(6) else {
                     return Err("a tensor is described in an unknown way".to_owned());
                 };
-                let sizes = |values: &[Value]| -> Option<Vec<u64>> {
-                    let size = |v: &Value| if let Value::Int(n) = v { u64::try_from(*n).ok() } else { None };
-                    values.iter().map(size).collect()
-                };
-                let negative = "a tensor has a negative size";
-                let view = View {
-                    dtype: *dtype,
-                    key: key.clone(),
-                    offset: u64::try_from(*offset).map_err(|_| negative)?,
-                    shape: sizes(shape).ok_or(negative)?,
-                    stride: sizes(stride).ok_or(negative)?,
-                };
-                if view.shape.len() != view.stride.len() {
-                    return Err("a tensor has more sizes than strides, or fewer".to_owned());
-                }
-                self.stack.push(Value::Tensor(Rc::new(view)));
+                let kind = dtype(kind).ok_or_else(|| format!("element type {kind:.80} is not known"))?;
+                let tensor = self.tensor(&args, Some(kind))?;
+                self.push(tensor);
             }
-            "torch._utils._rebuild_parameter" => {
-                let tensor = args.first().cloned().ok_or("a parameter without a tensor")?;
-                self.stack.push(tensor);
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state" => {
+                let tensor = args.into_iter().next().ok_or("a parameter without a tensor")?;
+                self.push(tensor);
             }
-            "torch.Size" | "torch.device" | "torch.dtype" => self.stack.push(Value::Other),
-            other => return Err(format!("the file wants to call {other}, which no state dict needs: refused")),
+            // Plain values in disguise, which no weights depend on.
+            "torch.Size"
+            | "torch.device"
+            | "torch.dtype"
+            | "_codecs.encode"
+            | "numpy.dtype"
+            | "numpy.core.multiarray.scalar"
+            | "numpy._core.multiarray.scalar"
+            | "builtins.set"
+            | "__builtin__.set" => self.push(Value::Other),
+            other => return Err(foreign(other)),
         }
         Ok(())
     }
+
+    /// `([(key, value), …],)`.
+    fn pairs(&self, args: &[Value]) -> Vec<(Value, Value)> {
+        let node = |value: &Value| if let Value::Node(at) = value { self.arena.get(*at) } else { None };
+        let Some(Node::List(items)) = args.first().and_then(node) else { return Vec::new() };
+        let pair = |value: &Value| match node(value) {
+            Some(Node::Tuple(pair) | Node::List(pair)) if pair.len() == 2 => Some((pair[0].clone(), pair[1].clone())),
+            _ => None,
+        };
+        items.iter().filter_map(pair).collect()
+    }
+}
+
+fn foreign(name: &str) -> String {
+    format!(
+        "the file wants to call {name:.80}, which no state dict needs: refused; if it holds a whole model, save its state_dict() \
+         in Python instead"
+    )
 }

@@ -4,36 +4,62 @@ use std::collections::BTreeMap;
 
 use safetensors::SafeTensors;
 
-use crate::{Dtype, Error, TensorData, Tensors, pickle, tensor::SafeView};
+use crate::{Dtype, Error, TensorData, Tensors, tensor::SafeView, torch};
 
-/// Reads the tensors of a weights file; `name` is for errors. Known by content: safetensors, or torch's zip format
-/// (`.pt`, `.pth`). Nested dictionaries are joined with dots: `model_weights.encoder.…`.
+/// What a weights file holds. Names are paths: containers' keys and items' places, joined with dots (`model_weights.encoder.…`,
+/// `optimizer_weights.state.0.exp_avg`).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Document {
+    /// The tensors.
+    pub tensors: Tensors,
+    /// Their names in the file's order.
+    pub order: Vec<String>,
+    /// Plain numbers beside them: `epoch`, `optimizer_weights.param_groups.0.lr`.
+    pub numbers: BTreeMap<String, f64>,
+}
+
+/// Reads the tensors of a weights file; `name` is for errors. Known by content: safetensors, or torch's (`.pt`, `.pth`), its zip
+/// format or that from before torch 1.6. Nested dictionaries are joined with dots: `model_weights.encoder.…`.
 ///
 /// # Errors
 /// [`Error::Weights`] says what is wrong. Hostile bytes cannot make it panic or take memory beyond a small multiple of
 /// their own size.
 pub fn read(bytes: &[u8], name: &str) -> Result<Tensors, Error> {
+    Ok(read_document(bytes, name)?.tensors)
+}
+
+/// As [`read`], with the order of the tensors and the numbers beside them.
+///
+/// # Errors
+/// As [`read`]'s.
+pub fn read_document(bytes: &[u8], name: &str) -> Result<Document, Error> {
     let bad = |why: String| Error::Weights { name: name.to_owned(), why };
     if bytes.starts_with(b"PK\x03\x04") {
-        return pickle::read_zip(bytes).map_err(bad);
+        return torch::read_zip(bytes).map_err(bad);
     }
-    if bytes.starts_with(&[0x80, 2]) {
-        return Err(bad(
-            "this is torch's old format, from before 1.6; load it in Python and torch.save it again".to_owned()
-        ));
+    if bytes.starts_with(torch::MAGIC) {
+        return torch::read_legacy(bytes).map_err(bad);
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        let why = "this is torch's oldest format, a tar file, from before 0.1.10; load it in Python and torch.save it again";
+        return Err(bad(why.to_owned()));
+    }
+    if bytes.first() == Some(&0x80) {
+        return Err(bad("a pickle, but not one that torch.save wrote".to_owned()));
     }
     let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| bad(format!("neither safetensors ({e}) nor a torch.save zip file")))?;
-    let mut tensors = Tensors::new();
+        .map_err(|e| bad(format!("neither safetensors ({e}) nor a file of torch.save")))?;
+    let mut out = Document::default();
     for (key, view) in file.tensors() {
         let dtype =
             Dtype::of(view.dtype()).ok_or_else(|| bad(format!("{key}: dtype {:?} is not known", view.dtype())))?;
         let shape = view.shape().iter().map(|d| *d as u64).collect();
         let tensor = TensorData::new(dtype, shape, view.data().to_vec())
             .ok_or_else(|| bad(format!("{key}: its bytes do not fit its shape")))?;
-        tensors.insert(key, tensor);
+        out.order.push(key.clone());
+        out.tensors.insert(key, tensor);
     }
-    Ok(tensors)
+    Ok(out)
 }
 
 /// The tensors as a safetensors file. The same tensors give the same bytes.
@@ -48,6 +74,32 @@ pub fn to_safetensors(tensors: &Tensors) -> Result<Vec<u8>, Error> {
             (name.as_str(), SafeView { tensor, shape })
         })
         .collect();
-    safetensors::serialize(views, None)
-        .map_err(|e| Error::Weights { name: "safetensors".to_owned(), why: e.to_string() })
+    safetensors::serialize(views, None).map_err(refused)
+}
+
+/// As [`to_safetensors`], with texts in `__metadata__`. (The crate takes them in a hash map, whose order is another each time.)
+///
+/// # Errors
+/// When the format refuses them.
+pub fn to_safetensors_with(tensors: &Tensors, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
+    let plain = to_safetensors(tensors)?;
+    let (length, rest) = plain.split_first_chunk::<8>().ok_or_else(|| refused("no header"))?;
+    let (header, data) = rest
+        .split_at_checked(u64::from_le_bytes(*length) as usize)
+        .ok_or_else(|| refused("the header is longer than the file"))?;
+    let header = header.trim_ascii_end();
+    let mut out = br#"{"__metadata__":"#.to_vec();
+    out.extend(serde_json::to_vec(metadata).map_err(refused)?);
+    if header != b"{}" {
+        out.push(b',');
+    }
+    out.extend(&header[1..]);
+    out.resize(out.len().next_multiple_of(8), b' ');
+    out.splice(0..0, (out.len() as u64).to_le_bytes());
+    out.extend(data);
+    Ok(out)
+}
+
+fn refused(why: impl ToString) -> Error {
+    Error::Weights { name: "safetensors".to_owned(), why: why.to_string() }
 }

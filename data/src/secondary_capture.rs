@@ -206,6 +206,8 @@ pub fn write(capture: &Capture<'_>) -> Result<Vec<u8>, Error> {
             (tags::STUDY_INSTANCE_UID, VR::UI, study),
             (tags::SERIES_INSTANCE_UID, VR::UI, &ids.series),
             (tags::STUDY_ID, VR::SH, &source.study_id),
+            // Wanted where the body part may be one of a pair; a chest is not.
+            (tags::LATERALITY, VR::CS, ""),
             (tags::PATIENT_ORIENTATION, VR::CS, ""),
             (tags::IMAGE_COMMENTS, VR::LT, &comments),
             (tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB"),
