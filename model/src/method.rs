@@ -72,13 +72,14 @@ pub struct Step<'a> {
 pub struct Group {
     /// Its name, in checkpoints and in [`Updates::update`].
     pub name: &'static str,
-    /// By state-dict name, in the order of the forward pass.
+    /// By state-dict name, in the order of [`Method::parameters`].
     pub parameters: Vec<(String, Tensor)>,
 }
 
 /// A method of the paper.
 pub trait Method {
-    /// Trainable leaves by state-dict name, in the order of the forward pass.
+    /// Trainable leaves by state-dict name, in the order in which the published code registers them, by which `torch.optim` numbers
+    /// its state; it is nearly that of the forward pass, which is what gradients' buckets want.
     fn parameters(&self) -> Vec<(String, Tensor)>;
 
     /// What belongs to the state dict and is not trained: running statistics, grids.

@@ -137,10 +137,9 @@ impl Autoencoder {
 impl Method for Autoencoder {
     fn parameters(&self) -> Vec<(String, Tensor)> {
         let mut out = Vec::new();
-        self.encoder.iter().for_each(|block| block.parameters(&mut out));
-        self.dense.iter().for_each(|dense| dense.parameters(&mut out));
-        self.decoder.iter().for_each(|block| block.parameters(&mut out));
+        self.encoder.iter().chain(&self.decoder).for_each(|block| block.parameters(&mut out));
         self.last.named("decoder.conv__decode_final", &mut out);
+        self.dense.iter().for_each(|dense| dense.parameters(&mut out));
         out
     }
 
