@@ -41,7 +41,8 @@ pub fn read_document(bytes: &[u8], name: &str) -> Result<Document, Error> {
         return torch::read_legacy(bytes).map_err(bad);
     }
     if bytes.get(257..262) == Some(b"ustar") {
-        let why = "this is torch's oldest format, a tar file, from before 0.1.10; load it in Python and torch.save it again";
+        let why =
+            "this is torch's oldest format, a tar file, from before 0.1.10; load it in Python and torch.save it again";
         return Err(bad(why.to_owned()));
     }
     if bytes.first() == Some(&0x80) {
@@ -60,6 +61,22 @@ pub fn read_document(bytes: &[u8], name: &str) -> Result<Document, Error> {
         out.tensors.insert(key, tensor);
     }
     Ok(out)
+}
+
+/// The state dict among a file's tensors: below `model_weights` (the paper's code), `state_dict` or `model_state_dict` (as many
+/// trainers have it) or `model/` (our checkpoints), else all of them; without the `module.` that data-parallel training puts
+/// before every name.
+pub fn state_dict(tensors: &Tensors) -> Tensors {
+    let below = |prefix: &str| -> Tensors {
+        tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
+    };
+    let nested = ["model_weights.", "state_dict.", "model_state_dict.", "model/"].map(below);
+    let found = nested.into_iter().find(|t| !t.is_empty()).unwrap_or_else(|| tensors.clone());
+    let bare = |name: &String| name.strip_prefix("module.").map(str::to_owned);
+    match found.keys().map(bare).collect::<Option<Vec<String>>>() {
+        Some(names) => names.into_iter().zip(found.into_values()).collect(),
+        None => found,
+    }
 }
 
 /// The tensors as a safetensors file. The same tensors give the same bytes.

@@ -57,7 +57,11 @@ fn both_of_torchs_formats_are_read_with_every_type_and_stride() {
         assert_eq!(numbers["optimizer_weights.param_groups.0.betas.1"], 0.999);
         assert_eq!(numbers["optimizer_weights.param_groups.0.params.1"], 1.0);
         assert_eq!(f32s(&tensors["optimizer_weights.state.0.step"]), [1.0]);
-        assert_eq!(tensors.keys().filter(|k| k.starts_with("optimizer_weights.state.1")).count(), 0, "it had no gradient");
+        assert_eq!(
+            tensors.keys().filter(|k| k.starts_with("optimizer_weights.state.1")).count(),
+            0,
+            "it had no gradient"
+        );
         assert_eq!(weights::read(file, name).unwrap(), tensors);
     }
 }
@@ -120,7 +124,8 @@ fn refused(pickle: &[u8]) -> String {
 
 /// A tensor `t` of four floats, offset, shape and stride as given.
 fn tensor(geometry: &[u8]) -> Vec<u8> {
-    let head = b"\x80\x02}U\x01tctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ";
+    let head =
+        b"\x80\x02}U\x01tctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ";
     [&head[..], geometry, b"\x89NtRs."].concat()
 }
 
@@ -202,7 +207,9 @@ fn bombs_go_off_at_once() {
     assert!(refused(&long).contains("nested too deep, or too much"));
     // A tuple of a million, shape of a thousand tensors.
     let mut wide = [&dict[..], b"(", &b"K\x01".repeat(1 << 20), b"tq\x05"].concat();
-    wide.extend(b"0}U\x01tctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ");
+    wide.extend(
+        b"0}U\x01tctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ",
+    );
     wide.extend(b"K\x00h\x05h\x05\x89NtRs.");
     assert!(refused(&wide).contains("dimensions"));
     let many = [&dict[..], &b"(".repeat((1 << 22) + 1)].concat();

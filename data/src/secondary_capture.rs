@@ -257,11 +257,7 @@ pub fn write(capture: &Capture<'_>) -> Result<Vec<u8>, Error> {
         .media_storage_sop_class_uid(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
         .media_storage_sop_instance_uid(&ids.instance);
     let mut bytes = Vec::new();
-    object
-        .with_meta(meta)
-        .map_err(|e| bad(e.to_string()))?
-        .write_all(&mut bytes)
-        .map_err(|e| bad(e.to_string()))?;
+    object.with_meta(meta).map_err(|e| bad(e.to_string()))?.write_all(&mut bytes).map_err(|e| bad(e.to_string()))?;
     Ok(bytes)
 }
 
@@ -277,9 +273,8 @@ fn texts(tag: Tag, vr: VR, value: &str) -> DataElement<InMemDicomObject> {
 
 /// The image that the picture was made from, and that it was made by image processing.
 fn reference(class: &str, instance: &str) -> DataElement<InMemDicomObject> {
-    let sequence = |tag, item: InMemDicomObject| {
-        DataElement::new(tag, VR::SQ, Value::from(DataSetSequence::from(vec![item])))
-    };
+    let sequence =
+        |tag, item: InMemDicomObject| DataElement::new(tag, VR::SQ, Value::from(DataSetSequence::from(vec![item])));
     let purpose = InMemDicomObject::from_element_iter([
         texts(tags::CODE_VALUE, VR::SH, "121322"),
         texts(tags::CODING_SCHEME_DESIGNATOR, VR::SH, "DCM"),
@@ -297,7 +292,8 @@ fn reference(class: &str, instance: &str) -> DataElement<InMemDicomObject> {
 fn check(capture: &Capture<'_>, description: &str) -> Result<(), String> {
     let Capture { source, uids, derivation, version, made_at, .. } = capture;
     let long = |what: &str, value: &str, most: usize| {
-        (value.chars().count() > most).then(|| format!("{what} has {} characters, {most} may be", value.chars().count()))
+        (value.chars().count() > most)
+            .then(|| format!("{what} has {} characters, {most} may be", value.chars().count()))
     };
     let problem = long("the series' description (title and notice)", description, LONGEST)
         .or_else(|| long("the version", version, LONGEST))

@@ -16,6 +16,9 @@ pub enum Error {
         /// Names whose shapes differ, with both.
         misshapen: Vec<String>,
     },
+    /// An optimizer's state from elsewhere does not fit.
+    #[error("the optimizer's state: {0}")]
+    Optimizer(String),
     /// VGG-19's weights are missing or wrong.
     #[error("perceptual loss: {0}")]
     Perceptual(String),
@@ -37,6 +40,9 @@ pub enum Error {
 
 impl From<tch::TchError> for Error {
     fn from(e: tch::TchError) -> Self {
-        Self::Torch(e.to_string().lines().next().unwrap_or_default().to_owned())
+        // What it says, without the heading and the trace below it.
+        let text = e.to_string();
+        let text = text.strip_prefix("Internal torch error:").unwrap_or(&text);
+        Self::Torch(text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default().to_owned())
     }
 }

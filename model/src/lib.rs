@@ -13,7 +13,9 @@ mod method;
 mod methods;
 mod nn;
 mod optim;
+pub mod paper;
 pub mod parity;
+pub mod script;
 mod state;
 mod tensors;
 #[cfg(test)]

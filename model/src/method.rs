@@ -72,6 +72,8 @@ pub struct Step<'a> {
 pub struct Group {
     /// Its name, in checkpoints and in [`Updates::update`].
     pub name: &'static str,
+    /// The key of its state in the files of the published code.
+    pub published: &'static str,
     /// By state-dict name, in the order of [`Method::parameters`].
     pub parameters: Vec<(String, Tensor)>,
 }
@@ -87,7 +89,7 @@ pub trait Method {
 
     /// The optimizers, each with its parameters; one may have several.
     fn groups(&self) -> Vec<Group> {
-        vec![Group { name: "adam", parameters: self.parameters() }]
+        vec![Group { name: "adam", published: "optimizer_weights", parameters: self.parameters() }]
     }
 
     /// Whether in epoch `epoch` (from 0) some parameter of an updated group gets no gradient.

@@ -39,8 +39,7 @@ fn names_types_shapes_and_order_are_the_references() {
         };
         let mut ours: Vec<String> = state_dict(net.as_ref()).unwrap().iter().map(|(n, d)| line(n, d)).collect();
         let wanted = &recorded[method.name()];
-        let mut theirs: Vec<String> =
-            wanted.iter().map(|l| l.rsplit_once(' ').unwrap().0.to_owned()).collect();
+        let mut theirs: Vec<String> = wanted.iter().map(|l| l.rsplit_once(' ').unwrap().0.to_owned()).collect();
         ours.sort();
         theirs.sort();
         assert_eq!(ours, theirs, "{}", method.name());

@@ -84,8 +84,10 @@ impl Subset {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trainer {
-    /// Passes over the training samples.
+    /// Passes over the training samples; 0: none, `model.weights` are scored as they are.
     pub epochs: u32,
+    /// Take the optimizers' state and the epoch from `model.weights`, too, and go on after that epoch.
+    pub resume: bool,
     /// Images per optimizer step over all ranks.
     pub batch_size: u32,
     /// Number of ranks.
@@ -121,6 +123,7 @@ impl Default for Trainer {
     fn default() -> Self {
         Self {
             epochs: 500,
+            resume: false,
             batch_size: 64,
             world_size: 1,
             threads: 1,

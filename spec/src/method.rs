@@ -64,6 +64,10 @@ methods!(define);
 pub struct Model {
     /// Which method.
     pub method: Method,
+    /// Weights to begin with, instead of drawing them from `trainer.seed`: URL or path of a `.pt`, `.pth` or `.safetensors` file, or
+    /// of a checkpoint's `manifest.json`. Names and shapes must be this network's, all of them.
+    #[serde(default)]
+    pub weights: Option<String>,
     /// Side of the (square) input in pixels; must equal the dataset's.
     #[serde(default = "default_image_size")]
     pub image_size: u32,

@@ -193,11 +193,12 @@ impl Method for Aae {
     }
 
     fn groups(&self) -> Vec<Group> {
+        let group = |name, published, parameters| Group { name, published, parameters };
         vec![
-            Group { name: "discriminator", parameters: Self::of(&[&self.discriminator]) },
-            Group { name: "generator", parameters: Self::of(&[&self.generator]) },
-            Group { name: "codes", parameters: self.code_parameters() },
-            Group { name: "autoencoder", parameters: Self::of(&[&self.encoder, &self.generator]) },
+            group("discriminator", "optimizer_D_weights", Self::of(&[&self.discriminator])),
+            group("generator", "optimizer_G_weights", Self::of(&[&self.generator])),
+            group("codes", "optimizer_ZD_weights", self.code_parameters()),
+            group("autoencoder", "optimizer_E_weights", Self::of(&[&self.encoder, &self.generator])),
         ]
     }
 

@@ -53,7 +53,9 @@ impl Dense {
     fn forward(&self, h: &Tensor) -> Result<(Tensor, Tensor), Error> {
         let squeezed = self.squeeze.forward(h)?;
         let code = self.encode.forward(&squeezed.flatten(1, -1))?;
-        let widened = self.widen.forward(&self.decode.forward(&code)?.f_reshape(squeezed.size())?)?;
+        // The size of the batch is left open, so that a trace does for any.
+        let shape = [&[-1], &squeezed.size()[1..]].concat();
+        let widened = self.widen.forward(&self.decode.forward(&code)?.f_reshape(&shape)?)?;
         Ok((code, widened))
     }
 

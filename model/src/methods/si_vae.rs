@@ -171,7 +171,8 @@ impl SoftIntroVae {
     }
 
     fn decode(&self, z: &Tensor, norm: Norm<'_>) -> Result<Tensor, Error> {
-        let mut h = self.from_code.forward(z)?.relu().f_reshape([z.size()[0], -1, COARSEST, COARSEST])?;
+        let channels = self.from_code.bias.numel() as i64 / (COARSEST * COARSEST);
+        let mut h = self.from_code.forward(z)?.relu().f_reshape([-1, channels, COARSEST, COARSEST])?;
         for (i, block) in self.up.iter().enumerate() {
             if i > 0 {
                 let [.., height, width] = h.size()[..] else {
@@ -233,8 +234,8 @@ impl Method for SoftIntroVae {
 
     fn groups(&self) -> Vec<Group> {
         vec![
-            Group { name: "encoder", parameters: self.encoder_parameters() },
-            Group { name: "decoder", parameters: self.decoder_parameters() },
+            Group { name: "encoder", published: "optimizer_e_weights", parameters: self.encoder_parameters() },
+            Group { name: "decoder", published: "optimizer_d_weights", parameters: self.decoder_parameters() },
         ]
     }
 

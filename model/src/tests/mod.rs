@@ -1,5 +1,6 @@
 //! Each operation against the vectors recorded from the paper's own code, and what holds of the whole network.
 
+mod export;
 mod network;
 mod ops;
 mod state;

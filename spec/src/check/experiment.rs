@@ -29,6 +29,7 @@ impl Experiment {
         c.split(&self.dataset.validation.split, "dataset.validation.split");
         method::check(&mut c, self);
         trainer(&mut c, &self.trainer);
+        weights(&mut c, self);
         evaluation(&mut c, self);
         scheduling(&mut c, self);
         c.done()
@@ -137,7 +138,6 @@ fn scheduling(c: &mut Checks, e: &Experiment) {
 }
 
 fn trainer(c: &mut Checks, t: &Trainer) {
-    c.at_least(1, t.epochs.into(), "trainer.epochs");
     c.at_least(1, t.batch_size.into(), "trainer.batch_size");
     c.at_most(65_536, t.batch_size.into(), "trainer.batch_size");
     c.at_least(1, t.world_size.into(), "trainer.world_size");
@@ -167,6 +167,32 @@ fn trainer(c: &mut Checks, t: &Trainer) {
         "trainer.checkpoint.keep_last",
         "0 keeps nothing to go on from",
         "keep 1 or more; the best is kept besides",
+    );
+}
+
+/// What needs weights to begin with.
+fn weights(c: &mut Checks, e: &Experiment) {
+    let (given, t) = (e.model.weights.as_deref(), &e.trainer);
+    if let Some(location) = given {
+        c.not_empty(location, "model.weights", "URL or path of a weights file");
+    }
+    c.that(
+        t.epochs > 0 || given.is_some(),
+        "trainer.epochs",
+        "0 is too small: it must be 1 or more",
+        "0 scores model.weights as they are, but there are none",
+    );
+    c.that(
+        !t.resume || given.is_some(),
+        "trainer.resume",
+        "there is nothing to resume",
+        "model.weights names the file that holds the optimizers' state",
+    );
+    c.that(
+        !t.resume || t.epochs > 0,
+        "trainer.resume",
+        "no epoch is to be trained",
+        "leave it out, or set trainer.epochs to how many there shall have been at the end",
     );
 }
 
@@ -338,6 +364,10 @@ mod tests {
             (json!({"trainer.optimiser.lr": 1}), "did you mean `trainer.optimizer.lr`"),
             (json!({"trainer.seed": "x"}), "trainer.seed: "),
             (json!({"trainer.epochs": 1.5}), "whole number"),
+            (json!({"trainer.epochs": 0}), "model.weights as they are, but there are none"),
+            (json!({"trainer.resume": true}), "nothing to resume"),
+            (json!({"trainer.resume": true, "model.weights": "a.pt", "trainer.epochs": 0}), "no epoch"),
+            (json!({"model.weights": " "}), "model.weights: it is empty"),
             (json!({"kind": "sweep"}), "kind"),
             (json!({"model.image_size": 100}), "multiple of 128"),
             (json!({"model.kernel_size": 4}), "odd"),
@@ -381,6 +411,12 @@ mod tests {
             let text = with(params.clone()).unwrap_err();
             assert!(text.contains(wanted), "{params}: {text}");
         }
+    }
+
+    #[test]
+    fn given_weights_may_be_scored_as_they_are_or_resumed() {
+        with(json!({"model.weights": "a.pt", "trainer.epochs": 0})).unwrap();
+        with(json!({"model.weights": "a.pt", "trainer.resume": true})).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod failure;
+pub mod foreign;
 pub mod group;
 pub mod images;
 pub mod orders;
@@ -45,7 +46,6 @@ use crate::{
         group::{Group, Place},
         images::Dataset,
         orders::{Orders, leave},
-        progress::Position,
         saver::Saver,
         snapshot::{Net, Provenance},
         trainer::{Bench, End, Trainer},
@@ -198,7 +198,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
             tracing::info!(step = snapshot.state.step, epoch = snapshot.state.epoch, "going on from {url}");
             snapshot::restore(&mut net, &snapshot, &provenance)?
         }
-        None => Position::default(),
+        None => foreign::begin(&mut net, &job.experiment, &runtime)?,
     };
 
     let timeout = Duration::from_secs(u64::from(settings.collective_timeout_s.max(1)));
@@ -301,7 +301,10 @@ pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result
 }
 
 /// A file by URL or path: its folder and its name.
-fn split_location(location: &str) -> Result<(Objects, String), Failure> {
+///
+/// # Errors
+/// When it is neither.
+pub fn split_location(location: &str) -> Result<(Objects, String), Failure> {
     if location.contains("://") {
         return Ok(morph_objects::split_url(location)?);
     }

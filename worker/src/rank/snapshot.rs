@@ -91,19 +91,37 @@ pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> R
         );
     }
     load_model(net.method.as_ref(), snapshot)?;
+    load_optimizers(net, snapshot)?;
+    if let Some(rng) = snapshot.tensors.get(RNG) {
+        native::set_rng_state(&rng.bytes)?;
+    }
+    position(state)
+}
+
+/// Puts `net`'s optimizers into the state that `snapshot` holds.
+///
+/// # Errors
+/// When they are another network's.
+pub fn load_optimizers(net: &mut Net, snapshot: &Snapshot) -> Result<(), Failure> {
     for (name, adam) in net.optimizers.iter_mut() {
         let moments = unprefixed(&format!("{OPTIMIZER}{name}/"), &snapshot.tensors);
         let prefix = format!("{name}/");
-        let steps = state
+        let steps = snapshot
+            .state
             .optimizer_steps
             .iter()
             .filter_map(|(k, n)| k.strip_prefix(&prefix).map(|parameter| (parameter.to_owned(), *n)))
             .collect();
         adam.load_state(&moments, &steps)?;
     }
-    if let Some(rng) = snapshot.tensors.get(RNG) {
-        native::set_rng_state(&rng.bytes)?;
-    }
+    Ok(())
+}
+
+/// Where training stood.
+///
+/// # Errors
+/// When the schedule's state is none.
+pub fn position(state: &State) -> Result<Position, Failure> {
     Ok(Position {
         step: state.step,
         epoch: state.epoch,

@@ -104,7 +104,13 @@ impl<'a> Trainer<'a> {
         };
         let now = Instant::now();
         let pace = Pace { since: now, images: 0.0, epoch_since: now, epoch_images: 0.0 };
-        Self { bench, sampler, net, at, saver, reducers: Reducers::default(), pace, spent: Spent::default() }
+        let mut trainer =
+            Self { bench, sampler, net, at, saver, reducers: Reducers::default(), pace, spent: Spent::default() };
+        if trainer.at.step == 0 {
+            // Files of the published code know their epoch only.
+            trainer.at.step = u64::from(trainer.at.epoch) * trainer.batches();
+        }
+        trainer
     }
 
     fn settings(&self) -> &'a Settings {
@@ -139,6 +145,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// NaN, I/O, lost peers.
     pub fn train(&mut self) -> Result<End, Failure> {
+        if self.is_over() && self.at.best.is_none() {
+            // Given weights, which are scored as they are: a checkpoint like any other's.
+            self.save(Occasion::default())?;
+            return self.finish(End::Finished);
+        }
         let batches = self.batches();
         if batches == 0 {
             return Err(Failure::User(format!(
