@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use morph_spec::{
     Experiment, Rng, Sweep,
-    sweep::{Distribution, MOST_RUNS, Method, Parameter},
+    sweep::{Distribution, EXPERIMENT, MOST_RUNS, Method, Parameter},
 };
 use serde_json::{Number, Value};
 
-/// Dotted field of the experiment → its value.
+/// Dotted field of the experiment → its value; of several experiments also [`EXPERIMENT`] → the name of the one.
 pub type Params = BTreeMap<String, Value>;
 
 /// A search space that makes no sense.
@@ -42,7 +42,7 @@ fn bad(name: &str, why: impl Into<String>) -> Error {
 pub fn total(sweep: &Sweep) -> Result<u32, Error> {
     let points = match sweep.method {
         Method::Grid => {
-            let mut points = 1u64;
+            let mut points = u64::from(sweep.experiment.count());
             for (name, parameter) in &sweep.parameters {
                 points = points.saturating_mul(choices(name, parameter)?.len() as u64);
             }
@@ -74,7 +74,15 @@ pub fn ask(sweep: &Sweep, already: u32, n: u32) -> Result<Vec<Params>, Error> {
 
 fn point(sweep: &Sweep, index: u32) -> Result<Params, Error> {
     let mut params = Params::new();
-    let mut rest = u64::from(index);
+    // Experiments take turns, so that what has been seen at any time is a fair comparison, and each meets the same points.
+    let experiments = u64::from(sweep.experiment.count());
+    let index = u64::from(index);
+    if experiments > 1 {
+        let turn = sweep.experiment.iter().nth((index % experiments) as usize);
+        params.extend(turn.map(|e| (EXPERIMENT.to_owned(), Value::from(e.name.clone()))));
+    }
+    let index = index / experiments;
+    let mut rest = index;
     // The last parameter turns fastest, as nested loops would have it.
     for (name, parameter) in sweep.parameters.iter().rev() {
         let value = match sweep.method {
@@ -85,7 +93,7 @@ fn point(sweep: &Sweep, index: u32) -> Result<Params, Error> {
                 rest /= len;
                 value
             }
-            Method::Random => draw(name, parameter, &mut Rng::keyed(sweep.seed, name, u64::from(index)))?,
+            Method::Random => draw(name, parameter, &mut Rng::keyed(sweep.seed, name, index))?,
         };
         params.insert(name.clone(), value);
     }
@@ -173,12 +181,18 @@ fn reals(name: &str, p: &Parameter) -> Result<(f64, f64), Error> {
     }
 }
 
-/// `experiment` with `params` filled in, and valid.
+/// The sweep's experiment with `params` filled in, and valid.
 ///
 /// # Errors
-/// When a field does not exist, does not take the value, or no longer fits the others.
-pub fn with(experiment: &Experiment, params: &Params) -> Result<Experiment, Error> {
-    experiment.with(params).map_err(Error::Point)
+/// When there is no such experiment or field, or one does not take its value or no longer fits the others.
+pub fn with(sweep: &Sweep, params: &Params) -> Result<Experiment, Error> {
+    let mut params = params.clone();
+    let experiment = match params.remove(EXPERIMENT) {
+        None => Some(sweep.experiment.first()),
+        Some(name) => sweep.experiment.iter().find(|e| Some(e.name.as_str()) == name.as_str()),
+    };
+    let none = || Error::Point(format!("{EXPERIMENT}: the sweep has no experiment of that name"));
+    experiment.ok_or_else(none)?.with(&params).map_err(Error::Point)
 }
 
 #[cfg(test)]
@@ -228,11 +242,43 @@ mod tests {
             assert!((0.0..0.5).contains(&real("trainer.optimizer.weight_decay")));
             assert!(((-2f64).exp()..2f64.exp()).contains(&real("trainer.loss.morph.weight")));
             assert!((1..=3).contains(&p["trainer.seed"].as_i64().unwrap()));
-            with(&all.experiment, p).unwrap();
+            with(&all, p).unwrap();
         }
         assert_ne!(points[0], points[1]);
         let other = Sweep { seed: 1, ..all };
         assert_ne!(ask(&other, 0, 50).unwrap(), points);
+    }
+
+    #[test]
+    fn several_experiments_take_turns_at_the_same_points() {
+        let other = |name: &str, lr: f64| {
+            let mut experiment = grid().experiment.first().clone();
+            experiment.name = name.to_owned();
+            experiment.trainer.optimizer.lr = lr;
+            serde_json::to_value(experiment).unwrap()
+        };
+        let sweep = |method: &str, parameters: Value| -> Sweep {
+            let mut json = serde_json::to_value(grid()).unwrap();
+            json["experiment"] = json!([other("a", 0.5), other("b", 0.25)]);
+            json["method"] = json!(method);
+            json["parameters"] = parameters;
+            json["run_cap"] = if method == "random" { json!(4) } else { Value::Null };
+            serde_json::from_value(json).unwrap()
+        };
+        let seeds = sweep("grid", json!({"trainer.seed": {"min": 1, "max": 3}}));
+        let points = ask(&seeds, 0, 100).unwrap();
+        let shown = |p: &Params| format!("{}{}", p[EXPERIMENT].as_str().unwrap(), p["trainer.seed"]);
+        assert_eq!(points.iter().map(shown).collect::<Vec<_>>(), ["a1", "b1", "a2", "b2", "a3", "b3"]);
+        let made = with(&seeds, &points[3]).unwrap();
+        assert_eq!((made.name.as_str(), made.trainer.seed, made.trainer.optimizer.lr), ("b", 2, 0.25));
+        let drawn = ask(&sweep("random", json!({"trainer.optimizer.lr": {"min": 0.1, "max": 0.9}})), 0, 9).unwrap();
+        assert_eq!(drawn.len(), 4);
+        assert_eq!(drawn[0]["trainer.optimizer.lr"], drawn[1]["trainer.optimizer.lr"]);
+        assert_ne!(drawn[0]["trainer.optimizer.lr"], drawn[2]["trainer.optimizer.lr"]);
+        let alone = ask(&sweep("grid", json!({})), 0, 9).unwrap();
+        assert_eq!(alone.iter().map(|p| p[EXPERIMENT].clone()).collect::<Vec<_>>(), [json!("a"), json!("b")]);
+        let unknown = BTreeMap::from([(EXPERIMENT.to_owned(), json!("c"))]);
+        assert!(with(&seeds, &unknown).unwrap_err().to_string().contains("no experiment of that name"));
     }
 
     #[test]
@@ -251,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_there_is_named() {
-        let with = |name: &str, value| with(&grid().experiment, &BTreeMap::from([(name.to_owned(), value)]));
+        let with = |name: &str, value| with(&grid(), &BTreeMap::from([(name.to_owned(), value)]));
         assert_eq!(with("trainer.seed", json!(7)).unwrap().trainer.seed, 7);
         let text = with("trainer.optimiser.lr", json!(1)).unwrap_err().to_string();
         assert!(text.contains("parameters.trainer.optimiser.lr") && text.contains("optimiser"), "{text}");

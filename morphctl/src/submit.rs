@@ -62,7 +62,7 @@ fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
             Ok(Job::Run { experiment, name: args.name.clone().unwrap_or_default() })
         }
         (Document::Sweep(mut sweep), "sweep") => {
-            absolute(&mut sweep.experiment)?;
+            sweep.experiment.iter_mut().try_for_each(absolute)?;
             if let Some(name) = &args.name {
                 sweep.name.clone_from(name);
             }
@@ -113,7 +113,7 @@ impl Job {
     fn world_size(&self) -> u32 {
         match self {
             Self::Run { experiment, .. } => experiment.trainer.world_size,
-            Self::Sweep(sweep) => sweep.experiment.trainer.world_size,
+            Self::Sweep(sweep) => sweep.experiment.iter().map(|e| e.trainer.world_size).max().unwrap_or(1),
         }
     }
 

@@ -105,12 +105,13 @@ fn the_papers_two_tasks_have_healthy_images_of_their_own() {
 #[test]
 fn the_demo_is_a_grid_of_four_over_the_phantom() {
     let s = sweep("sweeps/demo.yaml");
-    assert_eq!(s.experiment, experiment("phantom/morphaeus.yaml"));
+    let varied = s.experiment.first();
+    assert_eq!((varied, s.experiment.count()), (&experiment("phantom/morphaeus.yaml"), 1));
     let points: usize = s.parameters.values().map(|p| p.values.as_ref().map_or(1, Vec::len)).product();
     assert!(points >= 4);
-    assert_eq!(s.experiment.dataset.url, "/home-of-morph/datasets/rsna-phantom");
-    assert_eq!((s.experiment.trainer.world_size, s.experiment.trainer.epochs), (2, 5));
-    assert_eq!(s.experiment.trainer.loss.perceptual.weight, 0.0);
+    assert_eq!(varied.dataset.url, "/home-of-morph/datasets/rsna-phantom");
+    assert_eq!((varied.trainer.world_size, varied.trainer.epochs), (2, 5));
+    assert_eq!(varied.trainer.loss.perceptual.weight, 0.0);
 }
 
 #[test]
@@ -175,5 +176,20 @@ fn the_depth_study_differs_in_depth() {
         assert_eq!((e.model.method, e.model.channels.len()), (Method::Baseline, i + 1));
         assert_eq!(e.model.channels, all[6].model.channels[..=i]);
         assert_eq!(e.trainer, all[0].trainer);
+    }
+}
+
+#[test]
+fn the_smoke_test_of_methods_has_all_of_them_on_the_same_cases() {
+    let s = sweep("sweeps/methods-smoke.yaml");
+    let methods: Vec<Method> = s.experiment.iter().map(|e| e.model.method).collect();
+    assert_eq!(methods.len(), Method::ALL.len());
+    assert!(Method::ALL.iter().all(|m| methods.contains(m)), "{methods:?}");
+    assert_eq!(s.metric.name, "val/score", "no test set chooses");
+    let first = s.experiment.first();
+    for e in s.experiment.iter() {
+        assert_eq!((&e.dataset, &e.evaluation), (&first.dataset, &first.evaluation), "{}", e.name);
+        let budget = |e: &Experiment| (e.trainer.epochs, e.trainer.batch_size, e.trainer.world_size, e.trainer.seed);
+        assert_eq!(budget(e), budget(first), "{}", e.name);
     }
 }

@@ -242,7 +242,7 @@ fn a_sweep_in_the_words_of_wandb() {
         &nested,
         &["trainer.epochs=2", "parameters.trainer.seed.max=9", "parameters.trainer.threads.value=2", "run_cap=5"],
     );
-    assert_eq!((s.experiment.trainer.epochs, s.run_cap), (2, Some(5)));
+    assert_eq!((s.experiment.first().trainer.epochs, s.run_cap), (2, Some(5)));
     assert_eq!(s.parameters["trainer.threads"].value, Some(json!(2)));
     refused(
         &nested,
@@ -334,7 +334,8 @@ fn the_experiment_of_a_sweep_may_lie_in_another_file() {
     assert!(printed.contains("s.yaml:5:13") && printed.contains("e.yaml"), "{printed}");
     write("e.yaml", EXPERIMENT);
     let Document::Sweep(s) = read(&["trainer.epochs=3"]).unwrap() else { panic!() };
-    assert_eq!((s.experiment.name.as_str(), s.experiment.trainer.epochs), ("x", 3));
+    let experiment = s.experiment.first();
+    assert_eq!((experiment.name.as_str(), experiment.trainer.epochs), ("x", 3));
     write("e.yaml", &more("trainer:\n  epoch: 3\n"));
     let printed = read(&[]).unwrap_err().to_string();
     assert!(printed.contains("e.yaml:6:3") && printed.contains("did you mean `epochs`?"), "{printed}");
@@ -342,6 +343,56 @@ fn the_experiment_of_a_sweep_may_lie_in_another_file() {
     assert!(read(&[]).unwrap_err().to_string().contains("expected `experiment`"));
     write("e.yaml", text);
     assert!(read(&[]).is_err());
+}
+
+#[test]
+fn a_sweep_may_have_several_experiments() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let inline = "{name: c, dataset: {url: d}, model: {method: b-vae}, trainer: {epochs: 9}}";
+    let sweep = |list: &str, parameters: &str| {
+        format!(
+            "kind: sweep\nname: s\nmethod: grid\nmetric: {{name: val/score, goal: minimize}}\nexperiment: {list}\n{parameters}"
+        )
+    };
+    let read = |text: &str, arguments: &[&str]| {
+        write("s.yaml", text);
+        load::file(&folder.path().join("s.yaml"), &set(arguments))
+    };
+    write("a.yaml", EXPERIMENT);
+    write("b.yaml", &EXPERIMENT.replace("name: x", "name: y").replace("morphaeus", "vae, channels: [8, 8]"));
+    let three = format!("[a.yaml, b.yaml, {inline}]");
+
+    let whole = sweep(&three, "");
+    let document = read(&whole, &["trainer.seed=7", "experiment.1.trainer.epochs=2"]).unwrap();
+    let Document::Sweep(s) = &document else { panic!() };
+    let seen: Vec<_> = s.experiment.iter().map(|e| (e.name.as_str(), e.trainer.seed, e.trainer.epochs)).collect();
+    assert_eq!(seen, [("x", 7, 500), ("y", 7, 2), ("c", 7, 9)]);
+    let again = load::text(&document.to_yaml(), "written", Path::new(""), &Options::default());
+    assert_eq!(again.unwrap_or_else(|p| panic!("{p}")), document);
+
+    let says = |list: &str, parameters: &str, arguments: &[&str], wanted: &[&str]| {
+        let printed = read(&sweep(list, parameters), arguments).unwrap_err().to_string();
+        for w in wanted {
+            assert!(printed.contains(w), "{w:?} is not in\n{printed}");
+        }
+    };
+    says("[]", "", &[], &["s.yaml:5:1", "cannot be a list of 0", "at least one"]);
+    says("7", "", &[], &["s.yaml:5:13", "an experiment, or a list of at least one"]);
+    says("[a.yaml, none.yaml, nor.yaml]", "", &[], &["s.yaml:5:22", "none.yaml", "s.yaml:5:33", "nor.yaml"]);
+    says("[a.yaml, a.yaml]", "", &[], &["a.yaml:2:7", "another experiment of this sweep", "experiment.1.name"]);
+    says("[a.yaml, {name: q}]", "", &[], &["s.yaml:5:22", "`experiment.1` lacks `dataset`"]);
+    says("[a.yaml, 3]", "", &[], &["s.yaml:5:22", "expected a mapping"]);
+    write("bad.yaml", &more("trainer: {epochs: 0, batchsize: 3}\n").replace("name: x", "name: z"));
+    says("[a.yaml, bad.yaml]", "", &[], &["bad.yaml:5:19", "bad.yaml:5:22", "did you mean `batch_size`?"]);
+    let both = "parameters: {model.latent: {values: [8, 16]}}\n";
+    says("[b.yaml, a.yaml]", both, &[], &["s.yaml:6:38", "with experiment=x", "model.latent"]);
+    says(&three, "parameters: {trainer.epochs: {values: [1, 0]}}\n", &[], &["s.yaml:6:43", "1 or more"]);
+    let seeds = "parameters: {trainer.seed: {values: [1, 2]}}\n";
+    says(&three, seeds, &["trainer.seed=3"], &["gives this field its values itself"]);
+    says(&three, "", &["trainer.epochs.x=3"], &["no field `x`"]);
+    says("[a.yaml]", "", &[], &["nothing to vary"]);
+    says(&three, "parameters: {trainer.seed: {min: 1, max: 9999}}\n", &[], &["29997 runs"]);
 }
 
 #[test]
@@ -408,11 +459,12 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_makes_it_panic(at in 0usize..400, junk in r"(\PC|[\n\t:{}\[\]&*!$]){0,4}", cut in 0usize..12, which in 0usize..3, over in r"[a-z.=\[\]{}:0-9$]{0,12}") {
+    fn no_damage_makes_it_panic(at in 0usize..400, junk in r"(\PC|[\n\t:{}\[\]&*!$]){0,4}", cut in 0usize..12, which in 0usize..4, over in r"[a-z.=\[\]{}:0-9$]{0,12}") {
         let sound = [
             more("trainer: {epochs: 3, optimizer: {betas: [0.5, 0.9]}}\nevaluation: {pathology: {o: {split: test}}}\n"),
             format!("{SWEEP}parameters: {{trainer: {{parameters: {{seed: {{min: 1, max: 3}}}}}}, trainer.epochs: {{values: [1, 2]}}}}\n"),
             format!("{DATASET}split: {{val: 0.1, healthy: [a]}}\nlabels: {{x: a}}\n"),
+            format!("{}parameters: {{}}\n", SWEEP.replace("experiment:\n  name", "experiment:\n- {name: y, dataset: {url: d}, model: {method: vae}}\n- name")),
         ];
         let mut chars: Vec<char> = sound[which].chars().collect();
         let at = at.min(chars.len());

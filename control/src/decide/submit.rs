@@ -106,7 +106,7 @@ pub(super) fn sweep(
     let spec = Arc::new(spec);
     let mut events = vec![What::SweepSubmitted { sweep: id, key, name: name.clone(), spec: spec.clone() }];
     for (i, params) in points.into_iter().enumerate() {
-        let experiment = search::with(&spec.experiment, &params).map_err(invalid)?;
+        let experiment = search::with(&spec, &params).map_err(invalid)?;
         let url = &experiment.dataset.url;
         let dataset = *datasets.get(url).ok_or_else(|| Refusal::Invalid(format!("dataset {url} is not registered")))?;
         check(cluster, &experiment, dataset)?;

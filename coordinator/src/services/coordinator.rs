@@ -167,8 +167,8 @@ fn projects(view: &View<'_>, target: Target) -> Vec<String> {
         Target::Run(id) => of(&id).into_iter().collect(),
         Target::Sweep(id) => {
             let sweep = view.cluster.sweeps.get(&id);
-            let own = sweep.map(|s| s.spec.experiment.scheduling.project.clone());
-            own.into_iter().chain(sweep.into_iter().flat_map(|s| s.runs.iter().filter_map(of))).collect()
+            let own = sweep.into_iter().flat_map(|s| s.spec.experiment.iter().map(|e| e.scheduling.project.clone()));
+            own.chain(sweep.into_iter().flat_map(|s| s.runs.iter().filter_map(of))).collect()
         }
     }
 }
@@ -250,7 +250,7 @@ impl coordinator_server::Coordinator for Coordinator {
             let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
             let (mut datasets, mut weights) = (BTreeMap::new(), BTreeSet::new());
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
-                let experiment = search::with(&sweep.experiment, &point).map_err(invalid)?;
+                let experiment = search::with(&sweep, &point).map_err(invalid)?;
                 who.check(&experiment.scheduling.project)?;
                 if weights.insert(experiment.trainer.loss.perceptual.weights.clone()) {
                     self.check_weights(&experiment).await?;
@@ -306,7 +306,8 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn list_sweeps(&self, request: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
         let who = Principal::of(&request)?;
         let all = move |v: &View<'_>| {
-            let own = v.cluster.sweeps.values().filter(|s| who.may_touch(&s.spec.experiment.scheduling.project));
+            let may = |s: &&morph_control::Sweep| s.spec.experiment.iter().all(|e| who.may_touch(&e.scheduling.project));
+            let own = v.cluster.sweeps.values().filter(may);
             own.map(|s| v.sweep(s)).collect()
         };
         let sweeps = self.core.ask(all).await?;

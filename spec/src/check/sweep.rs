@@ -6,9 +6,9 @@ use serde_json::{Number, Value, json};
 
 use super::{Checks, FieldProblem, fields};
 use crate::{
-    Sweep,
+    Experiment, Sweep,
     nearest::{nearest, suggest},
-    sweep::{Distribution, MOST_RUNS, Method, Parameter},
+    sweep::{Distribution, EXPERIMENT, MOST_RUNS, Method, Parameter},
 };
 
 /// What is measured of each comparison, as `<comparison>/<measure>`.
@@ -59,14 +59,14 @@ impl Sweep {
     pub fn validate(&self) -> Result<(), Vec<FieldProblem>> {
         let mut c = Checks::default();
         c.name(&self.name, "name");
-        let base = self.experiment.validate().err().unwrap_or_default();
-        c.0.extend(base.iter().map(|p| FieldProblem { field: format!("experiment.{}", p.field), ..p.clone() }));
+        let bases = self.check_experiments(&mut c);
+        let sound = bases.iter().all(Vec::is_empty);
         self.check_metric(&mut c);
         c.that(
-            !self.parameters.is_empty(),
+            !self.parameters.is_empty() || self.experiment.count() > 1,
             "parameters",
             "there is nothing to vary",
-            "name at least one field of the experiment",
+            "name at least one field of the experiment: `parameters: {trainer.optimizer.lr: {values: [1e-3, 1e-4]}}`",
         );
         if self.run_cap == Some(0) {
             c.problem("run_cap", "0 runs are no sweep", "take 1 or more, or leave it out");
@@ -74,7 +74,11 @@ impl Sweep {
         if self.method == Method::Random && self.run_cap.is_none() {
             c.problem("method", "random search never ends by itself", "say how many runs: `run_cap: 20`");
         }
-        let known = fields(&self.experiment);
+        // What is not in all of them cannot be varied in all of them.
+        let mut known = fields(self.experiment.first());
+        for other in self.experiment.iter().skip(1).map(fields) {
+            known.retain(|field| other.contains(field));
+        }
         let before = c.0.len();
         let mut good = Vec::new();
         for (name, parameter) in &self.parameters {
@@ -91,22 +95,44 @@ impl Sweep {
                 c.problem(format!("parameters.{name}"), format!("the experiment has no field `{name}`"), help);
             }
         }
-        let points = if good.len() == self.parameters.len() && base.is_empty() { self.points() } else { Vec::new() };
-        self.check_values(&mut c, &good, &base, &points);
-        if c.0.len() == before && base.is_empty() {
+        let points = if good.len() == self.parameters.len() && sound { self.points() } else { Vec::new() };
+        self.check_values(&mut c, &good, &bases, &points);
+        if c.0.len() == before && sound {
             self.check_size(&mut c);
             check_points(&mut c, points);
         }
         c.done()
     }
 
+    /// Each experiment by itself; what is wrong with each.
+    fn check_experiments(&self, c: &mut Checks) -> Vec<Vec<FieldProblem>> {
+        let mut bases = Vec::new();
+        for (i, experiment) in self.experiment.iter().enumerate() {
+            let field = self.experiment.field(i);
+            let base = experiment.validate().err().unwrap_or_default();
+            c.0.extend(base.iter().map(|p| FieldProblem { field: format!("{field}.{}", p.field), ..p.clone() }));
+            bases.push(base);
+            let namesake = self.experiment.iter().take(i).any(|e| e.name == experiment.name);
+            c.that(
+                !namesake,
+                &format!("{field}.name"),
+                format!("another experiment of this sweep is called {:?}, too", experiment.name),
+                "runs are told apart by it: give each a name of its own",
+            );
+        }
+        bases
+    }
+
     fn check_metric(&self, c: &mut Checks) {
         let name = self.metric.name.as_str();
-        let evaluation = &self.experiment.evaluation;
-        let all: Vec<String> = evaluation
-            .pathology
-            .keys()
-            .chain(evaluation.comparisons.keys())
+        // A metric that only some runs have cannot compare them.
+        let names = |e: &Experiment| -> BTreeSet<String> {
+            e.evaluation.pathology.keys().chain(e.evaluation.comparisons.keys()).cloned().collect()
+        };
+        let in_all = |name: &&String| self.experiment.iter().all(|e| names(e).contains(*name));
+        let all: Vec<String> = names(self.experiment.first())
+            .iter()
+            .filter(in_all)
             .flat_map(|p| MEASURES.iter().map(move |m| format!("{p}/{m}")))
             .chain(PLAIN.iter().map(|m| (*m).to_owned()))
             .collect();
@@ -187,7 +213,8 @@ impl Sweep {
         let points = match self.method {
             Method::Random => u64::from(self.run_cap.unwrap_or(0)),
             Method::Grid => {
-                let grid = self.parameters.values().map(count).fold(1, u64::saturating_mul);
+                let experiments = u64::from(self.experiment.count());
+                let grid = self.parameters.values().map(count).fold(experiments, u64::saturating_mul);
                 self.run_cap.map_or(grid, |cap| grid.min(cap.into()))
             }
         };
@@ -200,35 +227,55 @@ impl Sweep {
         );
     }
 
-    /// Every value by itself; `base` is wrong with the experiment anyway.
-    fn check_values(&self, c: &mut Checks, good: &[(&String, &Parameter)], base: &[FieldProblem], points: &[Point]) {
+    /// Every value by itself, in each experiment; `bases` is what is wrong with these anyway.
+    fn check_values(
+        &self,
+        c: &mut Checks,
+        good: &[(&String, &Parameter)],
+        bases: &[Vec<FieldProblem>],
+        points: &[Point],
+    ) {
         for (name, parameter) in good {
             for (place, value) in samples(parameter) {
-                let field = format!("parameters.{name}{place}");
-                let changed = match self.experiment.filled(&BTreeMap::from([((*name).clone(), value.clone())])) {
-                    Ok(changed) => changed,
-                    Err(p) => {
-                        c.problem(field, p.message, p.help.unwrap_or_default());
-                        continue;
-                    }
-                };
-                let own = |p: &FieldProblem| p.field == **name || p.field.starts_with(&format!("{name}."));
-                // Another parameter may make good what this value alone would break.
-                let made_good = |p: &FieldProblem| {
-                    points
-                        .iter()
-                        .any(|(point, all)| point.get(*name) == Some(&value) && all.iter().all(|q| q.field != p.field))
-                };
-                let problems = changed.validate().err().unwrap_or_default();
-                let blamed = problems.into_iter().find(|p| {
-                    (own(p) || self.parameters.len() == 1) && base.iter().all(|q| q.field != p.field) && !made_good(p)
-                });
-                if let Some(p) = blamed {
-                    let message = if own(&p) { p.message } else { format!("{}: {}", p.field, p.message) };
-                    c.problem(field, message, p.help.unwrap_or_default());
+                let problem = |i| self.check_value(i, name, &value, &bases[i], points);
+                if let Some(mut p) = (0..bases.len()).find_map(problem) {
+                    p.field = format!("parameters.{name}{place}");
+                    c.0.push(p);
                 }
             }
         }
+    }
+
+    /// What is wrong with `value` of the parameter `name` in the `index`-th experiment.
+    fn check_value(
+        &self,
+        index: usize,
+        name: &str,
+        value: &Value,
+        base: &[FieldProblem],
+        points: &[Point],
+    ) -> Option<FieldProblem> {
+        let experiment = self.experiment.iter().nth(index)?;
+        // A value that no experiment takes is not the fault of the one that is looked at.
+        let told = |message: String| match self.experiment.count() {
+            1 => message,
+            _ => format!("with {EXPERIMENT}={}: {message}", experiment.name),
+        };
+        let changed = match experiment.filled(&BTreeMap::from([(name.to_owned(), value.clone())])) {
+            Ok(changed) => changed,
+            Err(p) => return Some(p),
+        };
+        let own = |p: &FieldProblem| p.field == name || p.field.starts_with(&format!("{name}."));
+        // Another parameter may make good what this value alone would break.
+        let made_good = |p: &FieldProblem| {
+            let here = |point: &&Point| point.experiment == index && point.values.get(name) == Some(value);
+            points.iter().filter(here).any(|point| point.problems.iter().all(|q| q.field != p.field))
+        };
+        let blamed = changed.validate().err().unwrap_or_default().into_iter().find(|p| {
+            (own(p) || self.parameters.len() == 1) && base.iter().all(|q| q.field != p.field) && !made_good(p)
+        })?;
+        let message = if own(&blamed) { blamed.message } else { format!("{}: {}", blamed.field, blamed.message) };
+        Some(FieldProblem { message: told(message), ..blamed })
     }
 
     /// The points of the space (of a continuous one its corners) and what is wrong with each; none when there are many.
@@ -239,32 +286,46 @@ impl Sweep {
         };
         let lists: Vec<(&String, Vec<Value>)> = self.parameters.iter().map(|(name, p)| (name, list(p))).collect();
         let points = lists.iter().map(|(_, l)| l.len()).fold(1, usize::saturating_mul);
-        if points > COMBINATIONS {
+        if points.saturating_mul(self.experiment.iter().len()) > COMBINATIONS {
             return Vec::new();
         }
-        let point = |mut index: usize| {
-            let mut point = BTreeMap::new();
+        let values = |mut index: usize| {
+            let mut values = BTreeMap::new();
             for (name, list) in &lists {
-                point.insert((*name).clone(), list[index % list.len()].clone());
+                values.insert((*name).clone(), list[index % list.len()].clone());
                 index /= list.len();
             }
-            let problems =
-                self.experiment.filled(&point).map_or_else(|_| Vec::new(), |e| e.validate().err().unwrap_or_default());
-            (point, problems)
+            values
         };
-        (0..points).map(point).collect()
+        let point = |(experiment, e): (usize, &Experiment), index: usize| {
+            let values = values(index);
+            let problems = e.filled(&values).map_or_else(|_| Vec::new(), |e| e.validate().err().unwrap_or_default());
+            let several = self.experiment.count() > 1;
+            Point { experiment, name: several.then(|| e.name.clone()), values, problems }
+        };
+        let experiments = self.experiment.iter().enumerate();
+        experiments.flat_map(|e| (0..points).map(move |index| (e, index))).map(|(e, index)| point(e, index)).collect()
     }
 }
 
-/// A point of the search space, and what is wrong with the experiment there.
-type Point = (BTreeMap<String, Value>, Vec<FieldProblem>);
+/// A point of the search space.
+struct Point {
+    /// Which experiment.
+    experiment: usize,
+    /// Its name, where there are several.
+    name: Option<String>,
+    values: BTreeMap<String, Value>,
+    /// What is wrong with the experiment there.
+    problems: Vec<FieldProblem>,
+}
 
 fn check_points(c: &mut Checks, points: Vec<Point>) {
     let mut seen = BTreeSet::new();
-    for (point, problems) in points {
+    for Point { name, values, problems, .. } in points {
         for p in problems {
             if seen.insert(p.field.clone()) {
-                let said: Vec<String> = point.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let name = name.iter().map(|name| format!("{EXPERIMENT}={name}"));
+                let said: Vec<String> = name.chain(values.iter().map(|(k, v)| format!("{k}={v}"))).collect();
                 let message = format!("with {}: {}: {}", said.join(" "), p.field, p.message);
                 c.problem("parameters", message, p.help.unwrap_or_default());
             }

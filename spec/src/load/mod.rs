@@ -1,6 +1,6 @@
 //! YAML → [`Experiment`], [`Sweep`], [`Dataset`] or [`Cluster`], with errors that point at file, line, column and field.
 //!
-//! The way of a file: YAML → tree with places → `${VAR}` → a sweep's `experiment: path`, and W&B's nested parameters made
+//! The way of a file: YAML → tree with places → `${VAR}` → a sweep's `experiment: path` or list of paths, and W&B's nested parameters made
 //! flat → `--set` → typed value → `validate`. Each step reports all that it finds, and the next ones go on with the rest.
 //!
 //! YAML 1.2 with anchors, aliases and merge keys; tags as `!!python/tuple` are read over, and so are keys at the top that
@@ -303,7 +303,10 @@ impl Loader<'_> {
             if let Some(help) = varied {
                 let at = set.path.first().map_or_else(At::default, |k| k.at);
                 self.sources.problem(at, &field, "the sweep gives this field its values itself", "", Some(help));
-            } else if let Err(key) = set::apply(tree, set) {
+                continue;
+            }
+            let failed = sweep::for_each(tree, set).into_iter().find_map(|one| set::apply(tree, one).err());
+            if let Some(key) = failed {
                 let message = format!("there is no field `{}` in a single value or a list", key.text);
                 self.sources.problem(key.at, &field, message, "", None);
             }

@@ -105,7 +105,11 @@ impl Sources {
                 )
             }
             Kind::Missing(field) => {
-                let what = names.last().map_or_else(|| "the file".to_owned(), |n| format!("`{n}`"));
+                // Of an item of a list, its number alone would say nothing.
+                let numbered = names.last().is_some_and(|n| n.parse::<usize>().is_ok());
+                let from = names.len().saturating_sub(if numbered { 2 } else { 1 });
+                let owner = names[from..].join(".");
+                let what = if owner.is_empty() { "the file".to_owned() } else { format!("`{owner}`") };
                 (at, format!("{what} lacks `{field}`"), String::new(), missing(field, &names))
             }
             Kind::UnknownVariant { name, known } => {
@@ -208,8 +212,7 @@ fn missing(field: &str, path: &[&str]) -> Option<String> {
             "say `goal: maximize` or `goal: minimize`; W&B's default is minimize, which is wrong for AUROC"
         }
         (_, "metric") => "for example `metric: {name: opacity/auroc_top5, goal: maximize}`",
-        (_, "experiment") => "a path to an experiment's YAML, or the experiment itself",
-        (_, "parameters") => "for example `parameters: {trainer.optimizer.lr: {values: [1e-3, 1e-4]}}`",
+        (_, "experiment") => "a path to an experiment's YAML, the experiment itself, or a list of these",
         (_, "name") => "any name: letters, digits, `.`, `_`, `-`",
         (_, "method") if path.last() == Some(&"model") => "`method: morphaeus`",
         (_, "url") => "the folder that `morphctl data prepare` has written",

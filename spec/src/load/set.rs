@@ -3,7 +3,7 @@
 use super::tree::{At, Key, Node, Value, parse};
 
 /// A path and its value.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Set {
     /// The parts of the path, each with its place in the argument.
     pub(super) path: Vec<Key>,

@@ -7,6 +7,7 @@ use super::{
     set::Set,
     tree::{At, Key, Node, Value},
 };
+use crate::sweep::EXPERIMENT;
 
 /// The fields of a sweep itself.
 const OWN: [&str; 11] = [
@@ -35,7 +36,7 @@ pub(super) fn belongs_to_experiment(first: &str) -> bool {
 pub(super) fn prepare(tree: &Node, set: &mut Set, inner: &impl Fn(&str) -> bool) -> Option<String> {
     let (first, at) = set.path.first().map(|k| (k.text.clone(), k.at))?;
     if inner(&first) {
-        set.path.insert(0, Key { text: "experiment".to_owned(), at });
+        set.path.insert(0, Key { text: EXPERIMENT.to_owned(), at });
     }
     if first == "parameters" && set.path.len() > 2 {
         let field = set.path.pop()?;
@@ -51,7 +52,9 @@ pub(super) fn prepare(tree: &Node, set: &mut Set, inner: &impl Fn(&str) -> bool)
         set.path.extend(field);
     }
     let path: Vec<&str> = set.path.iter().map(|k| k.text.as_str()).collect();
-    let name = path.strip_prefix(&["experiment"])?.join(".");
+    let inner = path.strip_prefix(&[EXPERIMENT])?;
+    let is_one_of_several = inner.first().is_some_and(|first| first.parse::<usize>().is_ok());
+    let name = inner[usize::from(is_one_of_several)..].join(".");
     let Value::Map(parameters) = &tree.get("parameters")?.value else { return None };
     parameters
         .iter()
@@ -59,11 +62,40 @@ pub(super) fn prepare(tree: &Node, set: &mut Set, inner: &impl Fn(&str) -> bool)
         .then(|| format!("set `parameters.{name}.value`, or take it out of the sweep's parameters"))
 }
 
+/// `set` for each experiment that it means: for all, if the sweep has several and it names none by its number.
+pub(super) fn for_each(tree: &Node, set: Set) -> Vec<Set> {
+    let [first, second, ..] = set.path.as_slice() else { return vec![set] };
+    let several = match tree.get(EXPERIMENT).map(|n| &n.value) {
+        Some(Value::List(items)) if first.text == EXPERIMENT && second.text.parse::<usize>().is_err() => items.len(),
+        _ => return vec![set],
+    };
+    let numbered = |i: usize| {
+        let mut set = set.clone();
+        set.path.insert(1, Key { text: i.to_string(), at: first.at });
+        set
+    };
+    (0..several).map(numbered).collect()
+}
+
 impl Loader<'_> {
-    /// Replaces `experiment: path` by what lies there. None when it cannot be read.
+    /// Replaces `experiment: path`, and each path in a list of them, by what lies there. None when one cannot be read.
     pub(super) fn include(&mut self, tree: &mut Node, base: &Path) -> Option<()> {
-        let (found, at, _) = tree.find(&["experiment"]);
-        let Some(node) = tree.get_mut("experiment").filter(|_| found == 1) else { return Some(()) };
+        let (found, at, _) = tree.find(&[EXPERIMENT]);
+        let Some(node) = tree.get_mut(EXPERIMENT).filter(|_| found == 1) else { return Some(()) };
+        match &mut node.value {
+            Value::List(items) => {
+                let place = |item: &Node| if item.at.width > 0 { item.at } else { at };
+                let one = |(i, item): (usize, &mut Node)| {
+                    self.include_one(item, place(item), &format!("{EXPERIMENT}.{i}"), base)
+                };
+                // Not `all`: what is wrong with each is to be said.
+                items.iter_mut().enumerate().map(one).fold(Some(()), |all, one| all.and(one))
+            }
+            _ => self.include_one(node, at, EXPERIMENT, base),
+        }
+    }
+
+    fn include_one(&mut self, node: &mut Node, at: At, field: &str, base: &Path) -> Option<()> {
         let Value::Text(path) = &node.value else {
             // Inline, `kind` goes without saying.
             if let Value::Map(entries) = &mut node.value
@@ -78,7 +110,7 @@ impl Loader<'_> {
         match read(&place) {
             Err((message, help)) => {
                 let help = help.unwrap_or_else(|| "the path is relative to the sweep's file".to_owned());
-                self.sources.problem(at, "experiment", message, "", Some(help));
+                self.sources.problem(at, field, message, "", Some(help));
                 None
             }
             Ok(text) => {
