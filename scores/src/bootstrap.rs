@@ -218,8 +218,34 @@ impl Places {
 /// # Errors
 /// When a set is empty, a score not finite, or the plan or the patients do not fit.
 pub fn bootstrap_detection(cases: &Cases<'_>, plan: Plan) -> Result<Detection<Estimate>, Error> {
-    let (mut places, values) = Places::new(cases.healthy, cases.pathology)?;
-    let resampled = resamples(cases, plan, |healthy, pathology| places.resample(healthy, pathology))?;
+    bootstrap_repeats(&[[cases.healthy, cases.pathology]], cases.patients, plan)
+}
+
+/// The mean detection of a method that was trained several times, as with several seeds: `[healthy, pathology]` scores of each
+/// time, on the same cases in the same order. In each resample all times are computed on the same cases, so that the interval
+/// is that of the mean over cases; how far the times are apart is another question ([`crate::mean_and_deviation`]).
+///
+/// # Errors
+/// As [`bootstrap_detection`], and when there is no time, or not equally many cases each time.
+pub fn bootstrap_repeats(
+    times: &[[&[f64]; 2]],
+    patients: Option<[&[u64]; 2]>,
+    plan: Plan,
+) -> Result<Detection<Estimate>, Error> {
+    const WHAT: &str = "bootstrap";
+    let [first, others @ ..] = times else { return Err(Error::Empty { what: WHAT, set: "trained networks" }) };
+    others.iter().try_for_each(|other| paired(WHAT, *first, *other))?;
+    let mut all = Vec::new();
+    for [healthy, pathology] in times {
+        all.push(Places::new(healthy, pathology)?);
+    }
+    let mean = |sum: [f64; 6]| sum.map(|v| v / times.len() as f64);
+    let add = |sum: [f64; 6], next: [f64; 6]| std::array::from_fn(|k| sum[k] + next[k]);
+    let values = mean(all.iter().map(|(_, values)| *values).fold([0.0; 6], add));
+    let cases = Cases { healthy: first[0], pathology: first[1], patients };
+    let resampled = resamples(&cases, plan, |healthy, pathology| {
+        mean(all.iter_mut().map(|(places, _)| places.resample(healthy, pathology)).fold([0.0; 6], add))
+    })?;
     let estimates =
         std::array::from_fn(|k| Estimate::percentile(values[k], resampled.iter().map(|r| r[k]).collect(), plan.level));
     Ok(Detection::from_array(estimates))
@@ -389,6 +415,23 @@ mod tests {
                 prop_assert_eq!((estimate.low, estimate.high), drawn);
             }
         }
+    }
+
+    #[test]
+    fn the_mean_of_several_times_is_taken_on_the_same_cases() {
+        let (healthy, sick) = (sample(80, 0.0, 1), sample(80, 0.2, 2));
+        let noisy = |v: &[f64], seed| v.iter().zip(sample(80, 0.0, seed)).map(|(a, b)| a + b).collect::<Vec<f64>>();
+        let (other_healthy, other_sick) = (noisy(&healthy, 3), noisy(&sick, 4));
+        let (a, b): ([&[f64]; 2], [&[f64]; 2]) = ([&healthy, &sick], [&other_healthy, &other_sick]);
+        let plan = Plan { resamples: 400, ..Plan::default() };
+        let mean = |times: &[[&[f64]; 2]]| bootstrap_repeats(times, None, plan).unwrap();
+        let (one, other, both) = (mean(&[a]), mean(&[b]), mean(&[a, b]));
+        assert_eq!(both.auroc.value, (one.auroc.value + other.auroc.value) / 2.0);
+        assert_eq!(mean(&[a, a, a, a]), one, "the same network four times tells no more");
+        let width = |d: &Detection<Estimate>| d.auroc.high - d.auroc.low;
+        assert!(width(&both) < width(&one).max(width(&other)) && width(&both) > 0.5 * width(&one));
+        assert!(bootstrap_repeats(&[], None, plan).is_err());
+        assert!(bootstrap_repeats(&[a, [&healthy[1..], &sick]], None, plan).is_err());
     }
 
     #[test]

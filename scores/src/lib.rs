@@ -34,7 +34,7 @@ mod subgroup;
 pub use anomaly::AnomalyScore;
 pub use bootstrap::{
     Cases, Detection, Difference, Estimate, Plan, bootstrap_ci, bootstrap_detection, bootstrap_difference,
-    bootstrap_mean,
+    bootstrap_mean, bootstrap_repeats,
 };
 pub use box_bootstrap::bootstrap_boxes;
 pub use boxes::{Rect, box_mask, gaussian_smooth, iou};
@@ -44,7 +44,7 @@ pub use components::{
     challenge_score, froc, froc_at, regions, top_detection_hits,
 };
 pub use deformation::{Deformation, deformation};
-pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_test, delong_variance};
+pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_repeats, delong_test, delong_variance};
 pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
 pub use frechet::{Gaussian, frechet_distance};
 pub use image::{l1, mse, psnr, smooth, ssim, ssim_map, top_mean, top_score};
