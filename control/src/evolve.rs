@@ -69,7 +69,10 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             }
         }
         What::WorkerJoined { .. } => joined(cluster, event),
-        What::RunPlaced { fence, ranks, devices, backfill, raised, .. } => change(cluster, fence.run, |run| {
+        What::RunPlaced { fence, ranks, devices, backfill, raised, .. } => {
+            let at_rank_0 = ranks.first().and_then(|worker| cluster.workers.get(worker));
+            let version = at_rank_0.map(|w| w.version.clone()).unwrap_or_default();
+            change(cluster, fence.run, |run| {
             run.attempts = fence.attempt;
             let device = |rank: usize| {
                 let earlier = || ranks[..rank].iter().filter(|w| **w == ranks[rank]).count() as u32;
@@ -79,9 +82,10 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             let ranks =
                 placed.map(|(i, &worker)| Rank { worker, device: device(i), state: RankState::Placed }).collect();
             let (number, backfill, raised) = (fence.attempt, *backfill, *raised);
-            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill, raised };
+            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill, raised, version };
             run.state = RunState::Starting { attempt };
-        }),
+        });
+        }
         What::RankReady { fence, rank, step, total_steps } => ready(cluster, event, *fence, *rank, *step, *total_steps),
         What::StoreReady { fence, .. }
         | What::CheckpointCommitted { fence, .. }
@@ -302,6 +306,7 @@ fn empty() -> Attempt {
         evaluated: false,
         backfill: false,
         raised: 0,
+        version: String::new(),
     }
 }
 
@@ -384,6 +389,7 @@ fn ended(run: &mut Run, event: &Event, outcome: Outcome, error: &str, next: &Nex
         placed_at: attempt.placed_at,
         ended_at: at,
         ranks: attempt.ranks.iter().map(|r| r.worker).collect(),
+        version: attempt.version,
         outcome,
         error: error.to_owned(),
     });

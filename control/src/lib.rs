@@ -31,6 +31,7 @@ pub mod schedule;
 pub mod search;
 pub mod snapshot;
 mod state;
+pub mod test_use;
 #[cfg(test)]
 mod tests;
 

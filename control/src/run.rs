@@ -132,6 +132,8 @@ pub struct Attempt {
     /// By how much waiting had raised the run's priority when it was placed: it keeps that as long as it runs, or whoever it
     /// went before would take its slots at once.
     pub raised: u64,
+    /// Version of the program at rank 0.
+    pub version: String,
 }
 
 /// A rank of a live attempt.
@@ -236,6 +238,8 @@ pub struct Past {
     pub ended_at: Timestamp,
     /// Workers by rank.
     pub ranks: Vec<WorkerId>,
+    /// Version of the program at rank 0.
+    pub version: String,
     /// How.
     pub outcome: Outcome,
     /// One line; may be empty.

@@ -9,6 +9,7 @@ use morph_control::{
     Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
     goodput::{Goodput, Ledger, Reported},
     schedule::Reasons,
+    test_use::{Choice, TestUse},
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
@@ -135,6 +136,7 @@ impl<'a> View<'a> {
             world_size: run.attempt().map_or(run.width(), |a| a.ranks.len() as u32),
             project: run.experiment.scheduling.project.clone(),
             priority: self.cluster.priority(run),
+            dataset: run.dataset.to_string(),
         }
     }
 
@@ -264,6 +266,29 @@ pub fn dataset(dataset: &Dataset, whole: bool) -> v1::Dataset {
     }
 }
 
+/// How a test set was used; sweeps of projects that `may` not be seen are counted and not named.
+pub fn test_set(cluster: &Cluster, test: &TestUse, may: impl Fn(&str) -> bool) -> v1::TestSet {
+    let choice = |c: &Choice| {
+        let sweep = cluster.sweeps.get(&c.sweep);
+        let seen = sweep.filter(|s| s.spec.experiment.iter().all(|e| may(&e.scheduling.project)));
+        v1::Choice {
+            sweep: seen.map(|s| s.id.to_string()).unwrap_or_default(),
+            name: seen.map(|s| s.name.clone()).unwrap_or_default(),
+            metric: seen.map(|s| s.spec.metric.name.clone()).unwrap_or_default(),
+            runs: c.runs,
+        }
+    };
+    let dataset = cluster.datasets.get(&test.dataset);
+    v1::TestSet {
+        dataset: test.dataset.to_string(),
+        name: dataset.map(|d| d.name.clone()).unwrap_or_default(),
+        url: dataset.map(|d| d.url.clone()).unwrap_or_default(),
+        split: test.split.clone(),
+        scored: test.scored,
+        choices: test.choices.iter().map(choice).collect(),
+    }
+}
+
 /// A checkpoint.
 pub fn checkpoint(c: &Checkpoint) -> v1::Checkpoint {
     v1::Checkpoint {
@@ -291,6 +316,7 @@ fn past(past: &Past) -> v1::Attempt {
         ended_at: past.ended_at.0,
         outcome: past.outcome.word().into(),
         error: past.error.clone(),
+        version: past.version.clone(),
     }
 }
 
@@ -302,5 +328,6 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         ended_at: 0,
         outcome: String::new(),
         error: String::new(),
+        version: attempt.version.clone(),
     }
 }

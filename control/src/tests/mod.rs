@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Checkpoint, Cluster, Command, Effect, Event, Exit, Hello, Outcome, Policy, Refusal, Report, RunState, SweepEnd,
-    Target, What, WorkerState, apply, invariants, next_deadline, orders, react, schedule,
+    Target, What, WorkerState, apply, invariants, next_deadline, orders, react, schedule, test_use,
 };
 
 mod histories;
@@ -181,7 +181,7 @@ impl World {
 
     fn finish(&mut self, run: RunId, auroc: f64) {
         let fence = self.fence(run);
-        let summary = [("opacity/auroc".to_owned(), auroc)].into();
+        let summary = [("opacity/auroc".to_owned(), auroc), ("val/score".to_owned(), 1.0 - auroc)].into();
         self.say(fence, 0, Report::Evaluated { summary, summary_json: "{}".into(), artifacts: Vec::new() });
         for rank in 0..self.cluster.runs[&run].width() {
             self.exit(fence, rank, Exit::Succeeded, "");
@@ -497,4 +497,41 @@ fn every_recorded_kind_of_event_still_parses() {
         kinds.insert(event.kind());
     }
     assert_eq!(kinds.len(), 32, "one of each kind: {kinds:?}");
+}
+
+#[test]
+fn a_test_set_that_chose_is_known_for_it() {
+    let mut w = World::new();
+    w.worker(1, 4);
+    let single = w.run("alone", 2);
+    assert_eq!(test_use::all(&w.cluster), [], "nothing is scored yet");
+    w.train(single);
+    w.finish(single, 0.9);
+    let tests = test_use::all(&w.cluster);
+    let [only] = &tests[..] else { panic!("{tests:?}") };
+    assert_eq!((only.dataset, only.split.as_str(), only.scored), (dataset(), "test", 1));
+    assert_eq!(only.choices, []);
+
+    let id = w.sweep();
+    let runs = w.cluster.sweeps[&id].runs.clone();
+    w.train(runs[0]);
+    w.finish(runs[0], 0.8);
+    assert_eq!(test_use::all(&w.cluster)[0].choices, [], "of one run nothing is chosen");
+    w.train(runs[1]);
+    w.finish(runs[1], 0.7);
+    let only = &test_use::all(&w.cluster)[0];
+    assert_eq!((only.scored, &only.choices[..]), (3, &[test_use::Choice { sweep: id, runs: 2 }][..]));
+
+    // The same sweep by the validation loss chooses by no test image.
+    let mut blind = sweep(json!({"trainer.seed": {"values": [1, 2]}}));
+    blind.metric.name = "val/score".into();
+    let datasets = [(URL.to_owned(), dataset())].into();
+    w.tell(Command::SubmitSweep { key: "blind".into(), sweep: Box::new(blind), datasets }).unwrap();
+    let runs = w.cluster.sweeps.values().last().unwrap().runs.clone();
+    for run in runs {
+        w.train(run);
+        w.finish(run, 0.5);
+    }
+    let only = &test_use::all(&w.cluster)[0];
+    assert_eq!((only.scored, only.choices.len()), (5, 1));
 }

@@ -45,6 +45,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("Metrics", READ),
             ("Events", READ),
             ("FollowEvents", READ),
+            ("TestSets", READ),
         ],
     ),
 ];

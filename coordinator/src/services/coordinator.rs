@@ -10,6 +10,7 @@ use std::{
 
 use morph_control::{
     Cause, Command, Refusal, Run, RunState, Target, WorkerState, find, find_run, find_sweep, find_worker, search,
+    test_use,
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
@@ -219,13 +220,18 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Answer<v1::SubmitRunResponse> {
         let who = Principal::of(&request)?;
-        let v1::SubmitRunRequest { key, experiment_json, name } = request.into_inner();
+        let v1::SubmitRunRequest { key, experiment_json, name, dataset: wanted } = request.into_inner();
         let existed = self.existing(&key).await?;
         if !existed {
             let experiment: Experiment = document("experiment", &experiment_json)?;
             who.check(&experiment.scheduling.project)?;
             self.check_weights(&experiment).await?;
             let (dataset, _) = self.register(&experiment.dataset.url).await?;
+            if !wanted.is_empty() && wanted != dataset.to_string() {
+                let url = &experiment.dataset.url;
+                let why = format!("the dataset at {url} is not the one that was asked for: its digest is {dataset}, not {wanted}");
+                return Err(Status::failed_precondition(why));
+            }
             let (key, experiment) = (key.clone(), Box::new(experiment));
             self.core.command(Command::SubmitRun { key, name, experiment, dataset }).await?;
         }
@@ -451,6 +457,17 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
         self.history(request).await
+    }
+
+    async fn test_sets(&self, request: Request<v1::TestSetsRequest>) -> Answer<v1::TestSetsResponse> {
+        let who = Principal::of(&request)?;
+        let wanted = request.into_inner().datasets;
+        let told = move |v: &View<'_>| {
+            let all = test_use::all(v.cluster).into_iter();
+            let some = all.filter(|t| wanted.is_empty() || wanted.contains(&t.dataset.to_string()));
+            some.map(|t| view::test_set(v.cluster, &t, |project| who.may_touch(project))).collect()
+        };
+        Ok(Response::new(v1::TestSetsResponse { tests: self.core.ask(told).await? }))
     }
 
     type FollowEventsStream = Feed<v1::FollowEventsResponse>;
