@@ -19,9 +19,11 @@ use morph_telemetry::LogArgs;
   morphctl sweep configs/sweeps/demo.yaml --local
   morphctl get runs
   morphctl describe run demo-1
+  morphctl compare demo
+  morphctl report demo --out report
 
 Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 error, 2 bad usage or file, 3 not found, 4 refused,
-5 not allowed, 6 no coordinator, 100 a run failed, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md)."
+5 not allowed, 6 no coordinator, 100 a run failed, 101 not reproduced, 103 cancelled, 130 Ctrl-C (docs/exit-codes.md)."
 )]
 pub struct Cli {
     /// Options of every command.
@@ -68,7 +70,19 @@ pub struct Global {
     )]
     pub key: Option<PathBuf>,
     /// How to print.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, help_heading = "Global options")]
+    #[arg(
+        id = "output",
+        short = 'o',
+        long = "output",
+        global = true,
+        value_enum,
+        value_name = "OUTPUT",
+        default_value_t = Output::Table,
+        help_heading = "Global options"
+    )]
+    pub asked: Output,
+    /// The same for commands that print no tables for papers.
+    #[arg(skip = Format::Table)]
     pub output: Format,
     /// Say only what was asked for, and errors.
     #[arg(short, long, global = true, help_heading = "Global options")]
@@ -84,8 +98,40 @@ pub struct Global {
     pub log: LogArgs,
 }
 
-/// Formats of what is printed.
+/// What may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For people with much time.
+    Yaml,
+    /// Only names, as `run/NAME`.
+    Name,
+    /// For spreadsheets and statistics; compare only.
+    Csv,
+    /// For papers; compare only.
+    Latex,
+    /// For READMEs; compare only.
+    Markdown,
+}
+
+impl Output {
+    /// The format of every command; `None` where only `compare` has it.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::Table => Some(Format::Table),
+            Self::Json => Some(Format::Json),
+            Self::Yaml => Some(Format::Yaml),
+            Self::Name => Some(Format::Name),
+            Self::Csv | Self::Latex | Self::Markdown => None,
+        }
+    }
+}
+
+/// Formats of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For people.
     Table,
@@ -150,6 +196,57 @@ The same command again goes on where it stopped, or shows what is done.")]
 
 Test images that had a part in training are refused (exit code 4). docs/scores.md says what each number means.")]
     Evaluate(Evaluate),
+    /// Compares runs by their scores on the same test cases: the paper's table.
+    #[command(after_help = "Examples:
+  morphctl compare morphaeus-1 vae-1 dae-1
+  morphctl compare methods-smoke                       # the runs of a sweep; those that differ in the seed only are one row
+  morphctl compare methods-smoke --baseline vae-1 --score top5 -o latex
+
+Every number has its 95 % interval: 2000 resamples of the cases, patients whole. p is DeLong's, of each row against the
+best or --baseline, corrected by Holm. Runs that did not score the same cases are refused. How to read it: docs/comparing.md")]
+    Compare {
+        /// Runs and sweeps: names or ids.
+        #[arg(required = true, value_name = "RUN|SWEEP")]
+        runs: Vec<String>,
+        /// How to compare.
+        #[command(flatten)]
+        how: How,
+    },
+    /// Writes a report on runs as one HTML page that needs nothing beside it.
+    #[command(after_help = "Examples:
+  morphctl report methods-smoke --out report           # report/index.html
+  morphctl report morphaeus-1 vae-1 --out report --baseline vae-1
+
+What was trained, the table of compare, subgroups, curves, distributions, thresholds, examples, training, how often the
+test sets were used, and a card for each method. It works from a file, without a network, in light and dark, and in print.")]
+    Report {
+        /// Runs and sweeps: names or ids.
+        #[arg(required = true, value_name = "RUN|SWEEP")]
+        runs: Vec<String>,
+        /// The folder to write to; made when it is not there.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// How to compare.
+        #[command(flatten)]
+        how: How,
+    },
+    /// Trains a run again from its record and says whether it became the same, to the bit.
+    #[command(after_help = "Examples:
+  morphctl reproduce demo-1 --local
+  morphctl --coordinator http://head:7070 reproduce demo-1 -o json
+
+Ends with 0 when final weights, recorded metrics and scores are equal, with 101 and the first step and metric that differ
+when they are not, with 4 when the dataset is no longer the one that it was trained on.")]
+    Reproduce {
+        /// Name or id of the run.
+        run: String,
+        /// Train here: a coordinator in this process, and an agent with its ranks beside it.
+        #[arg(long)]
+        local: bool,
+        /// With --local: how many ranks at a time [default: one per core, and enough for the run].
+        #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
+        slots: Option<u32>,
+    },
     /// Lists runs, sweeps, workers or datasets.
     #[command(after_help = "Examples:
   morphctl get runs
@@ -503,6 +600,20 @@ fn score_name(text: &str) -> Result<Score, String> {
     let names: Vec<&str> = Score::ALL.into_iter().map(Score::name).collect();
     let found = Score::ALL.into_iter().find(|s| s.name() == text);
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
+}
+
+/// How runs are compared.
+#[derive(Debug, Clone, Default, Args)]
+pub struct How {
+    /// The score to compare by, a column of the cases: l1, prior_l1, top5, … [default: the one that the runs were scored by].
+    #[arg(long, value_name = "NAME")]
+    pub score: Option<String>,
+    /// The run that all others are tested against [default: the one with the highest AUROC].
+    #[arg(long, value_name = "RUN")]
+    pub baseline: Option<String>,
+    /// Only this comparison, by its name in evaluation.pathology; may be said again.
+    #[arg(long, value_name = "NAME")]
+    pub on: Vec<String>,
 }
 
 /// What `train` and `sweep` take.

@@ -22,6 +22,8 @@ pub const DENIED: u8 = 5;
 pub const UNREACHABLE: u8 = 6;
 /// What was waited for failed.
 pub const FAILED: u8 = 100;
+/// What was trained again became something else.
+pub const DIFFERS: u8 = 101;
 /// What was waited for was cancelled.
 pub const CANCELLED: u8 = 103;
 /// The terminal was closed (SIGHUP).

@@ -9,6 +9,7 @@ macro_rules! say {
 mod certs;
 mod change;
 mod cli;
+mod compare;
 mod connect;
 mod data;
 mod describe;
@@ -21,6 +22,8 @@ mod local;
 mod logs;
 mod print;
 mod report;
+mod reproduce;
+mod results;
 mod submit;
 mod text;
 mod token;
@@ -37,6 +40,7 @@ use tracing::Instrument;
 use crate::{
     change::Wish,
     cli::{Cli, Command, Global},
+    fail::coded,
 };
 
 fn main() -> ExitCode {
@@ -72,7 +76,12 @@ fn log(global: &Global) {
     morph_telemetry::init(Logs { program, format, filter: "MORPH_LOG", level, time: false });
 }
 
-async fn run(cli: Cli) -> Result<u8> {
+async fn run(mut cli: Cli) -> Result<u8> {
+    match cli.global.asked.format() {
+        Some(format) => cli.global.output = format,
+        None if matches!(cli.command, Command::Compare { .. }) => {}
+        None => return Err(coded(fail::USAGE, "-o csv, latex and markdown are for morphctl compare alone")),
+    }
     let global = &cli.global;
     match cli.command {
         Command::Data(command) => data::run(global, command).await?,
@@ -86,6 +95,11 @@ async fn run(cli: Cli) -> Result<u8> {
             return Box::pin(submit::run(global, &args, "sweep")).instrument(span).await;
         }
         Command::Evaluate(args) => return evaluate::evaluate(global, &args).await,
+        Command::Compare { runs, how } => compare::compare(global, &runs, &how).await?,
+        Command::Report { runs, out, how } => report::report(global, &runs, &out, &how).await?,
+        Command::Reproduce { run, local, slots } => {
+            return Box::pin(reproduce::reproduce(global, &run, reproduce::Place { local, slots })).await;
+        }
         Command::Get { what, id } => get::get(global, what, id.as_deref()).await?,
         Command::Describe { what, id } => describe::describe(global, what, &id).await?,
         Command::Logs { run, follow, rank, attempt, tail } => {

@@ -2,9 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use morph_proto::v1;
+use anyhow::Result;
+use morph_proto::v1::{self, RunState};
+use morph_spec::Experiment;
 
-use crate::{print, text};
+use crate::{
+    cli::{Format, Global},
+    connect::Client,
+    fail::{CANCELLED, FAILED, OK},
+    json, print, text, watch,
+};
 
 /// Columns of the table and the scores that they show; `{}` is the pathology.
 const SCORES: [(&str, &str); 9] = [
@@ -61,6 +68,85 @@ pub fn tables(runs: &[v1::Run], metric: &str, goal: &str) -> String {
         );
     }
     out
+}
+
+/// Says how a run or sweep ended, and all scores; the exit code.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchResponse) -> Result<u8> {
+    let (metric, goal) = match &end.sweep {
+        Some(sweep) => (sweep.metric.clone(), sweep.goal.clone()),
+        None => (default_metric(&end.runs), "maximize".to_owned()),
+    };
+    match global.output {
+        Format::Json | Format::Yaml => {
+            let runs: Vec<_> = ranked(&end.runs, &metric, &goal).into_iter().map(json::run).collect();
+            let value = match &end.sweep {
+                Some(sweep) => {
+                    let mut value = json::sweep(sweep);
+                    value["runs"] = runs.into();
+                    value
+                }
+                None => runs.into_iter().next().unwrap_or_default(),
+            };
+            print::value(global, &value)?;
+        }
+        Format::Name => {
+            for run in ranked(&end.runs, &metric, &goal) {
+                print::line(&format!("run/{}", run.name))?;
+            }
+        }
+        Format::Table => {
+            let tables = tables(&end.runs, &metric, &goal);
+            if !tables.is_empty() {
+                print::line(tables.trim_end())?;
+            }
+            if !tables.is_empty() && is_synthetic(client, &end.runs).await {
+                print::line("These are phantoms: their numbers say nothing about patients.")?;
+            }
+            let best = ranked(&end.runs, &metric, &goal).into_iter().find(|r| r.state() == RunState::Succeeded);
+            if let Some(best) = best {
+                print::line(&format!("\nbest run: {}", best.name))?;
+                for artifact in &best.artifacts {
+                    print::line(&format!("  {}", artifact.strip_prefix("file://").unwrap_or(artifact)))?;
+                }
+            }
+            if let Some(sweep) = &end.sweep {
+                print::line(&format!("sweep {}: {}", sweep.name, watch::counts(sweep)))?;
+            }
+            for run in end.runs.iter().filter(|r| r.state() == RunState::Failed) {
+                print::line(&format!("run {} failed: {}", run.name, run.error))?;
+                print::line(&format!("  its log: morphctl logs {}", run.name))?;
+            }
+        }
+    }
+    let state = |wanted: RunState| end.runs.iter().any(|r| r.state() == wanted);
+    Ok(if state(RunState::Failed) {
+        FAILED
+    } else if state(RunState::Cancelled) {
+        CANCELLED
+    } else {
+        OK
+    })
+}
+
+/// What a single run is listed by.
+fn default_metric(runs: &[v1::Run]) -> String {
+    let names = runs.iter().flat_map(|r| r.summary.keys()).filter(|n| n.ends_with("/auroc"));
+    names.min().cloned().unwrap_or_else(|| "val/score".into())
+}
+
+/// Whether the runs were made on phantoms.
+async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
+    let Some(first) = runs.first() else { return false };
+    let Ok(run) = client.get_run(v1::GetRunRequest { run: first.id.clone() }).await else { return false };
+    let json = run.into_inner().run.unwrap_or_default().experiment_json;
+    let Ok(experiment) = serde_json::from_str::<Experiment>(&json) else { return false };
+    let request = v1::RegisterDatasetRequest { url: experiment.dataset.url };
+    let Ok(found) = client.register_dataset(request).await else { return false };
+    let json = found.into_inner().dataset.unwrap_or_default().manifest_json;
+    serde_json::from_str::<morph_spec::Manifest>(&json).is_ok_and(|m| m.synthetic)
 }
 
 #[cfg(test)]

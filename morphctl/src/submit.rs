@@ -1,4 +1,4 @@
-//! `train` and `sweep`: submit, follow, report.
+//! `train`, `sweep`, and all that is submitted, followed and concluded as they are.
 
 use std::{future::Future, pin::Pin, thread::available_parallelism};
 
@@ -13,11 +13,12 @@ use crate::{
     cli::{Format, Global, Submit},
     connect::{self, AWAY, Client, Connection, is_away},
     data,
-    fail::{CANCELLED, FAILED, HANGUP, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
-    json,
+    fail::{HANGUP, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
     local::Local,
-    print, report,
-    watch::{self, Screen},
+    print,
+    reproduce::Original,
+    results,
+    watch::Screen,
 };
 
 /// The command as it was typed, ready to be typed again.
@@ -32,9 +33,18 @@ fn typed() -> String {
 }
 
 /// What is submitted.
-enum Job {
-    Run { experiment: Box<Experiment>, name: String },
+pub enum Job {
+    /// One training.
+    Run {
+        /// What is trained.
+        experiment: Box<Experiment>,
+        /// Its name; empty: the experiment's and a number.
+        name: String,
+    },
+    /// A search.
     Sweep(Box<morph_spec::Sweep>),
+    /// A training that was done before.
+    Again(Box<Original>),
 }
 
 /// What it became.
@@ -106,13 +116,23 @@ impl Job {
         let (kind, text) = match self {
             Self::Run { experiment, name } => ("run", format!("{name}\n{}", serde_json::to_string(experiment)?)),
             Self::Sweep(sweep) => ("sweep", serde_json::to_string(sweep)?),
+            Self::Again(original) => ("again", original.run.id.clone()),
         };
         Ok(format!("{kind}-{}", &Digest::of(text.as_bytes()).to_string()[..32]))
+    }
+
+    /// What becomes of it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Run { .. } | Self::Again(_) => "run",
+            Self::Sweep(_) => "sweep",
+        }
     }
 
     fn world_size(&self) -> u32 {
         match self {
             Self::Run { experiment, .. } => experiment.trainer.world_size,
+            Self::Again(original) => original.experiment.trainer.world_size,
             Self::Sweep(sweep) => sweep.experiment.iter().map(|e| e.trainer.world_size).max().unwrap_or(1),
         }
     }
@@ -138,13 +158,19 @@ impl Job {
         match self {
             Self::Run { experiment, name } => {
                 let experiment_json = serde_json::to_string(experiment)?;
-                let request = v1::SubmitRunRequest { key, experiment_json, name: name.clone() };
-                let done = client.submit_run(request).await.map_err(|s| status(&s))?.into_inner();
-                let run = done.run.unwrap_or_default();
-                let state = run.state();
-                let over = matches!(state, RunState::Succeeded | RunState::Failed | RunState::Cancelled);
-                let good = !matches!(state, RunState::Failed | RunState::Cancelled);
-                Ok((Submitted { id: run.id, name: run.name, existed: done.existed, over, retried: 0 }, good))
+                let request = v1::SubmitRunRequest { key, experiment_json, name: name.clone(), dataset: String::new() };
+                submit_run(client, request).await
+            }
+            // One that has ended is no answer to who wants it trained again; one that has not goes on.
+            Self::Again(original) => {
+                let mut n = 1u32;
+                loop {
+                    let (submitted, good) = submit_run(client, original.request(&key, n)?).await?;
+                    if !submitted.existed || !(submitted.over || !good) {
+                        return Ok((submitted, good));
+                    }
+                    n += 1;
+                }
             }
             Self::Sweep(sweep) => {
                 let request = v1::SubmitSweepRequest { key, sweep_json: serde_json::to_string(sweep)? };
@@ -159,137 +185,172 @@ impl Job {
     }
 }
 
+async fn submit_run(client: &mut Client, request: v1::SubmitRunRequest) -> Result<(Submitted, bool)> {
+    let done = client.submit_run(request).await.map_err(|s| status(&s))?.into_inner();
+    let run = done.run.unwrap_or_default();
+    let state = run.state();
+    let over = matches!(state, RunState::Succeeded | RunState::Failed | RunState::Cancelled);
+    let good = !matches!(state, RunState::Failed | RunState::Cancelled);
+    Ok((Submitted { id: run.id, name: run.name, existed: done.existed, over, retried: 0 }, good))
+}
+
+/// What is to be done, and where.
+pub struct Errand {
+    /// As the command line calls it.
+    pub verb: &'static str,
+    /// What is submitted.
+    pub job: Job,
+    /// In this process and its children.
+    pub local: bool,
+    /// With `local`: how many ranks at a time.
+    pub slots: Option<u32>,
+    /// Without waiting for the end.
+    pub detach: bool,
+}
+
 /// Runs `train` or `sweep`; the exit code.
 ///
 /// # Errors
 /// What went wrong.
 pub async fn run(global: &Global, args: &Submit, verb: &'static str) -> Result<u8> {
     let job = read(global, args, verb)?;
-    if args.local {
-        return here(global, args, verb, &job).await;
-    }
-    let Some(mut client) = Connection::live(global).await? else {
-        let home = connect::home(global)?;
-        let file = args.file.display();
-        return Err(coded(
-            UNREACHABLE,
-            format!(
-                "nobody serves {}: run it here with morphctl {verb} {file} --local, or name a coordinator with --coordinator URL",
-                home.display()
-            ),
-        ));
-    };
-    let submitted = job.submit(&mut client).await?;
-    announce(global, verb, &submitted);
-    if args.detach {
-        return detached(global, verb, &submitted).map(|()| OK);
-    }
-    let mut screen = Screen::new(global);
-    let mut signals = Signals::new()?;
-    tokio::select! {
-        end = follow(global, &mut client, &submitted, &mut screen) => {
-            screen.finish();
-            conclude(global, &mut client, &end?).await
-        }
-        code = signals.next() => {
-            screen.finish();
-            say!("{verb} {} goes on without you", submitted.name);
-            say!("  come back:  {}", typed());
-            say!("  stop it:    morphctl cancel {}", submitted.name);
-            Ok(code)
-        }
-    }
+    Errand { verb, job, local: args.local, slots: args.slots, detach: args.detach }.run(global).await
 }
 
-/// `--local`.
-async fn here(global: &Global, args: &Submit, verb: &'static str, job: &Job) -> Result<u8> {
-    // Said by the environment it is a default, which the command line may override.
-    if std::env::args_os().any(|arg| arg.to_string_lossy().starts_with("--coordinator")) {
-        return Err(coded(USAGE, "--local and --coordinator exclude each other: one trains here, the other elsewhere"));
-    }
-    if global.coordinator.is_some() && !global.quiet {
-        say!("--local: MORPH_COORDINATOR is set, and not used");
-    }
-    let home = connect::home(global)?;
-    let cores = available_parallelism().map_or(1, |n| n.get() as u32);
-    let slots = args.slots.unwrap_or_else(|| cores.max(job.world_size()));
-    if slots < job.world_size() && !job.chooses_world_size() {
-        let why = format!(
-            "--slots {slots} can never hold the {} ranks of trainer.world_size: give it as many slots",
-            job.world_size()
-        );
-        return Err(coded(USAGE, why));
-    }
-    let mut signals = Signals::new()?;
-    let mut local = Local::start(&home, slots, global.log.log_format).await?;
-    let mut client = local.client.clone();
-    let submitted = match job.submit(&mut client).await {
-        Ok(submitted) => submitted,
-        Err(e) => {
-            local.stop().await;
-            return Err(e);
+impl Errand {
+    /// Submits, follows and concludes; the exit code.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn run(&self, global: &Global) -> Result<u8> {
+        if self.local {
+            return self.here(global).await;
         }
-    };
-    announce(global, verb, &submitted);
-    company(global, &mut client, &submitted).await;
-    let mut screen = Screen::new(global);
-    let work = async {
-        arrived(client.clone()).await;
-        follow(global, &mut client, &submitted, &mut screen).await
-    };
-    let ended = tokio::select! {
-        end = work => Ended::Work(Box::new(end)),
-        code = signals.next() => Ended::Signal(code),
-        error = local.failed() => Ended::Broken(error),
-    };
-    screen.finish();
-    match ended {
-        Ended::Work(end) => {
-            let code = match *end {
-                Ok(end) => conclude(global, &mut client, &end).await,
-                Err(e) => Err(e),
-            };
-            drop(client);
-            local.stop().await;
-            code
+        let Some(mut client) = Connection::live(global).await? else {
+            let why = format!(
+                "nobody serves {}: run it here with {} --local, or name a coordinator with --coordinator URL",
+                connect::home(global)?.display(),
+                typed()
+            );
+            return Err(coded(UNREACHABLE, why));
+        };
+        let submitted = self.job.submit(&mut client).await?;
+        self.announce(global, &submitted);
+        if self.detach {
+            return self.detached(global, &submitted).map(|()| OK);
         }
-        Ended::Broken(error) => {
-            drop(client);
-            local.kill().await;
-            Err(error)
-        }
-        Ended::Signal(code) => {
-            drop(client);
-            say!("stopping: running ranks save a checkpoint first (Ctrl-C again kills them)");
-            let again = tokio::select! {
-                saved = local.drain() => Some(saved),
-                _ = signals.next() => None,
-            };
-            match again {
-                Some(true) => local.stop().await,
-                _ => local.kill().await,
+        let mut screen = Screen::new(global);
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            end = follow(global, &mut client, &submitted, &mut screen) => {
+                screen.finish();
+                self.conclude(global, &mut client, &end?).await
             }
-            let saved = if again == Some(true) { "stopped at a checkpoint" } else { "killed; what was saved is kept" };
-            say!("{saved}. The same command goes on from there: {}", typed());
-            Ok(code)
+            code = signals.next() => {
+                screen.finish();
+                say!("{} {} goes on without you", self.verb, submitted.name);
+                say!("  come back:  {}", typed());
+                say!("  stop it:    morphctl cancel {}", submitted.name);
+                Ok(code)
+            }
         }
     }
-}
 
-enum Ended {
-    Work(Box<Result<v1::WatchResponse>>),
-    Signal(u8),
-    Broken(anyhow::Error),
-}
+    /// `--local`.
+    async fn here(&self, global: &Global) -> Result<u8> {
+        // Said by the environment it is a default, which the command line may override.
+        if std::env::args_os().any(|arg| arg.to_string_lossy().starts_with("--coordinator")) {
+            return Err(coded(
+                USAGE,
+                "--local and --coordinator exclude each other: one trains here, the other elsewhere",
+            ));
+        }
+        if global.coordinator.is_some() && !global.quiet {
+            say!("--local: MORPH_COORDINATOR is set, and not used");
+        }
+        let home = connect::home(global)?;
+        let cores = available_parallelism().map_or(1, |n| n.get() as u32);
+        let world_size = self.job.world_size();
+        let slots = self.slots.unwrap_or_else(|| cores.max(world_size));
+        if slots < world_size && !self.job.chooses_world_size() {
+            let why = format!(
+                "--slots {slots} can never hold the {world_size} ranks of trainer.world_size: give it as many slots"
+            );
+            return Err(coded(USAGE, why));
+        }
+        let mut signals = Signals::new()?;
+        let mut local = Local::start(&home, slots, global.log.log_format).await?;
+        let mut client = local.client.clone();
+        let submitted = match self.job.submit(&mut client).await {
+            Ok(submitted) => submitted,
+            Err(e) => {
+                local.stop().await;
+                return Err(e);
+            }
+        };
+        self.announce(global, &submitted);
+        company(global, &mut client, &submitted).await;
+        let mut screen = Screen::new(global);
+        let work = async {
+            arrived(client.clone()).await;
+            follow(global, &mut client, &submitted, &mut screen).await
+        };
+        let ended = tokio::select! {
+            end = work => Ended::Work(Box::new(end)),
+            code = signals.next() => Ended::Signal(code),
+            error = local.failed() => Ended::Broken(error),
+        };
+        screen.finish();
+        match ended {
+            Ended::Work(end) => {
+                let code = match *end {
+                    Ok(end) => self.conclude(global, &mut client, &end).await,
+                    Err(e) => Err(e),
+                };
+                drop(client);
+                local.stop().await;
+                code
+            }
+            Ended::Broken(error) => {
+                drop(client);
+                local.kill().await;
+                Err(error)
+            }
+            Ended::Signal(code) => {
+                drop(client);
+                say!("stopping: running ranks save a checkpoint first (Ctrl-C again kills them)");
+                let again = tokio::select! {
+                    saved = local.drain() => Some(saved),
+                    _ = signals.next() => None,
+                };
+                match again {
+                    Some(true) => local.stop().await,
+                    _ => local.kill().await,
+                }
+                let saved =
+                    if again == Some(true) { "stopped at a checkpoint" } else { "killed; what was saved is kept" };
+                say!("{saved}. The same command goes on from there: {}", typed());
+                Ok(code)
+            }
+        }
+    }
 
-fn announce(global: &Global, verb: &str, submitted: &Submitted) {
+    /// Says what came of it; the exit code.
+    async fn conclude(&self, global: &Global, client: &mut Client, end: &v1::WatchResponse) -> Result<u8> {
+        match &self.job {
+            Job::Again(original) => original.conclude(global, client, end).await,
+            Job::Run { .. } | Job::Sweep(_) => results::conclude(global, client, end).await,
+        }
+    }
+
+    fn announce(&self, global: &Global, submitted: &Submitted) {
     if global.quiet {
         return;
     }
     let Submitted { id, name, existed, over, retried } = submitted;
-    let kind = if verb == "train" { "run" } else { "sweep" };
+    let kind = self.job.kind();
     match (existed, over) {
-        _ if *retried > 0 && verb == "sweep" => {
+        _ if *retried > 0 && kind == "sweep" => {
             let runs = if *retried == 1 { "1 run".to_owned() } else { format!("{retried} runs") };
             say!("{kind} {name} ({id}) exists already: {runs} of it did not succeed and are tried again");
         }
@@ -298,6 +359,24 @@ fn announce(global: &Global, verb: &str, submitted: &Submitted) {
         (true, false) => say!("{kind} {name} ({id}) exists already and goes on"),
         _ => say!("{kind} {name} ({id}) submitted"),
     }
+}
+
+    fn detached(&self, global: &Global, submitted: &Submitted) -> Result<()> {
+    let kind = self.job.kind();
+    match global.output {
+        Format::Json | Format::Yaml => print::value(
+            global,
+            &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }),
+        ),
+        Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
+    }
+}
+}
+
+enum Ended {
+    Work(Box<Result<v1::WatchResponse>>),
+    Signal(u8),
+    Broken(anyhow::Error),
 }
 
 /// Waits a moment for the agent that is being started here, so that nobody is told to start one.
@@ -322,17 +401,6 @@ async fn company(global: &Global, client: &mut Client, submitted: &Submitted) {
     let others: Vec<&str> = runs.iter().filter(is_open).filter(is_other).map(|r| r.name.as_str()).collect();
     if let (Some(first), false) = (others.first(), global.quiet) {
         say!("goes on too and shares the slots: {} (stop one: morphctl cancel {first})", others.join(", "));
-    }
-}
-
-fn detached(global: &Global, verb: &str, submitted: &Submitted) -> Result<()> {
-    let kind = if verb == "train" { "run" } else { "sweep" };
-    match global.output {
-        Format::Json | Format::Yaml => print::value(
-            global,
-            &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }),
-        ),
-        Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
     }
 }
 
@@ -374,82 +442,6 @@ async fn watched(
         last = Some(snapshot);
     }
     Ok(last)
-}
-
-/// Says how it ended, and all scores.
-async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchResponse) -> Result<u8> {
-    let (metric, goal) = match &end.sweep {
-        Some(sweep) => (sweep.metric.clone(), sweep.goal.clone()),
-        None => (default_metric(&end.runs), "maximize".to_owned()),
-    };
-    match global.output {
-        Format::Json | Format::Yaml => {
-            let runs: Vec<_> = report::ranked(&end.runs, &metric, &goal).into_iter().map(json::run).collect();
-            let value = match &end.sweep {
-                Some(sweep) => {
-                    let mut value = json::sweep(sweep);
-                    value["runs"] = runs.into();
-                    value
-                }
-                None => runs.into_iter().next().unwrap_or_default(),
-            };
-            print::value(global, &value)?;
-        }
-        Format::Name => {
-            for run in report::ranked(&end.runs, &metric, &goal) {
-                print::line(&format!("run/{}", run.name))?;
-            }
-        }
-        Format::Table => {
-            let tables = report::tables(&end.runs, &metric, &goal);
-            if !tables.is_empty() {
-                print::line(tables.trim_end())?;
-            }
-            if !tables.is_empty() && is_synthetic(client, &end.runs).await {
-                print::line("These are phantoms: their numbers say nothing about patients.")?;
-            }
-            let best = report::ranked(&end.runs, &metric, &goal).into_iter().find(|r| r.state() == RunState::Succeeded);
-            if let Some(best) = best {
-                print::line(&format!("\nbest run: {}", best.name))?;
-                for artifact in &best.artifacts {
-                    print::line(&format!("  {}", artifact.strip_prefix("file://").unwrap_or(artifact)))?;
-                }
-            }
-            if let Some(sweep) = &end.sweep {
-                print::line(&format!("sweep {}: {}", sweep.name, watch::counts(sweep)))?;
-            }
-            for run in end.runs.iter().filter(|r| r.state() == RunState::Failed) {
-                print::line(&format!("run {} failed: {}", run.name, run.error))?;
-                print::line(&format!("  its log: morphctl logs {}", run.name))?;
-            }
-        }
-    }
-    let state = |wanted: RunState| end.runs.iter().any(|r| r.state() == wanted);
-    Ok(if state(RunState::Failed) {
-        FAILED
-    } else if state(RunState::Cancelled) {
-        CANCELLED
-    } else {
-        OK
-    })
-}
-
-/// What a single run is listed by.
-fn default_metric(runs: &[v1::Run]) -> String {
-    let names = runs.iter().flat_map(|r| r.summary.keys()).filter(|n| n.ends_with("/auroc"));
-    names.min().cloned().unwrap_or_else(|| "val/score".into())
-}
-
-/// Whether the runs were made on phantoms.
-async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
-    let Some(first) = runs.first() else { return false };
-    let Ok(run) = client.get_run(v1::GetRunRequest { run: first.id.clone() }).await else { return false };
-    let json = run.into_inner().run.unwrap_or_default().experiment_json;
-    let Ok(experiment) = serde_json::from_str::<Experiment>(&json) else { return false };
-    let request = v1::RegisterDatasetRequest { url: experiment.dataset.url };
-    let Ok(found) = client.register_dataset(request).await else { return false };
-    let json = found.into_inner().dataset.unwrap_or_default().manifest_json;
-    serde_json::from_str::<morph_spec::Manifest>(&json).is_ok_and(|m| m.synthetic)
 }
 
 /// Ctrl-C, SIGTERM, and the end of the terminal.

@@ -1,0 +1,282 @@
+//! The table for terminals, spreadsheets and papers.
+
+use morph_scores::{format_interval, format_p};
+
+use super::table::{Cell, Comparison, DECIMALS, Row, Table};
+use crate::print;
+
+/// Heads of the columns of numbers.
+pub const HEADS: [&str; 6] = ["AUROC", "AUPRC", "FPR@95", "FPR@99", "SSIM", "L1"];
+
+/// The numbers of a row in the order of [`HEADS`].
+pub fn cells(row: &Row) -> [Option<&Cell>; 6] {
+    [Some(&row.auroc), Some(&row.auprc), Some(&row.fpr95), Some(&row.fpr99), row.ssim.as_ref(), row.l1.as_ref()]
+}
+
+/// What a score that knows nothing reaches, in the order of [`HEADS`].
+pub fn chance(c: &Comparison) -> [Option<f64>; 6] {
+    [Some(0.5), Some(c.prevalence), Some(0.95), Some(0.99), None, None]
+}
+
+/// `0.812 [0.790, 0.833]`, and of several seeds their standard deviation: `(±0.011)`.
+pub fn number(cell: &Cell) -> String {
+    let spread = cell.seeds_sd.map(|sd| format!(" (±{sd:.DECIMALS$})")).unwrap_or_default();
+    format!("{}{spread}", format_interval(&cell.estimate, DECIMALS))
+}
+
+/// Names of the runs of a row, short.
+pub fn runs(row: &Row) -> String {
+    match row.runs.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        several => format!("{} seeds of {}", several.len(), several[0]),
+    }
+}
+
+/// p after Holm's correction.
+pub fn p(row: &Row) -> String {
+    row.test.as_ref().map_or_else(String::new, |t| format_p(t.p_holm))
+}
+
+/// Which cases a comparison is of.
+pub fn cases(c: &Comparison) -> String {
+    let persons = match c.persons {
+        Some(n) => format!("{n} patients, drawn whole"),
+        None => "patients unknown: each image counts as one".to_owned(),
+    };
+    format!(
+        "{} healthy and {} {} images of {}; {persons}; prevalence {:.3}",
+        c.healthy,
+        c.pathology,
+        c.name,
+        c.datasets.join(", "),
+        c.prevalence
+    )
+}
+
+/// What the numbers are, line by line.
+pub fn legend(table: &Table) -> Vec<String> {
+    let plan = table.bootstrap;
+    let mut lines = vec![
+        format!(
+            "Images are ranked by {}. In brackets: {} % intervals of {} resamples of the cases (seed {}).",
+            table.score,
+            plan.level * 100.0,
+            plan.resamples,
+            plan.seed
+        ),
+        "SSIM, L1: of the healthy images. Best of the methods as printed; that says nothing of significance.".to_owned(),
+    ];
+    if table.comparisons.iter().flat_map(|c| &c.rows).any(|r| r.seeds.len() > 1) {
+        lines.push("±: standard deviation over seeds. Intervals are of the mean over seeds, for other cases.".to_owned());
+    }
+    for c in &table.comparisons {
+        let tests = c.rows.iter().filter(|r| r.test.is_some()).count();
+        if tests > 0 {
+            let chosen = if c.against_best { ", the best on these very cases" } else { "" };
+            lines.push(format!(
+                "{}: p is DeLong's test of AUROC against {}{chosen}, corrected by Holm for {tests} tests.",
+                c.name, c.against
+            ));
+        }
+    }
+    lines
+}
+
+/// For a terminal.
+pub fn text(table: &Table) -> String {
+    let mut out = String::new();
+    for c in &table.comparisons {
+        out.push_str(&format!("healthy against {}: {}\n", c.name, cases(c)));
+        let heads: Vec<&str> = ["METHOD", "RUN"].into_iter().chain(HEADS).chain(["P"]).collect();
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for row in &c.rows {
+            let label = if row.baseline { format!("({})", row.method) } else { row.method.clone() };
+            let shown = |cell: Option<&Cell>| match cell {
+                Some(cell) => format!("{}{}", number(cell), if cell.best { "*" } else { "" }),
+                None => "-".to_owned(),
+            };
+            let mut line = vec![label, runs(row)];
+            line.extend(cells(row).map(shown));
+            line.push(p(row));
+            rows.push(line);
+        }
+        let mut nothing = vec!["(chance)".to_owned(), String::new()];
+        nothing.extend(chance(c).map(|v| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.DECIMALS$}"))));
+        nothing.push(String::new());
+        rows.push(nothing);
+        out.push_str(&print::table(&heads, rows));
+        out.push_str("\n\n");
+    }
+    out.push_str("*: best. ");
+    out.push_str(&legend(table).join("\n"));
+    out.push('\n');
+    for used in &table.tests {
+        out.push_str(&format!("test set {}: {}\n", used.name(), used.text()));
+        if let Some(warning) = used.warning() {
+            out.push_str(&format!("WARNING: {warning}\n"));
+        }
+    }
+    table.notes.iter().for_each(|note| out.push_str(&format!("note: {note}\n")));
+    out
+}
+
+/// One row a method and comparison, numbers in full.
+pub fn csv(table: &Table) -> String {
+    let names = ["auroc", "auprc", "fpr95", "fpr99", "ssim", "l1"];
+    let mut head: Vec<String> = ["comparison", "datasets", "healthy", "pathology", "prevalence", "score"]
+        .into_iter()
+        .chain(["method", "baseline", "runs", "seeds"])
+        .map(ToOwned::to_owned)
+        .collect();
+    for name in names {
+        head.extend(["", "_low", "_high", "_seeds_sd", "_best"].map(|part| format!("{name}{part}")));
+    }
+    let test = ["against", "auroc_difference", "auroc_difference_low", "auroc_difference_high", "p", "p_holm"];
+    head.extend(test.map(ToOwned::to_owned));
+    let mut out = line(&head);
+    for c in &table.comparisons {
+        for row in &c.rows {
+            let joined = |list: Vec<String>| list.join(" ");
+            let mut cols = vec![
+                c.name.clone(),
+                joined(c.datasets.clone()),
+                c.healthy.to_string(),
+                c.pathology.to_string(),
+                c.prevalence.to_string(),
+                table.score.clone(),
+                row.method.clone(),
+                row.baseline.to_string(),
+                joined(row.runs.clone()),
+                joined(row.seeds.iter().map(ToString::to_string).collect()),
+            ];
+            for cell in cells(row) {
+                cols.extend(match cell {
+                    None => std::array::from_fn(|_| String::new()),
+                    Some(Cell { estimate: e, seeds_sd, best }) => [
+                        e.value.to_string(),
+                        e.low.to_string(),
+                        e.high.to_string(),
+                        seeds_sd.map(|sd| sd.to_string()).unwrap_or_default(),
+                        best.to_string(),
+                    ],
+                });
+            }
+            cols.extend(match &row.test {
+                None => std::array::from_fn(|_| String::new()),
+                Some(t) => {
+                    let d = t.difference;
+                    let numbers = [d.value, d.low, d.high, t.p, t.p_holm].map(|v| v.to_string());
+                    let [value, low, high, p, p_holm] = numbers;
+                    [c.against.clone(), value, low, high, p, p_holm]
+                }
+            });
+            out.push_str(&line(&cols));
+        }
+    }
+    out.trim_end().to_owned()
+}
+
+fn line(cells: &[String]) -> String {
+    let quoted = |text: &String| {
+        if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
+    };
+    format!("{}\n", cells.iter().map(quoted).collect::<Vec<_>>().join(","))
+}
+
+/// For a README: one table a comparison, best in bold.
+pub fn markdown(table: &Table) -> String {
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*").replace('_', "\\_");
+    let mut out = String::new();
+    for c in &table.comparisons {
+        out.push_str(&format!("**Healthy against {}**: {}\n\n", escaped(&c.name), escaped(&cases(c))));
+        out.push_str(&format!("| Method | {} | p |\n|---|{}---:|\n", HEADS.join(" | "), "---:|".repeat(HEADS.len())));
+        for row in &c.rows {
+            let shown = |cell: Option<&Cell>| match cell {
+                Some(cell) if cell.best => format!("**{}**", number(cell)),
+                Some(cell) => number(cell),
+                None => String::new(),
+            };
+            let label = if row.baseline { format!("*{}*", escaped(&row.method)) } else { escaped(&row.method) };
+            out.push_str(&format!("| {label} | {} | {} |\n", cells(row).map(shown).join(" | "), p(row)));
+        }
+        let nothing = chance(c).map(|v| v.map_or_else(String::new, |v| format!("{v:.DECIMALS$}")));
+        out.push_str(&format!("| *chance* | {} |  |\n\n", nothing.join(" | ")));
+    }
+    let more = table.tests.iter().filter_map(super::ledger::Use::warning);
+    let lines: Vec<String> = legend(table).into_iter().chain(more).chain(table.notes.iter().cloned()).collect();
+    out.push_str(&lines.iter().map(|l| escaped(l)).collect::<Vec<_>>().join("  \n"));
+    out
+}
+
+/// For a paper: methods × comparisons, with booktabs; best in bold.
+pub fn latex(table: &Table) -> String {
+    // The paper's columns; SSIM and L1, of the healthy images, once for each comparison, since healthy sets may differ.
+    let heads = ["AUROC\\,$\\uparrow$", "AUPRC\\,$\\uparrow$", "FPR95\\,$\\downarrow$", "FPR99\\,$\\downarrow$", "SSIM\\,$\\uparrow$", "L1\\,$\\downarrow$", "$p$"];
+    let columns = heads.len();
+    let mut out = String::from("% \\usepackage{booktabs}\n\\begin{table*}\n\\centering\n");
+    out.push_str(&format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "c".repeat(columns * table.comparisons.len())));
+    let groups = table.comparisons.iter().map(|c| {
+        format!("\\multicolumn{{{columns}}}{{c}}{{{} ({} vs {}, prevalence {:.3})}}", tex(&c.name), c.healthy, c.pathology, c.prevalence)
+    });
+    out.push_str(&format!(" & {} \\\\\n", groups.collect::<Vec<_>>().join(" & ")));
+    let rules = (0..table.comparisons.len()).map(|i| format!("\\cmidrule(lr){{{}-{}}}", 2 + i * columns, 1 + (i + 1) * columns));
+    out.push_str(&format!("{}\n", rules.collect::<Vec<_>>().join(" ")));
+    out.push_str(&format!("Method{} \\\\\n\\midrule\n", format!(" & {}", heads.join(" & ")).repeat(table.comparisons.len())));
+    let shown = |cell: Option<&Cell>| {
+        let Some(Cell { estimate: e, best, .. }) = cell else { return "--".to_owned() };
+        let value = format!("{:.DECIMALS$}", e.value);
+        let value = if *best { format!("\\textbf{{{value}}}") } else { value };
+        format!("{value} {{\\tiny [{:.DECIMALS$}, {:.DECIMALS$}]}}", e.low, e.high)
+    };
+    let labels: Vec<(&str, bool)> = table.comparisons.first().map_or_else(Vec::new, |c| {
+        c.rows.iter().map(|r| (r.method.as_str(), r.baseline)).collect()
+    });
+    let mut ruled = false;
+    for (label, baseline) in labels {
+        if baseline && !std::mem::replace(&mut ruled, true) {
+            out.push_str("\\midrule\n");
+        }
+        out.push_str(&if baseline { format!("\\emph{{{}}}", tex(label)) } else { tex(label) });
+        for c in &table.comparisons {
+            let row = c.rows.iter().find(|r| r.method == label && r.baseline == baseline);
+            match row {
+                Some(row) => {
+                    let p = if row.test.is_some() { p(row).replace('<', "$<$") } else { "--".to_owned() };
+                    out.push_str(&format!(" & {} & {p}", cells(row).map(shown).join(" & ")));
+                }
+                None => out.push_str(&" & --".repeat(columns)),
+            }
+        }
+        out.push_str(" \\\\\n");
+    }
+    out.push_str("\\emph{chance}");
+    for c in &table.comparisons {
+        let nothing = chance(c).map(|v| v.map_or_else(|| "--".to_owned(), |v| format!("{v:.DECIMALS$}")));
+        out.push_str(&format!(" & {} & --", nothing.join(" & ")));
+    }
+    out.push_str(" \\\\\n\\bottomrule\n\\end{tabular}\n");
+    let lines = legend(table).into_iter().chain(table.notes.iter().cloned());
+    out.push_str(&format!("\\caption{{{}}}\n\\end{{table*}}", tex(&lines.collect::<Vec<_>>().join(" "))));
+    out
+}
+
+/// `text` as LaTeX prints it.
+fn tex(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\textbackslash{}"),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '<' => out.push_str("$<$"),
+            '>' => out.push_str("$>$"),
+            '|' => out.push_str("$|$"),
+            '±' => out.push_str("$\\pm$"),
+            'β' => out.push_str("$\\beta$"),
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', c]),
+            c => out.push(c),
+        }
+    }
+    out
+}

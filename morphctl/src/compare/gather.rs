@@ -1,0 +1,146 @@
+//! What there is to compare: runs with their evaluations and tables of cases.
+
+use anyhow::{Context, Result};
+use morph_objects::Objects;
+use morph_proto::v1::{self, RunState};
+use morph_scores::{cases::Cases, evaluation::Evaluation};
+use morph_spec::Experiment;
+
+use crate::{
+    connect::Client,
+    fail::{NOT_FOUND, REFUSED, code, coded, status},
+    json,
+};
+
+/// A run that was scored, and all that its scores are made of.
+#[derive(Debug, Clone)]
+pub struct Scored {
+    /// The run.
+    pub run: v1::Run,
+    /// What was trained.
+    pub experiment: Experiment,
+    /// What its evaluation found.
+    pub evaluation: Evaluation,
+    /// Every scored image.
+    pub cases: Cases,
+}
+
+/// All that was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Gathered {
+    /// Runs, in the order in which they were named.
+    pub runs: Vec<Scored>,
+    /// Sweeps that were named.
+    pub sweeps: Vec<v1::Sweep>,
+    /// How their test sets were used.
+    pub tests: Vec<v1::TestSet>,
+    /// Runs of these sweeps that have no scores, and why.
+    pub left_out: Vec<String>,
+}
+
+/// The runs that `ids` mean, those of sweeps one by one.
+///
+/// # Errors
+/// When there is no such thing, a run that was named has no scores, or its files cannot be read.
+pub async fn gather(client: &mut Client, ids: &[String]) -> Result<Gathered> {
+    let mut out = Gathered::default();
+    for id in ids {
+        let found = match run(client, id).await {
+            Ok(run) => vec![(run, true)],
+            Err(e) if code(&e) == NOT_FOUND => {
+                let request = v1::GetSweepRequest { sweep: id.clone() };
+                let Ok(found) = client.get_sweep(request).await else {
+                    return Err(coded(NOT_FOUND, format!("there is no run or sweep {id:?}")));
+                };
+                let found = found.into_inner();
+                out.sweeps.extend(found.sweep);
+                let mut runs = Vec::new();
+                for part in &found.runs {
+                    runs.push((run(client, &part.id).await?, false));
+                }
+                runs
+            }
+            Err(e) => return Err(e),
+        };
+        for (run, named) in found {
+            if out.runs.iter().any(|s| s.run.id == run.id) {
+                continue;
+            }
+            if run.state() == RunState::Succeeded {
+                out.runs.push(scored(run).await?);
+                continue;
+            }
+            let why = format!("run {} is {}: it has no scores", run.name, json::run_state(&run));
+            if named {
+                return Err(coded(REFUSED, why));
+            }
+            out.left_out.push(why);
+        }
+    }
+    if out.runs.is_empty() {
+        let why = if out.left_out.is_empty() { "there are no runs to compare".to_owned() } else { out.left_out.join("; ") };
+        return Err(coded(REFUSED, why));
+    }
+    out.tests = test_sets(client, digests(&out.runs)).await?;
+    Ok(out)
+}
+
+/// A run, with everything.
+///
+/// # Errors
+/// When there is none.
+pub async fn run(client: &mut Client, id: &str) -> Result<v1::Run> {
+    let request = v1::GetRunRequest { run: id.to_owned() };
+    Ok(client.get_run(request).await.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default())
+}
+
+/// How the test sets of `datasets` were used.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn test_sets(client: &mut Client, datasets: Vec<String>) -> Result<Vec<v1::TestSet>> {
+    let request = v1::TestSetsRequest { datasets };
+    Ok(client.test_sets(request).await.map_err(|s| status(&s))?.into_inner().tests)
+}
+
+/// Digests of the datasets that the runs were trained or scored on.
+fn digests(runs: &[Scored]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for s in runs {
+        let scored = s.evaluation.datasets.iter().map(|d| &d.digest);
+        for digest in std::iter::once(&s.run.dataset).chain(scored) {
+            if !all.contains(digest) {
+                all.push(digest.clone());
+            }
+        }
+    }
+    all
+}
+
+async fn scored(run: v1::Run) -> Result<Scored> {
+    let name = &run.name;
+    let again = "score it again with morphctl evaluate, or train it again";
+    let evaluation = Evaluation::from_json(&format!("the evaluation of run {name}"), run.summary_json.as_bytes());
+    let evaluation = evaluation.map_err(|why| coded(REFUSED, why))?;
+    let experiment = serde_json::from_str(&run.experiment_json);
+    let experiment = experiment.with_context(|| format!("read the experiment of run {name}"))?;
+    let missing = || coded(REFUSED, format!("run {name} has left no table of cases: {again}"));
+    let url = artifact(&run, "cases.csv").ok_or_else(missing)?;
+    let bytes = read(url).await?;
+    let cases = Cases::from_csv(url, &bytes).map_err(|e| coded(REFUSED, format!("the cases of run {name}: {e}")))?;
+    Ok(Scored { experiment, evaluation, cases, run })
+}
+
+/// The URL of the file `name` that the run's evaluation has left.
+pub fn artifact<'a>(run: &'a v1::Run, name: &str) -> Option<&'a str> {
+    run.artifacts.iter().map(String::as_str).find(|url| url.rsplit('/').next() == Some(name))
+}
+
+/// The bytes at `url`.
+///
+/// # Errors
+/// When they cannot be read.
+pub async fn read(url: &str) -> Result<Vec<u8>> {
+    let (folder, name) = url.rsplit_once('/').unwrap_or((".", url));
+    Ok(Objects::open(folder)?.get(name).await?.to_vec())
+}

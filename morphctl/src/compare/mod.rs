@@ -1,0 +1,62 @@
+//! `compare`: the paper's table of runs.
+
+pub mod formats;
+pub mod gather;
+pub mod groups;
+pub mod ledger;
+mod same;
+pub mod table;
+#[cfg(test)]
+pub mod tests;
+
+use anyhow::{Context, Result};
+use morph_scores::Plan;
+
+use crate::{
+    cli::{Global, How, Output},
+    connect::{Connection, Purpose},
+    fail::{REFUSED, coded},
+    print,
+};
+use gather::Gathered;
+use table::{Asked, Table};
+
+/// Compares the runs that `ids` mean, those of sweeps one by one.
+///
+/// # Errors
+/// When there are none, they have no scores, or did not score the same cases.
+pub async fn compare(global: &Global, ids: &[String], how: &How) -> Result<()> {
+    let mut connection = Connection::open(global, Purpose::Ask).await?;
+    let gathered = gather::gather(&mut connection.client, ids).await;
+    connection.close().await;
+    let gathered = gathered?;
+    let table = table_of(&gathered, how)?;
+    match global.asked {
+        Output::Table => print::line(formats::text(&table).trim_end()),
+        Output::Csv => print::line(&formats::csv(&table)),
+        Output::Latex => print::line(&formats::latex(&table)),
+        Output::Markdown => print::line(&formats::markdown(&table)),
+        Output::Json | Output::Yaml => {
+            print::value(global, &serde_json::to_value(&table).context("write the table as JSON")?)
+        }
+        Output::Name => gathered.runs.iter().try_for_each(|s| print::line(&format!("run/{}", s.run.name))),
+    }
+}
+
+/// The table of what was gathered, with how its test sets were used.
+///
+/// # Errors
+/// When runs cannot be compared.
+pub fn table_of(gathered: &Gathered, how: &How) -> Result<Table> {
+    let groups = groups::groups(&gathered.runs);
+    let asked = Asked {
+        score: how.score.clone(),
+        baseline: how.baseline.clone(),
+        on: how.on.clone(),
+        plan: Plan::default(),
+    };
+    let mut table = table::table(&groups, &asked).map_err(|why| coded(REFUSED, why))?;
+    table.tests = gathered.tests.iter().map(ledger::Use::new).collect();
+    table.notes.extend(gathered.left_out.iter().map(|why| format!("Not in the table: {why}.")));
+    Ok(table)
+}

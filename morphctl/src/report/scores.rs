@@ -1,0 +1,340 @@
+//! What was found: the table, curves, distributions, thresholds, subgroups, where findings are.
+
+use std::collections::BTreeSet;
+
+use morph_scores::{
+    Estimate, columns, format_p,
+    evaluation::{Comparison, Localisation},
+};
+
+use super::{
+    html::{Cell, Head, Html, list, p, plain, table, tag},
+    material::Material,
+    plots::{self, Series},
+    svg::{self, legend},
+    trained::each,
+};
+use crate::compare::{
+    formats,
+    gather::Scored,
+    groups::Group,
+    table::{Cell as Number, Row},
+};
+
+fn number(cell: Option<&Number>) -> Cell {
+    let Some(cell) = cell else { return Cell::empty() };
+    let e = cell.estimate;
+    let value = format!("{:.3}", e.value);
+    let value = if cell.best { plain("strong", value) } else { value.into() };
+    let sd = cell.seeds_sd.map(|sd| tag("span", &[("class", "sd")], format!(" ±{sd:.3}"))).unwrap_or_default();
+    let ci = tag("span", &[("class", "ci")], format!(" [{:.3}, {:.3}]", e.low, e.high));
+    Cell { shown: [value, sd, ci].into(), value: Some(e.value) }
+}
+
+fn estimate(e: &Estimate) -> Cell {
+    let ci = tag("span", &[("class", "ci")], format!(" [{:.3}, {:.3}]", e.low, e.high));
+    Cell { shown: [Html::from(format!("{:.3}", e.value)), ci].into(), value: Some(e.value) }
+}
+
+/// The table of `morphctl compare`, one for each comparison.
+pub fn comparisons(m: &Material) -> Html {
+    let mut parts = Vec::new();
+    for c in &m.table.comparisons {
+        let mut heads: Vec<Head> = ["Method", "Run"].map(Head::text).into();
+        heads.extend(formats::HEADS.map(Head::number));
+        heads.push(Head::number("Difference"));
+        heads.push(Head::number("p"));
+        let row = |row: &Row| {
+            let label = Html::from(row.method.as_str());
+            let label = if row.baseline { tag("span", &[("class", "baseline")], label) } else { label };
+            let mut cells = vec![Cell::of(label), Cell::of(formats::runs(row))];
+            cells.extend(formats::cells(row).map(number));
+            match &row.test {
+                Some(t) => {
+                    cells.push(estimate(&t.difference));
+                    cells.push(Cell { shown: format_p(t.p_holm).into(), value: Some(t.p_holm) });
+                }
+                None => cells.extend([Cell::of("reference"), Cell::empty()]),
+            }
+            cells
+        };
+        let mut rows: Vec<Vec<Cell>> = c.rows.iter().map(row).collect();
+        let mut chance = vec![Cell::of(tag("span", &[("class", "baseline")], "chance")), Cell::of("")];
+        chance.extend(formats::chance(c).map(|v| v.map_or_else(Cell::empty, |v| Cell::number(v, 3))));
+        chance.extend([Cell::empty(), Cell::empty()]);
+        rows.push(chance);
+        let caption = format!("Healthy against {}: {}. Ranked by {}.", c.name, formats::cases(c), m.table.score);
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        parts.push(table(&caption, &heads, rows));
+    }
+    parts.push(list(formats::legend(&m.table)));
+    parts.into()
+}
+
+/// The scores of a run in a comparison.
+fn scores(m: &Material, s: &Scored, name: &str, column: &str) -> Option<[Vec<f64>; 2]> {
+    let pair = s.evaluation.design.comparisons.get(name)?;
+    debug_assert!(!m.table.score.is_empty());
+    Some([s.cases.values(&pair.healthy, column).ok()?, s.cases.values(&pair.pathology, column).ok()?])
+}
+
+fn all_series(m: &Material, groups: &[Group<'_>], name: &str) -> Vec<Series> {
+    let series = |(index, label, s): (usize, String, &Scored)| {
+        let [healthy, pathology] = scores(m, s, name, &m.table.score)?;
+        Some(Series { label, index, healthy, pathology })
+    };
+    each(groups).filter_map(series).collect()
+}
+
+/// Which colour is which method, with its AUROC.
+fn key(m: &Material, groups: &[Group<'_>], name: &str) -> Html {
+    let row = |label: &str| {
+        let c = m.table.comparisons.iter().find(|c| c.name == name)?;
+        c.rows.iter().find(|r| !r.baseline && r.method == label)
+    };
+    legend(groups.iter().enumerate().map(|(i, g)| {
+        let auroc = row(&g.label).map_or(String::new(), |r| format!(" {:.3}", r.auroc.estimate.value));
+        (svg::series(i), format!("{}{auroc}", g.label))
+    }))
+}
+
+/// ROC and precision–recall curves.
+pub fn curves(m: &Material, groups: &[Group<'_>]) -> Html {
+    let mut parts = Vec::new();
+    for c in &m.table.comparisons {
+        let all = all_series(m, groups, &c.name);
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        parts.push(key(m, groups, &c.name));
+        let both = [plots::roc(&all, &c.name), plots::precision_recall(&all, &c.name, c.prevalence)];
+        parts.push(tag("div", &[("class", "grid2")], both));
+    }
+    parts.into()
+}
+
+/// The comparison as the run's own evaluation has it.
+fn own<'a>(s: &'a Scored, name: &str) -> Option<&'a Comparison> {
+    s.evaluation.comparisons.get(name)
+}
+
+/// Histograms and box plots.
+pub fn distributions(m: &Material, groups: &[Group<'_>]) -> Html {
+    let mut parts = vec![legend([
+        ("healthy".to_owned(), "healthy".to_owned()),
+        ("sick".to_owned(), "pathology".to_owned()),
+        ("threshold".to_owned(), "threshold from healthy validation images".to_owned()),
+    ])];
+    for c in &m.table.comparisons {
+        let all = all_series(m, groups, &c.name);
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        let threshold = |s: &Scored| Some(own(s, &c.name)?.scores.get(&m.table.score)?.operating?.threshold);
+        let drawn = all.iter().zip(each(groups)).map(|(s, (.., run))| plots::histogram(s, &m.table.score, threshold(run)));
+        parts.push(tag("div", &[("class", "grid3")], drawn.collect::<Html>()));
+        parts.push(plots::boxes(&all, &m.table.score, &c.name));
+    }
+    parts.into()
+}
+
+/// What thresholds from healthy validation images do on the test set, and whether p-values hold.
+pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
+    let mut parts = Vec::new();
+    for c in &m.table.comparisons {
+        let heads = std::iter::once(Head::text("Method")).chain(
+            ["Threshold", "Validation images", "Specificity there", "Specificity here", "Sensitivity here", "Called sick, healthy", "Missed, sick", "Drift (KS)", "p of drift"]
+                .map(Head::number),
+        );
+        let mut rows = Vec::new();
+        for (_, label, s) in each(groups) {
+            let Some(found) = own(s, &c.name).and_then(|o| o.scores.get(&m.table.score)) else { continue };
+            let Some(o) = &found.operating else { continue };
+            let mut row = vec![
+                Cell::of(label),
+                Cell { shown: format!("{:.5}", o.threshold).into(), value: Some(o.threshold) },
+                Cell::count(o.validation_cases),
+                Cell::number(o.validation_specificity, 3),
+                estimate(&o.specificity),
+                estimate(&o.sensitivity),
+                Cell::count(o.confusion.false_positives as usize),
+                Cell::count(o.confusion.false_negatives as usize),
+            ];
+            match &found.drift {
+                Some(d) => row.extend([
+                    Cell::number(d.statistic, 3),
+                    Cell { shown: format_p(d.p).into(), value: Some(d.p) },
+                ]),
+                None => row.extend([Cell::empty(), Cell::empty()]),
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            continue;
+        }
+        let caption = format!(
+            "Healthy against {}: thresholds on {} that spare the wanted share of healthy validation images, and what they do on \
+             the test set. A small p of drift says that healthy test images score otherwise than validation images.",
+            c.name, m.table.score
+        );
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        parts.push(table(&caption, &heads.collect::<Vec<_>>(), rows));
+        let p_values = |(index, _, s): (usize, String, &Scored)| {
+            let pair = s.evaluation.design.comparisons.get(&c.name)?;
+            Some((index, s.cases.values(&pair.healthy, columns::P_VALUE).ok()?))
+        };
+        let all: Vec<(usize, Vec<f64>)> = each(groups).filter_map(p_values).collect();
+        if !all.is_empty() {
+            parts.push(key(m, groups, &c.name));
+            parts.push(tag("div", &[("class", "grid2")], plots::calibration(&all, &c.name)));
+        }
+    }
+    parts.into()
+}
+
+/// AUROC in parts of the test set.
+pub fn subgroups(m: &Material, groups: &[Group<'_>]) -> Html {
+    let mut parts = Vec::new();
+    for c in &m.table.comparisons {
+        let runs: Vec<(usize, String, &Scored)> = each(groups).collect();
+        let divisions: BTreeSet<&String> =
+            runs.iter().filter_map(|(.., s)| own(s, &c.name)).flat_map(|o| o.subgroups.keys()).collect();
+        let mut heads: Vec<Head> = vec![Head::text("Group"), Head::number("n healthy"), Head::number("n sick")];
+        heads.extend(runs.iter().map(|(_, label, _)| Head::number(label.as_str())));
+        let mut rows = Vec::new();
+        for division in divisions {
+            let first = runs.iter().find_map(|(.., s)| own(s, &c.name)?.subgroups.get(division));
+            for part in first.into_iter().flatten() {
+                let mut row = vec![
+                    Cell::of(format!("{division}: {}", part.group)),
+                    Cell::count(part.healthy as usize),
+                    Cell::count(part.pathology as usize),
+                ];
+                for (.., s) in &runs {
+                    let theirs = own(s, &c.name).and_then(|o| o.subgroups.get(division));
+                    let same = theirs.and_then(|t| t.iter().find(|g| g.group == part.group));
+                    let found = same.and_then(|g| g.detection.as_ref());
+                    row.push(found.map_or_else(|| Cell::of("insufficient n"), |d| estimate(&d.auroc)));
+                }
+                rows.push(row);
+            }
+        }
+        let matched: Vec<Cell> = runs
+            .iter()
+            .map(|(.., s)| own(s, &c.name).and_then(|o| o.view_matched_auroc.as_ref()).map_or_else(Cell::empty, estimate))
+            .collect();
+        if matched.iter().any(|cell| cell.value.is_some()) {
+            let head = [Cell::of("pairs of the same view only"), Cell::of(""), Cell::of("")];
+            rows.push(head.into_iter().chain(matched).collect());
+        }
+        if rows.is_empty() {
+            continue;
+        }
+        let by: BTreeSet<&str> = runs.iter().map(|(.., s)| s.evaluation.design.score.as_str()).collect();
+        let caption = format!(
+            "AUROC of healthy against {} in parts of the test set, by {}. Below 20 images of either class no number is given.",
+            c.name,
+            by.into_iter().collect::<Vec<_>>().join(", ")
+        );
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        parts.push(table(&caption, &heads, rows));
+    }
+    parts.into()
+}
+
+/// Where the findings are.
+pub fn localisation(m: &Material, groups: &[Group<'_>]) -> Html {
+    let mut parts = Vec::new();
+    for c in &m.table.comparisons {
+        let heads = std::iter::once(Head::text("Method")).chain(
+            ["Images", "Boxes", "Pixel AUROC", "Pixel AUPRC", "chance", "Pointing game", "Energy in boxes", "chance", "Mean AP", "RSNA challenge", "Best Dice (oracle)"]
+                .map(Head::number),
+        );
+        let mut rows = Vec::new();
+        for (_, label, s) in each(groups) {
+            let Some(o) = own(s, &c.name) else { continue };
+            let Some(l) = &o.localisation else { continue };
+            rows.push(located(label, s, &o.sets.pathology, l));
+        }
+        if rows.is_empty() {
+            continue;
+        }
+        let caption = format!(
+            "Where the smoothed residual lies of images of {} with boxes. Oracle: its threshold is chosen on the test set, an upper bound and no result.",
+            c.name
+        );
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
+        parts.push(table(&caption, &heads.collect::<Vec<_>>(), rows));
+    }
+    parts.into()
+}
+
+fn located(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> {
+    let mean = |name: &str| {
+        let found = s.evaluation.sets.get(set).and_then(|set| set.means.get(name));
+        found.map_or_else(Cell::empty, |m| estimate(&m.estimate))
+    };
+    vec![
+        Cell::of(label),
+        Cell::count(l.images),
+        Cell::count(l.boxes),
+        Cell::number(l.pixel_auroc, 3),
+        Cell::number(l.pixel_auprc, 3),
+        Cell::number(l.pixel_prevalence, 3),
+        mean("pointing"),
+        mean("energy_inside"),
+        mean("box_share"),
+        estimate(&l.mean_box_ap),
+        Cell::number(l.challenge, 3),
+        Cell::number(l.oracle.dice, 3),
+    ]
+}
+
+/// How healthy the reconstructions are.
+pub fn restoration(m: &Material, groups: &[Group<'_>]) -> Html {
+    let kinds = [columns::Kind::Restoration, columns::Kind::Deformation, columns::Kind::Fidelity];
+    let sets: BTreeSet<&String> = m.gathered.runs.iter().flat_map(|s| s.evaluation.sets.keys()).collect();
+    let mut parts = Vec::new();
+    for set in sets {
+        let runs: Vec<(usize, String, &Scored)> = each(groups).collect();
+        let of = |s: &Scored, name: &str| s.evaluation.sets.get(set)?.means.get(name).copied();
+        let known = columns::ALL.iter().filter(|c| kinds.contains(&c.kind));
+        let shown: Vec<_> = known.filter(|c| runs.iter().any(|(.., s)| of(s, c.name).is_some())).collect();
+        // What every set has is in the table above already.
+        if !shown.iter().any(|c| c.kind != columns::Kind::Fidelity) {
+            continue;
+        }
+        let mut heads = vec![Head::text("Mean over images")];
+        heads.extend(runs.iter().map(|(_, label, _)| Head::number(label.as_str())));
+        let row = |c: &&columns::Column| {
+            let cells = runs.iter().map(|(.., s)| of(s, c.name).map_or_else(Cell::empty, |m| estimate(&m.estimate)));
+            let name = Html::from([plain("code", c.name), Html::from(format!(" {}", c.meaning))]);
+            std::iter::once(Cell::of(name)).chain(cells).collect()
+        };
+        parts.push(plain("h3", format!("Set {set}")));
+        parts.push(table(&format!("How near reconstructions are to what they should be, set {set}."), &heads, shown.iter().map(row).collect()));
+    }
+    parts.into()
+}
+
+/// How often the test sets were used.
+pub fn ledger(m: &Material) -> Html {
+    let heads = [Head::text("Test set"), Head::number("Runs scored"), Head::number("Sweeps that chose by it"), Head::number("Runs chosen among"), Head::text("By")];
+    let row = |t: &crate::compare::ledger::Use| {
+        let named: Vec<String> = t.choices.iter().map(|c| {
+            if c.sweep.is_empty() { "a sweep of another project".to_owned() } else { format!("{} ({})", c.sweep, c.metric) }
+        }).collect();
+        vec![
+            Cell::of(t.name()),
+            Cell::count(t.scored as usize),
+            Cell::count(t.choices.len()),
+            Cell::count(t.choices.iter().map(|c| c.runs as usize).sum()),
+            Cell::of(named.join(", ")),
+        ]
+    };
+    if m.table.tests.is_empty() {
+        return Html::none();
+    }
+    let caption = "How often each test set was scored and used to choose, as this coordinator has it recorded. Scores by hand \
+                   (morphctl evaluate) and other coordinators' are not counted.";
+    Html::from([
+        p("A test set that helped to choose a method or a hyper-parameter flatters what was chosen, the more the more it was chosen among."),
+        table(caption, &heads, m.table.tests.iter().map(row).collect()),
+    ])
+}
