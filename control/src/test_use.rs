@@ -4,21 +4,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use morph_spec::{Digest, Experiment, SweepId};
+use morph_spec::{Digest, SweepId};
 
 use crate::{Cluster, Run, Sweep};
 
-/// What became of the test samples of a dataset.
+/// What became of the samples of a split of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestUse {
-    /// The dataset.
-    pub dataset: Digest,
+    /// Whose samples.
+    pub place: Place,
     /// Its split that was scored.
     pub split: String,
     /// Runs that have scores on it.
     pub scored: u32,
     /// Sweeps that compare runs by a score on it, oldest first.
     pub choices: Vec<Choice>,
+}
+
+/// A dataset that is scored.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// One that is registered.
+    Known(Digest),
+    /// Another one, by its URL: runs are only scored on it, none is trained there.
+    Elsewhere(String),
 }
 
 /// A sweep that chooses by a test score.
@@ -32,61 +41,54 @@ pub struct Choice {
 
 /// Every split that was scored, of every dataset.
 pub fn all(cluster: &Cluster) -> Vec<TestUse> {
-    let mut all = BTreeMap::<(Digest, String), TestUse>::new();
-    let mut of = |(dataset, split): (Digest, String), change: &mut dyn FnMut(&mut TestUse)| {
-        let new = || TestUse { dataset, split: split.clone(), scored: 0, choices: Vec::new() };
-        change(all.entry((dataset, split.clone())).or_insert_with(new));
+    let mut all = BTreeMap::<Split, TestUse>::new();
+    let mut of = |split: Split, change: &mut dyn FnMut(&mut TestUse)| {
+        let (place, name) = split.clone();
+        change(all.entry(split).or_insert(TestUse { place, split: name, scored: 0, choices: Vec::new() }));
     };
     for run in cluster.in_order().filter(|r| !r.summary.is_empty()) {
-        for place in places(cluster, run, |_| true) {
-            of(place, &mut |t| t.scored += 1);
+        for split in splits(cluster, run, |_| true) {
+            of(split, &mut |t| t.scored += 1);
         }
     }
     for sweep in cluster.sweeps.values() {
-        let mut chosen = BTreeMap::<(Digest, String), u32>::new();
+        let mut chosen = BTreeMap::<Split, u32>::new();
         for run in sweep.runs.iter().filter_map(|id| cluster.runs.get(id)) {
-            for place in compared(cluster, sweep, run) {
-                *chosen.entry(place).or_default() += 1;
+            for split in compared(cluster, sweep, run) {
+                *chosen.entry(split).or_default() += 1;
             }
         }
         // Of a single run nothing is chosen.
-        for (place, runs) in chosen.into_iter().filter(|(_, runs)| *runs > 1) {
-            of(place, &mut |t| t.choices.push(Choice { sweep: sweep.id, runs }));
+        for (split, runs) in chosen.into_iter().filter(|(_, runs)| *runs > 1) {
+            of(split, &mut |t| t.choices.push(Choice { sweep: sweep.id, runs }));
         }
     }
     all.into_values().collect()
 }
 
-/// The sets by whose scores `sweep` compares `run` with its other runs.
-fn compared(cluster: &Cluster, sweep: &Sweep, run: &Run) -> BTreeSet<(Digest, String)> {
+/// A dataset and the name of its split.
+type Split = (Place, String);
+
+/// The splits by whose scores `sweep` compares `run` with its other runs.
+fn compared(cluster: &Cluster, sweep: &Sweep, run: &Run) -> BTreeSet<Split> {
     let metric = &sweep.spec.metric.name;
-    if !run.summary.contains_key(metric) {
+    let Some((of, _)) = metric.split_once('/').filter(|_| run.summary.contains_key(metric)) else {
         return BTreeSet::new();
-    }
-    // `opacity/auroc` looks at the opacity and at the healthy; `healthy/ssim` at these; `val/score` at no test image.
-    match metric.split_once('/').map(|(set, _)| set) {
-        Some(set) if set == HEALTHY || run.experiment.evaluation.pathology.contains_key(set) => {
-            places(cluster, run, |name| name == HEALTHY || name == set)
-        }
-        _ => BTreeSet::new(),
-    }
-}
-
-const HEALTHY: &str = "healthy";
-
-/// Dataset and split of those of the run's evaluation sets that are `wanted`.
-fn places(cluster: &Cluster, run: &Run, wanted: impl Fn(&str) -> bool) -> BTreeSet<(Digest, String)> {
-    let sets = sets(&run.experiment).into_iter().filter(|(name, ..)| wanted(name));
-    let digest = |url: Option<&str>| match url {
-        None => Some(run.dataset),
-        Some(url) => cluster.urls.get(url).copied(),
     };
-    sets.filter_map(|(_, url, split)| Some((digest(url)?, split.to_owned()))).collect()
+    // `opacity/auroc` looks at both sets of that comparison, `healthy/ssim` at one set, `mean/auroc` at all, `val/score` at none.
+    let comparisons = run.experiment.evaluation.plan().comparisons;
+    splits(cluster, run, |set| match comparisons.get(of) {
+        Some(pair) => pair.iter().any(|name| name == set),
+        None => of == set || of == "mean",
+    })
 }
 
-/// Name, dataset's URL if it is not the one of training, and split of each set that is scored.
-fn sets(experiment: &Experiment) -> Vec<(&str, Option<&str>, &str)> {
-    let evaluation = &experiment.evaluation;
-    let pathology = evaluation.pathology.iter().map(|(name, set)| (name.as_str(), None, set.split.as_str()));
-    std::iter::once((HEALTHY, None, evaluation.healthy.split.as_str())).chain(pathology).collect()
+/// The splits of those of the run's evaluation sets that are `wanted`.
+fn splits(cluster: &Cluster, run: &Run, wanted: impl Fn(&str) -> bool) -> BTreeSet<Split> {
+    let place = |url: Option<&String>| match url {
+        None => Place::Known(run.dataset),
+        Some(url) => cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest)),
+    };
+    let sets = run.experiment.evaluation.plan().sets.into_iter().filter(|set| wanted(&set.name));
+    sets.map(|set| (place(set.dataset.as_ref()), set.subset.split)).collect()
 }

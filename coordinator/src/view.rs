@@ -9,7 +9,7 @@ use morph_control::{
     Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
     goodput::{Goodput, Ledger, Reported},
     schedule::Reasons,
-    test_use::{Choice, TestUse},
+    test_use::{Choice, Place, TestUse},
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
@@ -278,11 +278,18 @@ pub fn test_set(cluster: &Cluster, test: &TestUse, may: impl Fn(&str) -> bool) -
             runs: c.runs,
         }
     };
-    let dataset = cluster.datasets.get(&test.dataset);
+    let (dataset, name, url) = match &test.place {
+        Place::Elsewhere(url) => (String::new(), String::new(), url.clone()),
+        Place::Known(digest) => {
+            let known = cluster.datasets.get(digest);
+            let (name, url) = known.map(|d| (d.name.clone(), d.url.clone())).unwrap_or_default();
+            (digest.to_string(), name, url)
+        }
+    };
     v1::TestSet {
-        dataset: test.dataset.to_string(),
-        name: dataset.map(|d| d.name.clone()).unwrap_or_default(),
-        url: dataset.map(|d| d.url.clone()).unwrap_or_default(),
+        dataset,
+        name,
+        url,
         split: test.split.clone(),
         scored: test.scored,
         choices: test.choices.iter().map(choice).collect(),

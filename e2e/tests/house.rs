@@ -53,6 +53,8 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
             "morph-proto",
             "morph-objects",
             "morph-data",
+            // compare and report: tables of cases become intervals and p-values where they are asked for.
+            "morph-scores",
             "morph-checkpoint",
             "morph-coordinator",
             "morph-telemetry",

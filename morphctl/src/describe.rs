@@ -1,6 +1,6 @@
 //! `describe`: all of one thing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use morph_proto::v1;
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     cli::{Format, Global, Thing},
+    compare::{gather::test_sets, ledger::Use},
     connect::{Client, Connection, Purpose},
     fail::{NOT_FOUND, coded, status},
     get, json, print, text, watch,
@@ -47,9 +48,12 @@ async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, Stri
             let request = v1::GetSweepRequest { sweep: id.to_owned() };
             let found = client.get_sweep(request).await.map_err(|s| status(&s))?.into_inner();
             let sweep = found.sweep.unwrap_or_default();
+            let datasets: BTreeSet<String> = found.runs.iter().map(|r| r.dataset.clone()).collect();
+            let tests = test_sets(client, datasets.into_iter().collect()).await?;
             let mut json = json::sweep(&sweep);
             json["runs"] = found.runs.iter().map(json::run).collect();
-            Ok((json, sweep_text(&sweep, &found.runs), format!("sweep/{}", sweep.name)))
+            json["tests"] = tests.iter().map(json::test_set).collect();
+            Ok((json, sweep_text(&sweep, &found.runs, &tests), format!("sweep/{}", sweep.name)))
         }
         Thing::Worker => {
             let all =
@@ -71,7 +75,10 @@ async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, Stri
             let whole =
                 client.register_dataset(request).await.ok().and_then(|r| r.into_inner().dataset).unwrap_or(known);
             let name = format!("dataset/{}", whole.name);
-            Ok((json::dataset(&whole), dataset_text(&whole), name))
+            let tests = test_sets(client, vec![whole.digest.clone()]).await?;
+            let mut json = json::dataset(&whole);
+            json["tests"] = tests.iter().map(json::test_set).collect();
+            Ok((json, dataset_text(&whole, &tests), name))
         }
     }
 }
@@ -89,6 +96,14 @@ impl Page {
     fn field(&mut self, name: &str, value: impl AsRef<str>) {
         if !value.as_ref().is_empty() {
             self.0.push_str(&format!("{:<14}{}\n", format!("{name}:"), value.as_ref()));
+        }
+    }
+
+    /// How often test sets were used, with a warning where one chose.
+    fn test_sets(&mut self, tests: &[v1::TestSet]) {
+        for used in tests.iter().map(Use::new) {
+            self.field("Test set", format!("{}: {}", used.name(), used.text()));
+            self.field("Warning", used.warning().unwrap_or_default());
         }
     }
 
@@ -183,7 +198,7 @@ fn time(seconds: &std::collections::HashMap<String, f64>) -> Vec<Vec<String>> {
     classes.into_iter().map(row).collect()
 }
 
-fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run]) -> String {
+fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run], tests: &[v1::TestSet]) -> String {
     let mut page = Page::default();
     page.field("Sweep", &sweep.name);
     page.field("Id", &sweep.id);
@@ -196,6 +211,7 @@ fn sweep_text(sweep: &v1::Sweep, runs: &[v1::Run]) -> String {
     }
     page.field("Created", instant(sweep.created_at));
     page.field("Ended", instant(sweep.ended_at));
+    page.test_sets(tests);
     page.section("Time (of all runs)", &["CLASS", "TIME", "SHARE"], time(&sweep.time));
     let list = get::runs(runs);
     page.section("Runs", &list.columns, list.rows);
@@ -221,7 +237,7 @@ fn worker_text(worker: &v1::Worker) -> String {
     page.0
 }
 
-fn dataset_text(dataset: &v1::Dataset) -> String {
+fn dataset_text(dataset: &v1::Dataset, tests: &[v1::TestSet]) -> String {
     let mut page = Page::default();
     page.field("Dataset", &dataset.name);
     page.field("Url", &dataset.url);
@@ -229,6 +245,7 @@ fn dataset_text(dataset: &v1::Dataset) -> String {
     page.field("Samples", dataset.samples.to_string());
     page.field("Size", text::bytes(dataset.bytes));
     page.field("Registered", instant(dataset.registered_at));
+    page.test_sets(tests);
     if let Ok(manifest) = serde_json::from_str::<Manifest>(&dataset.manifest_json) {
         page.section("Samples", &["SPLIT", "LABEL", "N"], counts(&manifest));
     }

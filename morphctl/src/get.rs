@@ -5,6 +5,7 @@ use morph_proto::v1;
 
 use crate::{
     cli::{Global, Things},
+    compare::gather::test_sets,
     connect::{Client, Connection, Purpose},
     fail::{NOT_FOUND, coded, status},
     json,
@@ -38,7 +39,9 @@ async fn listing(client: &mut Client, what: Things, id: Option<&str>) -> Result<
         Things::Datasets => {
             let all =
                 client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
-            Ok(datasets(&only(all, id, "dataset", |d| (&d.url, &d.name))?))
+            let found = only(all, id, "dataset", |d| (&d.url, &d.name))?;
+            let tests = test_sets(client, found.iter().map(|d| d.digest.clone()).collect()).await?;
+            Ok(datasets(&found, &tests))
         }
     }
 }
@@ -149,19 +152,36 @@ pub fn workers(workers: &[v1::Worker]) -> Listing {
     }
 }
 
-/// Datasets as a list.
-pub fn datasets(datasets: &[v1::Dataset]) -> Listing {
+/// Datasets as a list; `tests` is how often they were scored, and chose.
+pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
     let now = text::now();
     let row = |d: &v1::Dataset| {
         let digest = d.digest.chars().take(12).collect();
         let age = text::ago(d.registered_at, now);
-        vec![d.name.clone(), d.samples.to_string(), text::bytes(d.bytes), digest, age, d.url.clone()]
+        let own = tests.iter().filter(|t| t.dataset == d.digest);
+        let scored = own.clone().map(|t| t.scored).max().unwrap_or(0);
+        let chose = own.map(|t| t.choices.len()).max().unwrap_or(0);
+        vec![
+            d.name.clone(),
+            d.samples.to_string(),
+            text::bytes(d.bytes),
+            scored.to_string(),
+            chose.to_string(),
+            digest,
+            age,
+            d.url.clone(),
+        ]
+    };
+    let json = |d: &v1::Dataset| {
+        let mut value = json::dataset(d);
+        value["tests"] = tests.iter().filter(|t| t.dataset == d.digest).map(json::test_set).collect();
+        value
     };
     Listing {
         kind: "dataset",
-        columns: vec!["NAME", "SAMPLES", "SIZE", "DIGEST", "AGE", "URL"],
+        columns: vec!["NAME", "SAMPLES", "SIZE", "SCORED", "CHOSE", "DIGEST", "AGE", "URL"],
         rows: datasets.iter().map(row).collect(),
-        json: datasets.iter().map(json::dataset).collect(),
+        json: datasets.iter().map(json).collect(),
         names: datasets.iter().map(|d| d.name.clone()).collect(),
     }
 }

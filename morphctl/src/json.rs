@@ -3,7 +3,7 @@
 use morph_proto::v1;
 use serde_json::{Map, Value, json};
 
-use crate::text;
+use crate::{compare::ledger::Use, text};
 
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or(Value::Null)
@@ -56,6 +56,7 @@ pub fn run(run: &v1::Run) -> Value {
         "summary": numbers(&run.summary),
         "latest": numbers(&run.latest),
         "artifacts": run.artifacts,
+        "dataset": run.dataset,
     });
     if !run.time.is_empty() {
         out["time"] = numbers(&run.time);
@@ -81,6 +82,7 @@ fn attempt(a: &v1::Attempt) -> Value {
         "ended_at": when(a.ended_at),
         "outcome": if a.outcome.is_empty() { Value::Null } else { Value::from(a.outcome.clone()) },
         "error": a.error,
+        "version": a.version,
     })
 }
 
@@ -154,6 +156,11 @@ pub fn dataset(d: &v1::Dataset) -> Value {
         out["manifest"] = parsed(&d.manifest_json);
     }
     out
+}
+
+/// How a test set was used.
+pub fn test_set(t: &v1::TestSet) -> Value {
+    serde_json::to_value(Use::new(t)).unwrap_or_default()
 }
 
 /// An event.

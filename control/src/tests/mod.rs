@@ -509,7 +509,8 @@ fn a_test_set_that_chose_is_known_for_it() {
     w.finish(single, 0.9);
     let tests = test_use::all(&w.cluster);
     let [only] = &tests[..] else { panic!("{tests:?}") };
-    assert_eq!((only.dataset, only.split.as_str(), only.scored), (dataset(), "test", 1));
+    let place = test_use::Place::Known(dataset());
+    assert_eq!((&only.place, only.split.as_str(), only.scored), (&place, "test", 1));
     assert_eq!(only.choices, []);
 
     let id = w.sweep();
@@ -527,8 +528,8 @@ fn a_test_set_that_chose_is_known_for_it() {
     blind.metric.name = "val/score".into();
     let datasets = [(URL.to_owned(), dataset())].into();
     w.tell(Command::SubmitSweep { key: "blind".into(), sweep: Box::new(blind), datasets }).unwrap();
-    let runs = w.cluster.sweeps.values().last().unwrap().runs.clone();
-    for run in runs {
+    let crate::Submission::Sweep(blind) = w.cluster.keys["blind"] else { panic!("a sweep was submitted") };
+    for run in w.cluster.sweeps[&blind].runs.clone() {
         w.train(run);
         w.finish(run, 0.5);
     }

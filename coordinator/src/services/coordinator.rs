@@ -464,8 +464,8 @@ impl coordinator_server::Coordinator for Coordinator {
         let wanted = request.into_inner().datasets;
         let told = move |v: &View<'_>| {
             let all = test_use::all(v.cluster).into_iter();
-            let some = all.filter(|t| wanted.is_empty() || wanted.contains(&t.dataset.to_string()));
-            some.map(|t| view::test_set(v.cluster, &t, |project| who.may_touch(project))).collect()
+            let told = all.map(|t| view::test_set(v.cluster, &t, |project| who.may_touch(project)));
+            told.filter(|t| wanted.is_empty() || wanted.contains(&t.dataset) || wanted.contains(&t.url)).collect()
         };
         Ok(Response::new(v1::TestSetsResponse { tests: self.core.ask(told).await? }))
     }

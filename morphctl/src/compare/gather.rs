@@ -1,5 +1,7 @@
 //! What there is to compare: runs with their evaluations and tables of cases.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use morph_objects::Objects;
 use morph_proto::v1::{self, RunState};
@@ -81,7 +83,7 @@ pub async fn gather(client: &mut Client, ids: &[String]) -> Result<Gathered> {
         let why = if out.left_out.is_empty() { "there are no runs to compare".to_owned() } else { out.left_out.join("; ") };
         return Err(coded(REFUSED, why));
     }
-    out.tests = test_sets(client, digests(&out.runs)).await?;
+    out.tests = test_sets(client, datasets(&out.runs)).await?;
     Ok(out)
 }
 
@@ -103,18 +105,12 @@ pub async fn test_sets(client: &mut Client, datasets: Vec<String>) -> Result<Vec
     Ok(client.test_sets(request).await.map_err(|s| status(&s))?.into_inner().tests)
 }
 
-/// Digests of the datasets that the runs were trained or scored on.
-fn digests(runs: &[Scored]) -> Vec<String> {
-    let mut all: Vec<String> = Vec::new();
-    for s in runs {
-        let scored = s.evaluation.datasets.iter().map(|d| &d.digest);
-        for digest in std::iter::once(&s.run.dataset).chain(scored) {
-            if !all.contains(digest) {
-                all.push(digest.clone());
-            }
-        }
-    }
-    all
+/// Digests and URLs of the datasets that the runs were scored on.
+fn datasets(runs: &[Scored]) -> Vec<String> {
+    let all = runs.iter().flat_map(|s| s.evaluation.datasets.iter().flat_map(|d| [d.digest.clone(), d.url.clone()]));
+    let own = runs.iter().map(|s| s.run.dataset.clone());
+    let all: BTreeSet<String> = all.chain(own).filter(|d| !d.is_empty()).collect();
+    all.into_iter().collect()
 }
 
 async fn scored(run: v1::Run) -> Result<Scored> {

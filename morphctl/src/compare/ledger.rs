@@ -6,9 +6,9 @@ use serde::Serialize;
 /// How a test set was used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Use {
-    /// The dataset's name.
+    /// The dataset's name; its URL where no run was trained on it.
     pub dataset: String,
-    /// BLAKE3 of its manifest.
+    /// BLAKE3 of its manifest; empty where no run was trained on it.
     pub digest: String,
     /// The split.
     pub split: String,
@@ -34,7 +34,7 @@ impl Use {
     pub fn new(test: &v1::TestSet) -> Self {
         let choice = |c: &v1::Choice| Choice { sweep: c.name.clone(), metric: c.metric.clone(), runs: c.runs };
         Self {
-            dataset: test.name.clone(),
+            dataset: if test.name.is_empty() { test.url.clone() } else { test.name.clone() },
             digest: test.dataset.clone(),
             split: test.split.clone(),
             scored: test.scored,
@@ -44,7 +44,9 @@ impl Use {
 
     /// What it is: dataset and split.
     pub fn name(&self) -> String {
-        format!("{} ({}, manifest {})", self.dataset, self.split, self.digest.chars().take(12).collect::<String>())
+        let digest: String = self.digest.chars().take(12).collect();
+        let manifest = if digest.is_empty() { String::new() } else { format!(", manifest {digest}") };
+        format!("{} ({}{manifest})", self.dataset, self.split)
     }
 
     /// How often it was used, in words.

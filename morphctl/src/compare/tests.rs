@@ -1,1 +1,241 @@
+//! Tables of made-up runs.
 
+use std::collections::BTreeMap;
+
+use morph_proto::v1::{self, RunState};
+use morph_scores::{
+    Plan, auroc,
+    cases::{Case, Cases, Role},
+    evaluation::{Dataset, Design, Pair, evaluate},
+};
+use serde_json::json;
+
+use super::{
+    formats,
+    gather::Scored,
+    groups::groups,
+    ledger::Use,
+    table::{Asked, Table, table},
+};
+
+/// A run whose scores of the sick are higher by `shift`; `noise` makes its other digits.
+pub fn scored(name: &str, method: &str, seed: u64, shift: f64, noise: u64) -> Scored {
+    let mut cases = Cases::new(["l1", "top5", "view_score", "intensity", "ssim", "p_value"]).unwrap();
+    let digit = |i: u64| ((i * 7919 + noise * 104_729 + i * i * 31) % 1000) as f64 / 1000.0;
+    for (set, role, n) in
+        [("validation", Role::Validation, 20), ("healthy", Role::Healthy, 40), ("opacity", Role::Pathology, 30)]
+    {
+        for i in 0..n {
+            let sick = role == Role::Pathology;
+            let l1 = 0.1 * digit(i + 100 * role as u64) + if sick { shift } else { 0.0 };
+            let view = if (i + u64::from(sick)) % 3 == 0 { "AP" } else { "PA" };
+            cases
+                .push(Case {
+                    dataset: "made-up".into(),
+                    set: set.into(),
+                    role,
+                    id: format!("{set}-{i}"),
+                    patient: Some(format!("{set}-{}", i / 2)),
+                    label: if sick { "Lung <Opacity>".into() } else { "Normal".into() },
+                    view: Some(view.into()),
+                    sex: Some(if i % 2 == 0 { "F" } else { "M" }.into()),
+                    age: Some(20 + i as u32 * 2),
+                    source: None,
+                    scores: vec![
+                        Some(l1),
+                        Some(2.0 * l1),
+                        Some(f64::from(u8::from(view == "AP"))),
+                        Some(digit(i + 17)),
+                        Some(0.9 - l1),
+                        Some((1.0 + i as f64) / 41.0),
+                    ],
+                })
+                .unwrap();
+        }
+    }
+    let pair = Pair { healthy: "healthy".into(), pathology: "opacity".into() };
+    let design = Design {
+        score: "l1".into(),
+        specificity: 0.95,
+        bootstrap: Plan { resamples: 100, ..Plan::default() },
+        comparisons: BTreeMap::from([("opacity".to_owned(), pair)]),
+    };
+    let mut evaluation = evaluate(&cases, &design).unwrap();
+    evaluation.datasets = vec![Dataset {
+        name: "made-up".into(),
+        url: "file:///made-up".into(),
+        digest: "ab".repeat(32),
+        persons_known: true,
+        synthetic: true,
+    }];
+    let channels = if method == "vae" { json!([8, 8]) } else { json!([4, 8, 8, 8]) };
+    let model = if method == "b-vae" {
+        json!({"method": method, "image_size": 32})
+    } else {
+        json!({"method": method, "image_size": 32, "channels": channels})
+    };
+    let experiment = serde_json::from_value(json!({
+        "kind": "experiment", "name": format!("{method}-made-up"), "dataset": {"url": "file:///made-up"},
+        "model": model, "trainer": {"seed": seed},
+    }))
+    .unwrap();
+    let run = v1::Run {
+        id: format!("id-of-{name}"),
+        name: name.into(),
+        state: RunState::Succeeded.into(),
+        params_json: json!({"trainer.seed": seed}).to_string(),
+        dataset: "ab".repeat(32),
+        ..v1::Run::default()
+    };
+    Scored { run, experiment, evaluation, cases }
+}
+
+fn asked() -> Asked {
+    Asked { plan: Plan { resamples: 200, ..Plan::default() }, ..Asked::default() }
+}
+
+/// The table of `runs`.
+pub fn table_of(runs: &[Scored], asked: &Asked) -> Result<Table, String> {
+    table(&groups(runs), asked)
+}
+
+fn three() -> Vec<Scored> {
+    vec![
+        scored("a-1", "morphaeus", 1, 0.05, 1),
+        scored("b-1", "vae", 1, 0.02, 2),
+        scored("a-2", "morphaeus", 2, 0.04, 3),
+    ]
+}
+
+#[test]
+fn runs_that_differ_in_the_seed_are_one_method() {
+    let runs = three();
+    let t = table_of(&runs, &asked()).unwrap();
+    let c = &t.comparisons[0];
+    let labels: Vec<(&str, bool, usize)> = c.rows.iter().map(|r| (r.method.as_str(), r.baseline, r.runs.len())).collect();
+    assert_eq!(labels, [("morphaeus", false, 2), ("vae", false, 1), ("view alone", true, 0), ("mean intensity", true, 0)]);
+    assert_eq!((c.healthy, c.pathology, c.persons), (40, 30, Some(35)));
+    let values = |s: &Scored| [s.cases.values("healthy", "l1").unwrap(), s.cases.values("opacity", "l1").unwrap()];
+    let of = |s: &Scored| auroc(&values(s)[0], &values(s)[1]).unwrap();
+    let mean = (of(&runs[0]) + of(&runs[2])) / 2.0;
+    let row = &c.rows[0];
+    assert!((row.auroc.estimate.value - mean).abs() < 1e-12, "{row:?}");
+    let sd = (of(&runs[0]) - of(&runs[2])).abs() / 2f64.sqrt();
+    assert!((row.auroc.seeds_sd.unwrap() - sd).abs() < 1e-12);
+    assert!(c.rows[1].auroc.seeds_sd.is_none());
+    assert_eq!((row.seeds.as_slice(), c.against.as_str(), row.test), (&[1, 2][..], "morphaeus", None));
+    let test = c.rows[1].test.unwrap();
+    assert!(test.difference.value < 0.0 && test.p <= test.p_holm, "{test:?}");
+    assert!((test.difference.value - (of(&runs[1]) - mean)).abs() < 1e-12);
+    assert!(row.auroc.best && !c.rows[1].auroc.best && !c.rows[2].auroc.best);
+    assert!(t.notes.iter().any(|n| n.contains("phantoms")), "{:?}", t.notes);
+}
+
+#[test]
+fn the_reference_may_be_named_and_the_score_chosen() {
+    let runs = three();
+    let against = |wanted: &str| Asked { baseline: Some(wanted.into()), score: Some("top5".into()), ..asked() };
+    let t = table_of(&runs, &against("b-1")).unwrap();
+    let c = &t.comparisons[0];
+    assert_eq!((t.score.as_str(), c.against.as_str(), c.against_best), ("top5", "vae", false));
+    assert!(c.rows[1].test.is_none() && c.rows[0].test.unwrap().difference.value > 0.0);
+    assert_eq!(table_of(&runs, &against("vae")).unwrap().comparisons[0].against, "vae");
+    let said = table_of(&runs, &against("nobody")).unwrap_err();
+    assert!(said.contains("--baseline nobody") && said.contains("morphaeus, vae"), "{said}");
+    let said = table_of(&runs, &Asked { score: Some("lpips".into()), ..asked() }).unwrap_err();
+    assert!(said.contains("\"lpips\"") && said.contains("l1, top5"), "{said}");
+    let said = table_of(&runs, &Asked { on: vec!["covid".into()], ..asked() }).unwrap_err();
+    assert!(said.contains("\"covid\"") && said.contains("it has opacity"), "{said}");
+    assert_eq!(table_of(&runs, &Asked { on: vec!["opacity".into()], ..asked() }).unwrap().comparisons.len(), 1);
+}
+
+#[test]
+fn other_cases_cannot_be_compared_and_other_orders_can() {
+    let mut runs = three();
+    let all = table_of(&runs, &asked()).unwrap();
+    let rebuilt = |s: &Scored, keep: &dyn Fn(&Case) -> bool, turned: bool| {
+        let mut cases = Cases::new(s.cases.names().to_vec()).unwrap();
+        let mut list: Vec<Case> = s.cases.cases().iter().filter(|c| keep(c)).cloned().collect();
+        if turned {
+            list.reverse();
+        }
+        list.into_iter().for_each(|c| cases.push(c).unwrap());
+        cases
+    };
+    runs[1].cases = rebuilt(&runs[1], &|_| true, true);
+    assert_eq!(table_of(&runs, &asked()).unwrap(), all, "the order of cases does not matter");
+    runs[1].cases = rebuilt(&runs[1], &|c| !["healthy-3", "opacity-7"].contains(&c.id.as_str()), false);
+    let said = table_of(&runs, &asked()).unwrap_err();
+    for wanted in [
+        "did not score the same cases",
+        "healthy: 1 cases of run a-1 are not in run b-1: healthy-3",
+        "pathology: 1 cases of run a-1 are not in run b-1: opacity-7",
+    ] {
+        assert!(said.contains(wanted), "{wanted:?} is not in {said}");
+    }
+    let mut other = three();
+    other[1].evaluation.comparisons.clear();
+    let said = table_of(&other, &asked()).unwrap_err();
+    assert!(said.contains("run a-1 was compared on opacity, run b-1 on nothing") && said.contains("--on"), "{said}");
+    let mut repacked = three();
+    repacked[1].evaluation.datasets[0].digest = "cd".repeat(32);
+    let notes = table_of(&repacked, &asked()).unwrap().notes;
+    assert!(notes.iter().any(|n| n.contains("another preparation")), "{notes:?}");
+}
+
+#[test]
+fn one_run_is_compared_with_what_knows_no_network() {
+    let t = table_of(&three()[..1], &asked()).unwrap();
+    let c = &t.comparisons[0];
+    assert_eq!(c.rows.iter().filter(|r| r.test.is_some()).count(), 2, "both baselines");
+    assert!(formats::text(&t).contains("(view alone)"));
+    assert!(table_of(&[], &asked()).unwrap_err().contains("no runs"));
+}
+
+#[test]
+fn all_formats_have_the_same_numbers() {
+    let mut t = table_of(&three(), &asked()).unwrap();
+    t.tests = vec![Use {
+        dataset: "made-up".into(),
+        digest: "ab".repeat(32),
+        split: "test".into(),
+        scored: 3,
+        choices: vec![super::ledger::Choice { sweep: "s".into(), metric: "opacity/auroc".into(), runs: 3 }],
+    }];
+    let row = &t.comparisons[0].rows[0];
+    let shown = morph_scores::format_interval(&row.auroc.estimate, 3);
+    let value = format!("{:.3}", row.auroc.estimate.value);
+    let text = formats::text(&t);
+    assert!(text.contains(&shown) && text.contains("*") && text.contains("2 seeds of a-1"), "{text}");
+    assert!(text.contains("(chance)") && text.contains("0.429") && text.contains("WARNING: the test set of made-up"), "{text}");
+    let markdown = formats::markdown(&t);
+    assert!(markdown.contains(&format!("**{shown}")) && markdown.contains("| *view alone* |"), "{markdown}");
+    let latex = formats::latex(&t);
+    assert!(latex.contains(&format!("\\textbf{{{value}}}")) && latex.contains("\\bottomrule"), "{latex}");
+    assert!(!latex.contains('±') && latex.contains("95 \\%"), "{latex}");
+    let csv = formats::csv(&t);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 5, "a head and four rows: {csv}");
+    let columns = lines[0].split(',').count();
+    assert!(lines.iter().all(|l| l.split(',').count() == columns), "{csv}");
+    assert!(lines[1].contains(&row.auroc.estimate.value.to_string()), "{csv}");
+    let json = serde_json::to_value(&t).unwrap();
+    assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["value"], row.auroc.estimate.value);
+    assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["best"], true);
+    assert_eq!(json["version"], 1);
+}
+
+#[test]
+fn methods_are_told_apart_by_the_least_that_does() {
+    let label = |runs: &[Scored]| groups(runs).into_iter().map(|g| g.label).collect::<Vec<_>>();
+    assert_eq!(label(&three()), ["morphaeus", "vae"]);
+    let mut same = vec![scored("x-1", "morphaeus", 1, 0.1, 1), scored("x-2", "morphaeus", 1, 0.1, 2)];
+    same[1].experiment.trainer.optimizer.lr = 0.5;
+    same[1].run.params_json = json!({"trainer.optimizer.lr": 0.5, "trainer.seed": 1}).to_string();
+    assert_eq!(label(&same), ["morphaeus", "morphaeus lr=0.5"]);
+    same[1].experiment.name = "other".into();
+    assert_eq!(label(&same), ["morphaeus-made-up", "other"]);
+    same[1].experiment.name = same[0].experiment.name.clone();
+    same[1].run.params_json = "{}".into();
+    assert_eq!(label(&same), ["x-1", "x-2"]);
+}

@@ -1,1 +1,102 @@
+//! The page on made-up runs.
 
+use std::{collections::BTreeMap, fs};
+
+use morph_proto::v1;
+use serde_json::Value;
+
+use super::{
+    material::{Material, Training},
+    page, write,
+};
+use crate::compare::{
+    gather::Gathered,
+    ledger::Use,
+    table::Asked,
+    tests::{scored, table_of},
+};
+
+/// Two methods, one of them with two seeds; names are as hostile as they can be.
+fn material() -> Material {
+    let mut runs = vec![
+        scored("a-1", "morphaeus", 1, 0.05, 1),
+        scored("b-1", "vae", 1, 0.02, 2),
+        scored("a-2", "morphaeus", 2, 0.04, 3),
+    ];
+    runs[1].experiment.description = "</script><script>alert(1)</script>".into();
+    let mut table = table_of(&runs, &Asked::default()).unwrap();
+    let choice = v1::Choice { sweep: "1".into(), name: "<b>s</b>".into(), metric: "opacity/auroc".into(), runs: 3 };
+    table.tests = vec![Use::new(&v1::TestSet {
+        dataset: "ab".repeat(32),
+        name: "made-up".into(),
+        split: "test".into(),
+        scored: 3,
+        choices: vec![choice],
+        ..v1::TestSet::default()
+    })];
+    let curve = |seed: f64| Training {
+        loss: (0..50).map(|i| (f64::from(i), seed / f64::from(i + 1))).collect(),
+        score: (0..5).map(|i| (f64::from(i * 10), seed / f64::from(i + 1))).collect(),
+    };
+    let training = runs.iter().enumerate().map(|(i, s)| (s.run.id.clone(), curve(1.0 + i as f64))).collect();
+    let panels = BTreeMap::from([(runs[0].run.id.clone(), vec![0x89, b'P', b'N', b'G'])]);
+    let gathered = Gathered { runs, ..Gathered::default() };
+    Material { gathered, table, training, panels, manifests: BTreeMap::new(), at: 1_700_000_000_000_000 }
+}
+
+#[test]
+fn the_page_is_whole_and_needs_nothing() {
+    let m = material();
+    let page = page::render(&m);
+    for section in ["table", "trained", "curves", "distributions", "thresholds", "subgroups", "examples", "training", "ledger", "cards"] {
+        assert!(page.contains(&format!("<section id=\"{section}\"")), "{section} is missing");
+    }
+    assert!(!page.contains("<section id=\"localisation\""), "there are no boxes");
+    assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("url("), "it loads nothing");
+    let shown = page.split("<script").next().unwrap();
+    assert!(!shown.contains("NaN") && !shown.contains("inf"), "numbers that are none");
+    assert_eq!(page.matches("<script").count(), 2, "the data and the sorting");
+    assert!(!page.contains("<b>s</b>") && page.contains("&lt;b&gt;s&lt;/b&gt; by opacity/auroc"));
+    assert!(page.contains("data:image/png;base64,iVBORw=="));
+    assert!(page.contains("Research use only") && page.contains("These are phantoms"));
+    std::fs::write("/tmp/cmp/page.html", &page).unwrap();
+    for tag in ["section", "table", "svg", "figure", "article", "main", "header", "ul", "dl", "tbody"] {
+        let (open, close) = (page.matches(&format!("<{tag}")).count(), page.matches(&format!("</{tag}>")).count());
+        // `<header` also begins nothing else here; `<table` and `<tbody` are told apart by their whole names.
+        assert_eq!(open, close, "{tag}");
+    }
+}
+
+#[test]
+fn its_data_are_the_tables() {
+    let m = material();
+    let page = page::render(&m);
+    let begin = "<script type=\"application/json\" id=\"data\">";
+    let from = page.find(begin).unwrap() + begin.len();
+    let json = &page[from..from + page[from..].find("</script>").unwrap()];
+    let data: Value = serde_json::from_str(json).unwrap();
+    assert_eq!(data["table"], serde_json::to_value(&m.table).unwrap());
+    assert_eq!(data["runs"][1]["experiment"]["description"], "</script><script>alert(1)</script>");
+    for row in &m.table.comparisons[0].rows {
+        assert!(page.contains(&format!("data-value=\"{:?}\"", row.auroc.estimate.value)), "{}", row.method);
+    }
+}
+
+#[test]
+fn a_page_is_written_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a/b");
+    write(&out, "one").unwrap();
+    write(&out, "two").unwrap();
+    assert_eq!(fs::read_to_string(out.join("index.html")).unwrap(), "two");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing half written is left");
+    // A folder in the page's place cannot be replaced: the half-written page goes, and the error names the place.
+    let taken = folder.path().join("taken");
+    fs::create_dir_all(taken.join("index.html/x")).unwrap();
+    let said = format!("{:#}", write(&taken, "x").unwrap_err());
+    assert!(said.contains("index.html"), "{said}");
+    assert_eq!(fs::read_dir(&taken).unwrap().count(), 1);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(write(&file, "x").is_err());
+}

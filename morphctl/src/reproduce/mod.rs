@@ -11,9 +11,8 @@ use crate::{
     cli::{Format, Global},
     connect::{Client, Connection, Purpose},
     fail::{CANCELLED, DIFFERS, FAILED, OK, REFUSED, coded, status},
-    print, results,
+    print,
     submit::{Errand, Job},
-    text,
 };
 use differ::{Difference, Metrics};
 

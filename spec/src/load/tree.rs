@@ -105,7 +105,7 @@ impl Node {
                         .parse::<usize>()
                         .ok()
                         .and_then(|i| items.get(i))
-                        .map(|v| (v, if v.is_scalar() { v.at } else { at })),
+                        .map(|v| (v, v.item_at().unwrap_or(at))),
                     _ => None,
                 };
                 if let Some((next, place)) = step {
@@ -116,6 +116,12 @@ impl Node {
             break;
         }
         (found, at, node)
+    }
+
+    /// Where it is shown as an item of a list, which has no key: itself, or where a mapping begins.
+    fn item_at(&self) -> Option<At> {
+        let begins = matches!(self.value, Value::Map(_)) && self.at.line > 0;
+        if begins { Some(At { width: 1, ..self.at }) } else { self.is_scalar().then_some(self.at) }
     }
 
     /// Neither list nor mapping nor hole, and of some width: worth being marked itself instead of by its key.
