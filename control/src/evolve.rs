@@ -73,18 +73,19 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             let at_rank_0 = ranks.first().and_then(|worker| cluster.workers.get(worker));
             let version = at_rank_0.map(|w| w.version.clone()).unwrap_or_default();
             change(cluster, fence.run, |run| {
-            run.attempts = fence.attempt;
-            let device = |rank: usize| {
-                let earlier = || ranks[..rank].iter().filter(|w| **w == ranks[rank]).count() as u32;
-                devices.get(rank).copied().unwrap_or_else(earlier)
-            };
-            let placed = ranks.iter().enumerate();
-            let ranks =
-                placed.map(|(i, &worker)| Rank { worker, device: device(i), state: RankState::Placed }).collect();
-            let (number, backfill, raised) = (fence.attempt, *backfill, *raised);
-            let attempt = Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill, raised, version };
-            run.state = RunState::Starting { attempt };
-        });
+                run.attempts = fence.attempt;
+                let device = |rank: usize| {
+                    let earlier = || ranks[..rank].iter().filter(|w| **w == ranks[rank]).count() as u32;
+                    devices.get(rank).copied().unwrap_or_else(earlier)
+                };
+                let placed = ranks.iter().enumerate();
+                let ranks =
+                    placed.map(|(i, &worker)| Rank { worker, device: device(i), state: RankState::Placed }).collect();
+                let (number, backfill, raised) = (fence.attempt, *backfill, *raised);
+                let attempt =
+                    Attempt { number, placed_at: at, ranks, store: None, evaluated: false, backfill, raised, version };
+                run.state = RunState::Starting { attempt };
+            });
         }
         What::RankReady { fence, rank, step, total_steps } => ready(cluster, event, *fence, *rank, *step, *total_steps),
         What::StoreReady { fence, .. }

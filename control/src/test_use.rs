@@ -87,7 +87,9 @@ fn compared(cluster: &Cluster, sweep: &Sweep, run: &Run) -> BTreeSet<Split> {
 fn splits(cluster: &Cluster, run: &Run, wanted: impl Fn(&str) -> bool) -> BTreeSet<Split> {
     let place = |url: Option<&String>| match url {
         None => Place::Known(run.dataset),
-        Some(url) => cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest)),
+        Some(url) => {
+            cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest))
+        }
     };
     let sets = run.experiment.evaluation.plan().sets.into_iter().filter(|set| wanted(&set.name));
     sets.map(|set| (place(set.dataset.as_ref()), set.subset.split)).collect()

@@ -105,7 +105,8 @@ fn methods_are_compared_and_reported() -> Result<()> {
     // Another split has other test cases.
     let prepare = ["data", "prepare", "--set", "split.seed=5", "--set", "output=${MORPH_HOME}/datasets/other"];
     expect(home.morphctl()?.args(prepare).arg(home.path().join("dataset.yaml")), 0)?;
-    let train = ["train", "--local", "--slots", "2", "--set", "dataset.url=${MORPH_HOME}/datasets/other", "--name", "other"];
+    let train =
+        ["train", "--local", "--slots", "2", "--set", "dataset.url=${MORPH_HOME}/datasets/other", "--name", "other"];
     expect(home.morphctl()?.args(train).arg(home.path().join("experiment.yaml")), 0)?;
     let said = expect(home.morphctl()?.args(["compare", "pair-1", "other"]), 4)?;
     ensure!(said.contains("did not score the same cases") && said.contains("are not in run other"), "{said}");
@@ -120,14 +121,16 @@ fn methods_are_compared_and_reported() -> Result<()> {
     for (row, (method, shown, value)) in methods.iter().zip(rows(&dom)?) {
         let wanted = row["auroc"]["value"].as_f64().context("a number")?;
         ensure!(row["method"] == method.as_str(), "{method}");
-        ensure!(value.parse::<f64>()? == wanted && shown == format!("{wanted:.3}"), "{method}: {shown} {value} {wanted}");
+        ensure!(
+            value.parse::<f64>()? == wanted && shown == format!("{wanted:.3}"),
+            "{method}: {shown} {value} {wanted}"
+        );
     }
     // A click on AUROC brings the highest to the top. The page's own policy would not let this script run.
     let policy = between(&text, "<meta http-equiv=\"Content-Security-Policy\"", ">")?;
     let click = "<script>document.querySelectorAll('#table th[aria-sort] button')[0].click()</script></body>";
-    let clicked = text
-        .replace(&format!("<meta http-equiv=\"Content-Security-Policy\"{policy}>"), "")
-        .replace("</body>", click);
+    let clicked =
+        text.replace(&format!("<meta http-equiv=\"Content-Security-Policy\"{policy}>"), "").replace("</body>", click);
     let copy = home.write("clicked.html", &clicked)?;
     let dom = browser(&copy)?.context("the browser was there")?;
     let values: Vec<f64> = rows(&dom)?.iter().map(|(.., value)| Ok(value.parse()?)).collect::<Result<_>>()?;

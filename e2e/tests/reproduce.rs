@@ -22,7 +22,10 @@ fn a_run_is_reproduced_to_the_bit_and_what_was_changed_is_found() -> Result<()> 
     let json: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
     ensure!(json["equal"] == true && json["again"] == "tiny-1-again", "{json:#}");
     ensure!(json["weights"]["then"]["blake3"] == json["weights"]["now"]["blake3"], "{json:#}");
-    ensure!(json["metrics"]["compared"].as_u64() > Some(6) && json["scores"]["compared"].as_u64() > Some(6), "{json:#}");
+    ensure!(
+        json["metrics"]["compared"].as_u64() > Some(6) && json["scores"]["compared"].as_u64() > Some(6),
+        "{json:#}"
+    );
     let version = json["versions"]["now"].as_str().context("a version")?;
     ensure!(!version.is_empty() && json["versions"]["then"] == version, "{json:#}");
     let runs = job::runs(&home, &[])?;
@@ -44,7 +47,8 @@ fn a_run_is_reproduced_to_the_bit_and_what_was_changed_is_found() -> Result<()> 
 
     // The record says another seed than was used.
     let db = rusqlite::Connection::open(home.path().join("state.db"))?;
-    let change = "UPDATE events SET json = replace(json, '\"seed\":2109', '\"seed\":2110') WHERE kind = 'run_submitted'";
+    let change =
+        "UPDATE events SET json = replace(json, '\"seed\":2109', '\"seed\":2110') WHERE kind = 'run_submitted'";
     ensure!(db.execute(change, [])? == 2, "both runs are recorded");
     drop(db);
     fs::remove_file(home.path().join("snapshot.jsonl")).ok();

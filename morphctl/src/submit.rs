@@ -344,33 +344,33 @@ impl Errand {
     }
 
     fn announce(&self, global: &Global, submitted: &Submitted) {
-    if global.quiet {
-        return;
-    }
-    let Submitted { id, name, existed, over, retried } = submitted;
-    let kind = self.job.kind();
-    match (existed, over) {
-        _ if *retried > 0 && kind == "sweep" => {
-            let runs = if *retried == 1 { "1 run".to_owned() } else { format!("{retried} runs") };
-            say!("{kind} {name} ({id}) exists already: {runs} of it did not succeed and are tried again");
+        if global.quiet {
+            return;
         }
-        _ if *retried > 0 => say!("{kind} {name} ({id}) exists already: it did not succeed and is tried again"),
-        (true, true) => say!("{kind} {name} ({id}) is done already: its results are reused"),
-        (true, false) => say!("{kind} {name} ({id}) exists already and goes on"),
-        _ => say!("{kind} {name} ({id}) submitted"),
+        let Submitted { id, name, existed, over, retried } = submitted;
+        let kind = self.job.kind();
+        match (existed, over) {
+            _ if *retried > 0 && kind == "sweep" => {
+                let runs = if *retried == 1 { "1 run".to_owned() } else { format!("{retried} runs") };
+                say!("{kind} {name} ({id}) exists already: {runs} of it did not succeed and are tried again");
+            }
+            _ if *retried > 0 => say!("{kind} {name} ({id}) exists already: it did not succeed and is tried again"),
+            (true, true) => say!("{kind} {name} ({id}) is done already: its results are reused"),
+            (true, false) => say!("{kind} {name} ({id}) exists already and goes on"),
+            _ => say!("{kind} {name} ({id}) submitted"),
+        }
     }
-}
 
     fn detached(&self, global: &Global, submitted: &Submitted) -> Result<()> {
-    let kind = self.job.kind();
-    match global.output {
-        Format::Json | Format::Yaml => print::value(
-            global,
-            &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }),
-        ),
-        Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
+        let kind = self.job.kind();
+        match global.output {
+            Format::Json | Format::Yaml => print::value(
+                global,
+                &serde_json::json!({ "kind": kind, "id": submitted.id, "name": submitted.name, "existed": submitted.existed }),
+            ),
+            Format::Name | Format::Table => print::line(&format!("{kind}/{}", submitted.name)),
+        }
     }
-}
 }
 
 enum Ended {

@@ -344,8 +344,10 @@ mod tests {
     #[test]
     fn images_of_one_person_are_one_piece_of_evidence() {
         let healthy: Vec<f64> = (0..30).map(f64::from).collect();
-        let (a, b): (Vec<f64>, Vec<f64>) =
-            ((0..30).map(|i| f64::from(i * 7 % 30) + 9.0).collect(), (0..30).map(|i| f64::from(i * 11 % 30) + 4.0).collect());
+        let (a, b): (Vec<f64>, Vec<f64>) = (
+            (0..30).map(|i| f64::from(i * 7 % 30) + 9.0).collect(),
+            (0..30).map(|i| f64::from(i * 11 % 30) + 4.0).collect(),
+        );
         let methods = |h: &[f64], a: &[f64], b: &[f64], patients| {
             delong_repeats(&[vec![[h, a]], vec![[h, b]]], patients, Some(0)).unwrap()[0].test
         };

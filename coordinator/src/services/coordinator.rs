@@ -229,7 +229,9 @@ impl coordinator_server::Coordinator for Coordinator {
             let (dataset, _) = self.register(&experiment.dataset.url).await?;
             if !wanted.is_empty() && wanted != dataset.to_string() {
                 let url = &experiment.dataset.url;
-                let why = format!("the dataset at {url} is not the one that was asked for: its digest is {dataset}, not {wanted}");
+                let why = format!(
+                    "the dataset at {url} is not the one that was asked for: its digest is {dataset}, not {wanted}"
+                );
                 return Err(Status::failed_precondition(why));
             }
             let (key, experiment) = (key.clone(), Box::new(experiment));
@@ -312,7 +314,8 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn list_sweeps(&self, request: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
         let who = Principal::of(&request)?;
         let all = move |v: &View<'_>| {
-            let may = |s: &&morph_control::Sweep| s.spec.experiment.iter().all(|e| who.may_touch(&e.scheduling.project));
+            let may =
+                |s: &&morph_control::Sweep| s.spec.experiment.iter().all(|e| who.may_touch(&e.scheduling.project));
             let own = v.cluster.sweeps.values().filter(may);
             own.map(|s| v.sweep(s)).collect()
         };

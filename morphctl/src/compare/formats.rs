@@ -65,10 +65,13 @@ pub fn legend(table: &Table) -> Vec<String> {
             plan.resamples,
             plan.seed
         ),
-        "SSIM, L1: of the healthy images. Best of the methods as printed; that says nothing of significance.".to_owned(),
+        "SSIM, L1: of the healthy images. Best of the methods as printed; that says nothing of significance."
+            .to_owned(),
     ];
     if table.comparisons.iter().flat_map(|c| &c.rows).any(|r| r.seeds.len() > 1) {
-        lines.push("±: standard deviation over seeds. Intervals are of the mean over seeds, for other cases.".to_owned());
+        lines.push(
+            "±: standard deviation over seeds. Intervals are of the mean over seeds, for other cases.".to_owned(),
+        );
     }
     for c in &table.comparisons {
         let tests = c.rows.iter().filter(|r| r.test.is_some()).count();
@@ -212,26 +215,45 @@ pub fn markdown(table: &Table) -> String {
 /// For a paper: methods × comparisons, with booktabs; best in bold.
 pub fn latex(table: &Table) -> String {
     // The paper's columns; SSIM and L1, of the healthy images, once for each comparison, since healthy sets may differ.
-    let heads = ["AUROC\\,$\\uparrow$", "AUPRC\\,$\\uparrow$", "FPR95\\,$\\downarrow$", "FPR99\\,$\\downarrow$", "SSIM\\,$\\uparrow$", "L1\\,$\\downarrow$", "$p$"];
+    let heads = [
+        "AUROC\\,$\\uparrow$",
+        "AUPRC\\,$\\uparrow$",
+        "FPR95\\,$\\downarrow$",
+        "FPR99\\,$\\downarrow$",
+        "SSIM\\,$\\uparrow$",
+        "L1\\,$\\downarrow$",
+        "$p$",
+    ];
     let columns = heads.len();
     let mut out = String::from("% \\usepackage{booktabs}\n\\begin{table*}\n\\centering\n");
     out.push_str(&format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "c".repeat(columns * table.comparisons.len())));
     let groups = table.comparisons.iter().map(|c| {
-        format!("\\multicolumn{{{columns}}}{{c}}{{{} ({} vs {}, prevalence {:.3})}}", tex(&c.name), c.healthy, c.pathology, c.prevalence)
+        format!(
+            "\\multicolumn{{{columns}}}{{c}}{{{} ({} vs {}, prevalence {:.3})}}",
+            tex(&c.name),
+            c.healthy,
+            c.pathology,
+            c.prevalence
+        )
     });
     out.push_str(&format!(" & {} \\\\\n", groups.collect::<Vec<_>>().join(" & ")));
-    let rules = (0..table.comparisons.len()).map(|i| format!("\\cmidrule(lr){{{}-{}}}", 2 + i * columns, 1 + (i + 1) * columns));
+    let rules = (0..table.comparisons.len())
+        .map(|i| format!("\\cmidrule(lr){{{}-{}}}", 2 + i * columns, 1 + (i + 1) * columns));
     out.push_str(&format!("{}\n", rules.collect::<Vec<_>>().join(" ")));
-    out.push_str(&format!("Method{} \\\\\n\\midrule\n", format!(" & {}", heads.join(" & ")).repeat(table.comparisons.len())));
+    out.push_str(&format!(
+        "Method{} \\\\\n\\midrule\n",
+        format!(" & {}", heads.join(" & ")).repeat(table.comparisons.len())
+    ));
     let shown = |cell: Option<&Cell>| {
         let Some(Cell { estimate: e, best, .. }) = cell else { return "--".to_owned() };
         let value = format!("{:.DECIMALS$}", e.value);
         let value = if *best { format!("\\textbf{{{value}}}") } else { value };
         format!("{value} {{\\tiny [{:.DECIMALS$}, {:.DECIMALS$}]}}", e.low, e.high)
     };
-    let labels: Vec<(&str, bool)> = table.comparisons.first().map_or_else(Vec::new, |c| {
-        c.rows.iter().map(|r| (r.method.as_str(), r.baseline)).collect()
-    });
+    let labels: Vec<(&str, bool)> = table
+        .comparisons
+        .first()
+        .map_or_else(Vec::new, |c| c.rows.iter().map(|r| (r.method.as_str(), r.baseline)).collect());
     let mut ruled = false;
     for (label, baseline) in labels {
         if baseline && !std::mem::replace(&mut ruled, true) {

@@ -80,7 +80,8 @@ pub async fn gather(client: &mut Client, ids: &[String]) -> Result<Gathered> {
         }
     }
     if out.runs.is_empty() {
-        let why = if out.left_out.is_empty() { "there are no runs to compare".to_owned() } else { out.left_out.join("; ") };
+        let why =
+            if out.left_out.is_empty() { "there are no runs to compare".to_owned() } else { out.left_out.join("; ") };
         return Err(coded(REFUSED, why));
     }
     out.tests = test_sets(client, datasets(&out.runs)).await?;

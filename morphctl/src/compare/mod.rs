@@ -49,12 +49,8 @@ pub async fn compare(global: &Global, ids: &[String], how: &How) -> Result<()> {
 /// When runs cannot be compared.
 pub fn table_of(gathered: &Gathered, how: &How) -> Result<Table> {
     let groups = groups::groups(&gathered.runs);
-    let asked = Asked {
-        score: how.score.clone(),
-        baseline: how.baseline.clone(),
-        on: how.on.clone(),
-        plan: Plan::default(),
-    };
+    let asked =
+        Asked { score: how.score.clone(), baseline: how.baseline.clone(), on: how.on.clone(), plan: Plan::default() };
     let mut table = table::table(&groups, &asked).map_err(|why| coded(REFUSED, why))?;
     table.tests = gathered.tests.iter().map(ledger::Use::new).collect();
     table.notes.extend(gathered.left_out.iter().map(|why| format!("Not in the table: {why}.")));

@@ -224,8 +224,7 @@ fn comparison(
     // Each method on a thread of its own: thousands of resamples of thousands of cases take a while.
     let made: Vec<Result<Row, String>> = thread::scope(|scope| {
         let row = |(group, times): (&'_ Group<'_>, &'_ Vec<Values>)| row(group, times, pairs, patients, plan);
-        let handles: Vec<_> =
-            groups.iter().zip(&scores).map(|both| scope.spawn(move || row(both))).collect();
+        let handles: Vec<_> = groups.iter().zip(&scores).map(|both| scope.spawn(move || row(both))).collect();
         let died = || Err("the computation of a row ended unexpectedly".to_owned());
         handles.into_iter().map(|h| h.join().unwrap_or_else(|_| died())).collect()
     });
@@ -371,9 +370,9 @@ fn mark_best(rows: &mut [Row]) {
 fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Result<usize, String> {
     match &asked.baseline {
         None => {
-            let best = (0..rows.len()).rev().max_by(|a, b| {
-                rows[*a].auroc.estimate.value.total_cmp(&rows[*b].auroc.estimate.value)
-            });
+            let best = (0..rows.len())
+                .rev()
+                .max_by(|a, b| rows[*a].auroc.estimate.value.total_cmp(&rows[*b].auroc.estimate.value));
             best.ok_or_else(|| "there are no runs to compare".to_owned())
         }
         Some(wanted) => groups
@@ -381,7 +380,10 @@ fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Result<usize, S
             .position(|g| g.label == *wanted || g.runs.iter().any(|s| s.run.name == *wanted || s.run.id == *wanted))
             .ok_or_else(|| {
                 let labels: Vec<&str> = groups.iter().map(|g| g.label.as_str()).collect();
-                format!("--baseline {wanted}: that is none of the runs that are compared; methods are {}", labels.join(", "))
+                format!(
+                    "--baseline {wanted}: that is none of the runs that are compared; methods are {}",
+                    labels.join(", ")
+                )
             }),
     }
 }
@@ -397,8 +399,7 @@ fn general(groups: &[Group<'_>]) -> Vec<String> {
             notes.push(format!("run {}: {}", s.run.name, leakage.text()));
         }
     }
-    let epochs: BTreeMap<u32, &str> =
-        all(groups).map(|s| (s.experiment.trainer.epochs, s.run.name.as_str())).collect();
+    let epochs: BTreeMap<u32, &str> = all(groups).map(|s| (s.experiment.trainer.epochs, s.run.name.as_str())).collect();
     if epochs.len() > 1 {
         let said: Vec<String> = epochs.iter().map(|(n, run)| format!("{n} ({run})")).collect();
         notes.push(format!("The runs were trained for different numbers of epochs: {}.", said.join(", ")));

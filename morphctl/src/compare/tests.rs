@@ -112,8 +112,12 @@ fn runs_that_differ_in_the_seed_are_one_method() {
     let runs = three();
     let t = table_of(&runs, &asked()).unwrap();
     let c = &t.comparisons[0];
-    let labels: Vec<(&str, bool, usize)> = c.rows.iter().map(|r| (r.method.as_str(), r.baseline, r.runs.len())).collect();
-    assert_eq!(labels, [("morphaeus", false, 2), ("vae", false, 1), ("view alone", true, 0), ("mean intensity", true, 0)]);
+    let labels: Vec<(&str, bool, usize)> =
+        c.rows.iter().map(|r| (r.method.as_str(), r.baseline, r.runs.len())).collect();
+    assert_eq!(
+        labels,
+        [("morphaeus", false, 2), ("vae", false, 1), ("view alone", true, 0), ("mean intensity", true, 0)]
+    );
     assert_eq!((c.healthy, c.pathology, c.persons), (40, 30, Some(35)));
     let values = |s: &Scored| [s.cases.values("healthy", "l1").unwrap(), s.cases.values("opacity", "l1").unwrap()];
     let of = |s: &Scored| auroc(&values(s)[0], &values(s)[1]).unwrap();
@@ -207,7 +211,10 @@ fn all_formats_have_the_same_numbers() {
     let value = format!("{:.3}", row.auroc.estimate.value);
     let text = formats::text(&t);
     assert!(text.contains(&shown) && text.contains("*") && text.contains("2 seeds of a-1"), "{text}");
-    assert!(text.contains("(chance)") && text.contains("0.429") && text.contains("WARNING: the test set of made-up"), "{text}");
+    assert!(
+        text.contains("(chance)") && text.contains("0.429") && text.contains("WARNING: the test set of made-up"),
+        "{text}"
+    );
     let markdown = formats::markdown(&t);
     assert!(markdown.contains(&format!("**{shown}")) && markdown.contains("| *view alone* |"), "{markdown}");
     let latex = formats::latex(&t);

@@ -34,17 +34,45 @@ fn card(m: &Material, group: &Group<'_>) -> Vec<Html> {
     );
     let results = m.table.comparisons.iter().filter_map(|c| {
         let row = c.rows.iter().find(|r| !r.baseline && r.method == group.label)?;
-        Some(format!("healthy against {}: AUROC {}, AUPRC {} (chance {:.3})", c.name, formats::number(&row.auroc), formats::number(&row.auprc), c.prevalence))
+        Some(format!(
+            "healthy against {}: AUROC {}, AUPRC {} (chance {:.3})",
+            c.name,
+            formats::number(&row.auroc),
+            formats::number(&row.auprc),
+            c.prevalence
+        ))
     });
     let facts = pairs(vec![
-        ("What it is", Html::from(format!("{}, an anomaly detector: it reconstructs an image as a healthy one, and scores how far the image is from that", e.model.method.title()))),
-        ("Intended use", "Research on methods of anomaly detection in chest X-rays, on data like that which it was trained on.".into()),
+        (
+            "What it is",
+            Html::from(format!(
+                "{}, an anomaly detector: it reconstructs an image as a healthy one, and scores how far the image is from that",
+                e.model.method.title()
+            )),
+        ),
+        (
+            "Intended use",
+            "Research on methods of anomaly detection in chest X-rays, on data like that which it was trained on."
+                .into(),
+        ),
         ("Not for", Html::from(RESEARCH)),
         ("Runs", runs.join(", ").into()),
         ("Training data", training_data(m, s).into()),
         ("Training", training.into()),
-        ("Input", Html::from(format!("one channel of {0}×{0} pixels, 8 bits, prepared as the dataset's manifest says", e.model.image_size))),
-        ("Score", Html::from(format!("{}, higher for images that look sicker; evaluated by {}", s.evaluation.design.score, m.table.score))),
+        (
+            "Input",
+            Html::from(format!(
+                "one channel of {0}×{0} pixels, 8 bits, prepared as the dataset's manifest says",
+                e.model.image_size
+            )),
+        ),
+        (
+            "Score",
+            Html::from(format!(
+                "{}, higher for images that look sicker; evaluated by {}",
+                s.evaluation.design.score, m.table.score
+            )),
+        ),
         ("Test data", test_data(s).into()),
     ]);
     vec![
@@ -62,12 +90,18 @@ fn training_data(m: &Material, s: &Scored) -> String {
     let labels = if subset.labels.is_empty() { "all labels".to_owned() } else { subset.labels.join(", ") };
     let digest: String = s.run.dataset.chars().take(12).collect();
     let Some(manifest) = m.manifests.get(&s.run.dataset) else {
-        return format!("{labels} of the {} split, manifest {digest}; views, sex and age of training images are not recorded", subset.split);
+        return format!(
+            "{labels} of the {} split, manifest {digest}; views, sex and age of training images are not recorded",
+            subset.split
+        );
     };
     let counts = manifest.counts.get(&subset.split);
     let wanted = |label: &String| subset.labels.is_empty() || subset.labels.contains(label);
     let n: u64 = counts.map_or(0, |c| c.iter().filter(|(label, _)| wanted(label)).map(|(_, n)| n).sum());
-    format!("{n} images ({labels}) of the {} split of {}, manifest {digest}; their views, sex and age are not recorded in it", subset.split, manifest.name)
+    format!(
+        "{n} images ({labels}) of the {} split of {}, manifest {digest}; their views, sex and age are not recorded in it",
+        subset.split, manifest.name
+    )
 }
 
 /// The test sets: how many, of which views, sex and age.
@@ -80,7 +114,8 @@ fn test_data(s: &Scored) -> String {
             for case in &cases {
                 *counts.entry(of(case).unwrap_or_else(|| "unknown".to_owned())).or_default() += 1;
             }
-            let said: Vec<String> = counts.iter().map(|(k, n)| format!("{k} {:.0} %", 100.0 * *n as f64 / cases.len() as f64)).collect();
+            let said: Vec<String> =
+                counts.iter().map(|(k, n)| format!("{k} {:.0} %", 100.0 * *n as f64 / cases.len() as f64)).collect();
             format!("{what}: {}", said.join(", "))
         };
         let ages: Vec<u32> = cases.iter().filter_map(|c| c.age).collect();
@@ -115,7 +150,10 @@ fn limits(m: &Material, group: &Group<'_>) -> Vec<String> {
             }
         }
         if row.auroc.estimate.low <= 0.5 {
-            out.push(format!("On {} its AUROC is not above chance: the interval reaches {:.3}.", c.name, row.auroc.estimate.low));
+            out.push(format!(
+                "On {} its AUROC is not above chance: the interval reaches {:.3}.",
+                c.name, row.auroc.estimate.low
+            ));
         }
         let Some(own) = s.evaluation.comparisons.get(&c.name) else { continue };
         if let Some(o) = own.scores.get(&m.table.score).and_then(|found| found.operating) {
@@ -130,7 +168,9 @@ fn limits(m: &Material, group: &Group<'_>) -> Vec<String> {
         let few: Vec<String> = own
             .subgroups
             .iter()
-            .flat_map(|(by, parts)| parts.iter().filter(|p| p.detection.is_none()).map(move |p| format!("{by} {}", p.group)))
+            .flat_map(|(by, parts)| {
+                parts.iter().filter(|p| p.detection.is_none()).map(move |p| format!("{by} {}", p.group))
+            })
             .collect();
         if !few.is_empty() {
             out.push(format!("On {} nothing is known of groups with too few images: {}.", c.name, few.join(", ")));
@@ -143,6 +183,10 @@ fn limits(m: &Material, group: &Group<'_>) -> Vec<String> {
     out.extend(s.evaluation.notes.iter().cloned());
     out.extend(m.table.tests.iter().filter_map(|t| t.warning()).map(|w| format!("{w}.")));
     let mut kept: Vec<String> = Vec::new();
-    out.into_iter().for_each(|line| if !kept.contains(&line) { kept.push(line) });
+    out.into_iter().for_each(|line| {
+        if !kept.contains(&line) {
+            kept.push(line)
+        }
+    });
     kept
 }

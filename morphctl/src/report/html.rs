@@ -230,7 +230,9 @@ mod tests {
         assert_eq!(out.matches('<').count(), 2, "{out}");
         assert!(!out.contains("\" onload") && !out.contains('\u{202e}') && out.contains("&amp;amp;"), "{out}");
         let json = Html::json(&serde_json::json!({ "name": "</script><!--" })).into_string();
-        assert!(!json.contains('<') && serde_json::from_str::<serde_json::Value>(&json).unwrap()["name"] == "</script><!--");
+        assert!(
+            !json.contains('<') && serde_json::from_str::<serde_json::Value>(&json).unwrap()["name"] == "</script><!--"
+        );
     }
 
     #[test]

@@ -53,14 +53,18 @@ pub fn render(m: &Material) -> String {
         tag("a", &[("class", "skip"), ("href", "#main")], "Skip to the tables"),
         plain("header", [plain("h1", title.as_str()), lead(m), banners(m), summary(m, &groups), nav]),
         tag("main", &[("id", "main")], main),
-        plain("footer", p(format!("Made by morphctl {}, {}. {RESEARCH}", env!("CARGO_PKG_VERSION"), text::instant(m.at)))),
+        plain(
+            "footer",
+            p(format!("Made by morphctl {}, {}. {RESEARCH}", env!("CARGO_PKG_VERSION"), text::instant(m.at))),
+        ),
         tag("script", &[("type", "application/json"), ("id", "data")], Html::json(&data)),
         plain("script", Html::constant(SCRIPT)),
     ]);
     // Nothing may be loaded, and no script but the one above may run, whatever stands in names and labels.
     let hash = STANDARD.encode(Sha256::digest(SCRIPT.as_bytes()));
-    let policy =
-        format!("default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'");
+    let policy = format!(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'"
+    );
     let head = Html::from([
         tag("meta", &[("charset", "utf-8")], Html::none()),
         tag("meta", &[("http-equiv", "Content-Security-Policy"), ("content", &policy)], Html::none()),
@@ -107,20 +111,27 @@ fn summary(m: &Material, groups: &[Group<'_>]) -> Html {
     let mut sentences = Vec::new();
     for c in &m.table.comparisons {
         let methods = c.rows.iter().filter(|r| !r.baseline);
-        let Some(best) = methods.max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)) else { continue };
+        let Some(best) = methods.max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)) else {
+            continue;
+        };
         let mut text = format!("Healthy against {}: ", c.name);
         if groups.len() > 1 {
-            text.push_str(&format!("of {} methods, {} has the highest AUROC, {}", groups.len(), best.method, formats::number(&best.auroc)));
+            text.push_str(&format!(
+                "of {} methods, {} has the highest AUROC, {}",
+                groups.len(),
+                best.method,
+                formats::number(&best.auroc)
+            ));
             let apart = c.rows.iter().filter(|r| !r.baseline && r.method != c.against);
-            let (told, all) = apart.fold((0, 0), |(told, all), r| {
-                (told + usize::from(r.test.is_some_and(|t| t.p_holm < 0.05)), all + 1)
-            });
+            let (told, all) = apart
+                .fold((0, 0), |(told, all), r| (told + usize::from(r.test.is_some_and(|t| t.p_holm < 0.05)), all + 1));
             text.push_str(&format!("; {told} of {all} others differ from {} at 5 % (DeLong, Holm)", c.against));
         } else {
             text.push_str(&format!("AUROC {}", formats::number(&best.auroc)));
         }
         for baseline in c.rows.iter().filter(|r| r.baseline) {
-            let than = if baseline.auroc.estimate.value < best.auroc.estimate.value { "is lower" } else { "is NOT lower" };
+            let than =
+                if baseline.auroc.estimate.value < best.auroc.estimate.value { "is lower" } else { "is NOT lower" };
             text.push_str(&format!("; {} {than}, {}", baseline.method, formats::number(&baseline.auroc)));
         }
         text.push('.');
@@ -143,10 +154,10 @@ fn run_json(s: &Scored) -> serde_json::Value {
 }
 
 fn reading(m: &Material) -> Html {
-    let columns = m.gathered.runs.first().map(|s| morph_scores::evaluation::legend(s.cases.names())).unwrap_or_default();
-    let meanings = columns.into_iter().map(|(name, meaning)| {
-        Html::from([plain("dt", plain("code", name)), plain("dd", meaning)])
-    });
+    let columns =
+        m.gathered.runs.first().map(|s| morph_scores::evaluation::legend(s.cases.names())).unwrap_or_default();
+    let meanings =
+        columns.into_iter().map(|(name, meaning)| Html::from([plain("dt", plain("code", name)), plain("dd", meaning)]));
     let general = [
         "AUROC: the chance that a sick image scores higher than a healthy one; 0.5 is chance. AUPRC: average precision; chance is the prevalence of this test set, which is its makers' choice.",
         "FPR@95, FPR@99: the share of healthy images called sick where 95 % or 99 % of the sick are found, as read from the test set's own curve.",

@@ -38,7 +38,8 @@ pub fn roc(all: &[Series], what: &str) -> Html {
         let points: Vec<(f64, f64)> = ranked.roc(true).iter().map(|p| (p.fpr, p.tpr)).collect();
         plot.line(&series(s.index), &points);
     }
-    let said = format!("ROC curves of {} methods, healthy against {what}; the table has the areas under them", all.len());
+    let said =
+        format!("ROC curves of {} methods, healthy against {what}; the table has the areas under them", all.len());
     figure(plot.finish(&said, true), format!("ROC, healthy against {what}. Dashed: chance."))
 }
 
@@ -81,7 +82,12 @@ pub fn histogram(s: &Series, score: &str, threshold: Option<f64>) -> Html {
         plot.steps(class, &steps);
     }
     threshold.into_iter().filter(|t| (low..=high).contains(t)).for_each(|t| plot.upright("threshold", t));
-    let said = format!("histogram of {score} of {}: {} healthy and {} pathological images", s.label, s.healthy.len(), s.pathology.len());
+    let said = format!(
+        "histogram of {score} of {}: {} healthy and {} pathological images",
+        s.label,
+        s.healthy.len(),
+        s.pathology.len()
+    );
     figure(plot.finish(&said, true), s.label.clone())
 }
 
@@ -129,7 +135,8 @@ pub fn calibration(all: &[(usize, Vec<f64>)], what: &str) -> Html {
         points.push((1.0, 1.0));
         plot.line(&series(*index), &points);
     }
-    let said = format!("distribution of the p-values of healthy images in comparison {what}, for {} methods", all.len());
+    let said =
+        format!("distribution of the p-values of healthy images in comparison {what}, for {} methods", all.len());
     let caption = "p-values of healthy test images against healthy validation images. On the dashed line thresholds hold what \
                    they promise; above it more healthy images are called sick.";
     figure(plot.finish(&said, true), caption)

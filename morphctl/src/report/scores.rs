@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use morph_scores::{
-    Estimate, columns, format_p,
+    Estimate, columns,
     evaluation::{Comparison, Localisation},
+    format_p,
 };
 
 use super::{
@@ -127,7 +128,8 @@ pub fn distributions(m: &Material, groups: &[Group<'_>]) -> Html {
         let all = all_series(m, groups, &c.name);
         parts.push(plain("h3", format!("Healthy against {}", c.name)));
         let threshold = |s: &Scored| Some(own(s, &c.name)?.scores.get(&m.table.score)?.operating?.threshold);
-        let drawn = all.iter().zip(each(groups)).map(|(s, (.., run))| plots::histogram(s, &m.table.score, threshold(run)));
+        let drawn =
+            all.iter().zip(each(groups)).map(|(s, (.., run))| plots::histogram(s, &m.table.score, threshold(run)));
         parts.push(tag("div", &[("class", "grid3")], drawn.collect::<Html>()));
         parts.push(plots::boxes(&all, &m.table.score, &c.name));
     }
@@ -139,8 +141,18 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
     let mut parts = Vec::new();
     for c in &m.table.comparisons {
         let heads = std::iter::once(Head::text("Method")).chain(
-            ["Threshold", "Validation images", "Specificity there", "Specificity here", "Sensitivity here", "Called sick, healthy", "Missed, sick", "Drift (KS)", "p of drift"]
-                .map(Head::number),
+            [
+                "Threshold",
+                "Validation images",
+                "Specificity there",
+                "Specificity here",
+                "Sensitivity here",
+                "Called sick, healthy",
+                "Missed, sick",
+                "Drift (KS)",
+                "p of drift",
+            ]
+            .map(Head::number),
         );
         let mut rows = Vec::new();
         for (_, label, s) in each(groups) {
@@ -157,10 +169,9 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
                 Cell::count(o.confusion.false_negatives as usize),
             ];
             match &found.drift {
-                Some(d) => row.extend([
-                    Cell::number(d.statistic, 3),
-                    Cell { shown: format_p(d.p).into(), value: Some(d.p) },
-                ]),
+                Some(d) => {
+                    row.extend([Cell::number(d.statistic, 3), Cell { shown: format_p(d.p).into(), value: Some(d.p) }])
+                }
                 None => row.extend([Cell::empty(), Cell::empty()]),
             }
             rows.push(row);
@@ -217,7 +228,9 @@ pub fn subgroups(m: &Material, groups: &[Group<'_>]) -> Html {
         }
         let matched: Vec<Cell> = runs
             .iter()
-            .map(|(.., s)| own(s, &c.name).and_then(|o| o.view_matched_auroc.as_ref()).map_or_else(Cell::empty, estimate))
+            .map(|(.., s)| {
+                own(s, &c.name).and_then(|o| o.view_matched_auroc.as_ref()).map_or_else(Cell::empty, estimate)
+            })
             .collect();
         if matched.iter().any(|cell| cell.value.is_some()) {
             let head = [Cell::of("pairs of the same view only"), Cell::of(""), Cell::of("")];
@@ -243,8 +256,20 @@ pub fn localisation(m: &Material, groups: &[Group<'_>]) -> Html {
     let mut parts = Vec::new();
     for c in &m.table.comparisons {
         let heads = std::iter::once(Head::text("Method")).chain(
-            ["Images", "Boxes", "Pixel AUROC", "Pixel AUPRC", "chance", "Pointing game", "Energy in boxes", "chance", "Mean AP", "RSNA challenge", "Best Dice (oracle)"]
-                .map(Head::number),
+            [
+                "Images",
+                "Boxes",
+                "Pixel AUROC",
+                "Pixel AUPRC",
+                "chance",
+                "Pointing game",
+                "Energy in boxes",
+                "chance",
+                "Mean AP",
+                "RSNA challenge",
+                "Best Dice (oracle)",
+            ]
+            .map(Head::number),
         );
         let mut rows = Vec::new();
         for (_, label, s) in each(groups) {
@@ -308,18 +333,36 @@ pub fn restoration(m: &Material, groups: &[Group<'_>]) -> Html {
             std::iter::once(Cell::of(name)).chain(cells).collect()
         };
         parts.push(plain("h3", format!("Set {set}")));
-        parts.push(table(&format!("How near reconstructions are to what they should be, set {set}."), &heads, shown.iter().map(row).collect()));
+        parts.push(table(
+            &format!("How near reconstructions are to what they should be, set {set}."),
+            &heads,
+            shown.iter().map(row).collect(),
+        ));
     }
     parts.into()
 }
 
 /// How often the test sets were used.
 pub fn ledger(m: &Material) -> Html {
-    let heads = [Head::text("Test set"), Head::number("Runs scored"), Head::number("Sweeps that chose by it"), Head::number("Runs chosen among"), Head::text("By")];
+    let heads = [
+        Head::text("Test set"),
+        Head::number("Runs scored"),
+        Head::number("Sweeps that chose by it"),
+        Head::number("Runs chosen among"),
+        Head::text("By"),
+    ];
     let row = |t: &crate::compare::ledger::Use| {
-        let named: Vec<String> = t.choices.iter().map(|c| {
-            if c.sweep.is_empty() { "a sweep of another project".to_owned() } else { format!("{} ({})", c.sweep, c.metric) }
-        }).collect();
+        let named: Vec<String> = t
+            .choices
+            .iter()
+            .map(|c| {
+                if c.sweep.is_empty() {
+                    "a sweep of another project".to_owned()
+                } else {
+                    format!("{} ({})", c.sweep, c.metric)
+                }
+            })
+            .collect();
         vec![
             Cell::of(t.name()),
             Cell::count(t.scored as usize),
@@ -334,7 +377,9 @@ pub fn ledger(m: &Material) -> Html {
     let caption = "How often each test set was scored and used to choose, as this coordinator has it recorded. Scores by hand \
                    (morphctl evaluate) and other coordinators' are not counted.";
     Html::from([
-        p("A test set that helped to choose a method or a hyper-parameter flatters what was chosen, the more the more it was chosen among."),
+        p(
+            "A test set that helped to choose a method or a hyper-parameter flatters what was chosen, the more the more it was chosen among.",
+        ),
         table(caption, &heads, m.table.tests.iter().map(row).collect()),
     ])
 }

@@ -50,7 +50,11 @@ impl Axis {
     }
 
     fn share(&self, v: f64) -> f64 {
-        if self.log { (v / self.low).log10() / (self.high / self.low).log10() } else { (v - self.low) / (self.high - self.low) }
+        if self.log {
+            (v / self.low).log10() / (self.high / self.low).log10()
+        } else {
+            (v - self.low) / (self.high - self.low)
+        }
     }
 
     fn tick(&self, v: f64) -> String {
@@ -169,7 +173,11 @@ impl Plot {
         let [low, q1, median, q3, high] = five.map(|v| self.at_x(v));
         let (middle, half) = (self.at_y(y), (self.at_y(y - thick / 2.0) - self.at_y(y + thick / 2.0)) / 2.0);
         let line = |x1: f64, y1: f64, x2: f64, y2: f64, class: &str| {
-            tag("path", &[("class", class), ("d", &format!("M{} {}L{} {}", px(x1), px(y1), px(x2), px(y2)))], Html::none())
+            tag(
+                "path",
+                &[("class", class), ("d", &format!("M{} {}L{} {}", px(x1), px(y1), px(x2), px(y2)))],
+                Html::none(),
+            )
         };
         let rim = format!("whisker {class}");
         self.marks.push(line(low, middle, q1, middle, &rim));

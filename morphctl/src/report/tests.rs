@@ -48,7 +48,18 @@ fn material() -> Material {
 fn the_page_is_whole_and_needs_nothing() {
     let m = material();
     let page = page::render(&m);
-    for section in ["table", "trained", "curves", "distributions", "thresholds", "subgroups", "examples", "training", "ledger", "cards"] {
+    for section in [
+        "table",
+        "trained",
+        "curves",
+        "distributions",
+        "thresholds",
+        "subgroups",
+        "examples",
+        "training",
+        "ledger",
+        "cards",
+    ] {
         assert!(page.contains(&format!("<section id=\"{section}\"")), "{section} is missing");
     }
     assert!(!page.contains("<section id=\"localisation\""), "there are no boxes");

@@ -46,10 +46,10 @@ pub fn runs(m: &Material, groups: &[Group<'_>]) -> Html {
             Cell::count(run.epoch as usize),
             Cell::count(run.step as usize),
             Cell::count(s.evaluation.model.step as usize),
-            s.evaluation.model.validation_score.map_or_else(Cell::empty, |v| Cell {
-                shown: text::number(v).into(),
-                value: Some(v),
-            }),
+            s.evaluation
+                .model
+                .validation_score
+                .map_or_else(Cell::empty, |v| Cell { shown: text::number(v).into(), value: Some(v) }),
             Cell::of(took),
             Cell::of(newest.map_or("–", |a| a.version.as_str())),
             Cell::of(plain("code", run.dataset.chars().take(12).collect::<String>())),
@@ -71,7 +71,8 @@ fn datasets(m: &Material) -> Html {
         for (split, labels) in &manifest.counts {
             let each: Vec<String> = labels.iter().map(|(label, n)| format!("{label} {n}")).collect();
             let short: String = digest.chars().take(12).collect();
-            let name = format!("{} at {}×{} px, {short}", manifest.name, manifest.image_size[0], manifest.image_size[1]);
+            let name =
+                format!("{} at {}×{} px, {short}", manifest.name, manifest.image_size[0], manifest.image_size[1]);
             rows.push(vec![
                 Cell::of(name),
                 Cell::of(split.as_str()),

@@ -101,11 +101,9 @@ impl Node {
                         .iter()
                         .find(|(k, _)| k.text == name)
                         .map(|(k, v)| (v, if v.is_scalar() { v.at } else { k.at })),
-                    Value::List(items) => name
-                        .parse::<usize>()
-                        .ok()
-                        .and_then(|i| items.get(i))
-                        .map(|v| (v, v.item_at().unwrap_or(at))),
+                    Value::List(items) => {
+                        name.parse::<usize>().ok().and_then(|i| items.get(i)).map(|v| (v, v.item_at().unwrap_or(at)))
+                    }
                     _ => None,
                 };
                 if let Some((next, place)) = step {
