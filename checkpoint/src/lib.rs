@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod error;
+pub mod file;
 mod pickle;
 pub mod pt;
 pub mod retention;

@@ -243,7 +243,9 @@ impl Act {
 
 /// x above 0, `slope` · x below. tch's `leaky_relu` has a slope of 0.01; `prelu` computes the same, its derivative at 0, too.
 pub(crate) fn leaky(x: &Tensor, slope: f64) -> Tensor {
-    x.prelu(&Tensor::full([1], slope, (x.kind(), x.device())))
+    // Made from x, not placed on its device: a trace of this shall run on any.
+    let slope = x.flatten(0, -1).narrow(0, 0, 1).zeros_like() + slope;
+    x.prelu(&slope)
 }
 
 /// Convolution, BatchNorm, activation, under the reference's two names.

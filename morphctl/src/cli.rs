@@ -247,6 +247,34 @@ when they are not, with 4 when the dataset is no longer the one that it was trai
         #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
         slots: Option<u32>,
     },
+    /// Writes a run's weights to a file that other programs read.
+    #[command(after_help = "Examples:
+  morphctl export demo-1 --format pt --out demo-1.pt                  # torch.load(…, weights_only=True)
+  morphctl export demo-1 --format pt --layout paper --out best_model.pt
+  morphctl export demo-1 --format safetensors --out demo-1.safetensors
+  morphctl export s3://bucket/runs/01J…/checkpoints/step-00000120-a1 --format torchscript --out demo-1.ts
+
+What each file holds, and how to read it: docs/weights.md.")]
+    Export {
+        /// Name or id of the run; or URL or path of a checkpoint.
+        #[arg(value_name = "RUN|CHECKPOINT")]
+        what: String,
+        /// What to write.
+        #[arg(long, value_enum)]
+        format: Weights,
+        /// How a `pt` file is laid out.
+        #[arg(long, value_enum, default_value_t = Layout::State)]
+        layout: Layout,
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Overwrite it.
+        #[arg(long)]
+        force: bool,
+        /// The newest checkpoint of the run instead of the best.
+        #[arg(long)]
+        newest: bool,
+    },
     /// Lists runs, sweeps, workers or datasets.
     #[command(after_help = "Examples:
   morphctl get runs
@@ -375,6 +403,26 @@ when they are not, with 4 when the dataset is no longer the one that it was trai
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+/// Formats of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// PyTorch's zip format.
+    Pt,
+    /// safetensors.
+    Safetensors,
+    /// The network itself, as TorchScript: image in, reconstruction out.
+    Torchscript,
+}
+
+/// Layouts of `pt` files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// A flat state dict.
+    State,
+    /// As the published code's: model_weights, the optimizers' state, epoch.
+    Paper,
 }
 
 /// Verbs for certificates.

@@ -15,6 +15,7 @@ mod data;
 mod describe;
 mod evaluate;
 mod events;
+mod export;
 mod fail;
 mod get;
 mod json;
@@ -99,6 +100,10 @@ async fn run(mut cli: Cli) -> Result<u8> {
         Command::Report { runs, out, how } => report::report(global, &runs, &out, &how).await?,
         Command::Reproduce { run, local, slots } => {
             return Box::pin(reproduce::reproduce(global, &run, reproduce::Place { local, slots })).await;
+        }
+        Command::Export { what, format, layout, out, force, newest } => {
+            let request = export::Request { what: &what, format, layout, out: &out, force, newest };
+            return export::export(global, request).await;
         }
         Command::Get { what, id } => get::get(global, what, id.as_deref()).await?,
         Command::Describe { what, id } => describe::describe(global, what, &id).await?,

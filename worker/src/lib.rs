@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod device;
 pub mod evaluate;
+pub mod export;
 pub mod node;
 pub mod rank;
 pub mod wire;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use morph_spec::{experiment::Score, scheduling::Bytes};
 use morph_telemetry::{Format, LogArgs, Logs};
-use morph_worker::{agent, device, evaluate::checkpoint, node, rank, rank::failure::Failure};
+use morph_worker::{agent, device, evaluate::checkpoint, export, node, rank, rank::failure::Failure};
 
 /// Exit code of what was refused (docs/exit-codes.md).
 const REFUSED: u8 = 4;
@@ -57,6 +57,10 @@ Exit code 0: within tolerance; 1: not; 2: no such case.")]
     #[command(after_help = "Example:
   morph-worker evaluate --checkpoint runs/01J…/checkpoints/step-00000120-a1/manifest.json -o json --panel panel.png")]
     Evaluate(EvaluateArgs),
+    /// Writes a checkpoint's network to a file; `morphctl export` asks for this.
+    #[command(after_help = "Example:
+  morph-worker export --checkpoint runs/01J…/checkpoints/step-00000120-a1 --format torchscript --out morphaeus.ts")]
+    Export(ExportArgs),
     /// Lists where ranks can compute on this machine.
     Devices {
         /// How to print.
@@ -163,6 +167,30 @@ struct EvaluateArgs {
     cache: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct ExportArgs {
+    /// URL or path of the checkpoint's manifest, or of its folder.
+    #[arg(long, value_name = "URL")]
+    checkpoint: String,
+    /// What to write.
+    #[arg(long, value_enum)]
+    format: Exported,
+    /// The file.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Overwrite it.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Exported {
+    /// A checkpoint as the published code writes it, with the optimizers' state.
+    Paper,
+    /// What the method makes of images, as TorchScript.
+    Torchscript,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Table,
@@ -180,6 +208,7 @@ fn main() -> ExitCode {
         }
         Command::Parity { dir, json } => return parity(&dir, json),
         Command::Evaluate(args) => score(args),
+        Command::Export(args) => write(args),
         Command::Devices { output } => devices(output),
     };
     match done {
@@ -256,8 +285,9 @@ fn parity(dir: &std::path::Path, json: bool) -> ExitCode {
     }
 }
 
-fn score(args: EvaluateArgs) -> Result<()> {
-    let mut url = args.checkpoint;
+/// The URL of a checkpoint's manifest; by URL or path of it, or of its folder.
+fn manifest(checkpoint: String) -> Result<String> {
+    let mut url = checkpoint;
     if !url.ends_with(".json") {
         url = format!("{}/{}", url.trim_end_matches('/'), morph_checkpoint::MANIFEST);
     }
@@ -265,6 +295,21 @@ fn score(args: EvaluateArgs) -> Result<()> {
         let path = std::path::absolute(&url).with_context(|| format!("find {url}"))?;
         url = format!("file://{}", path.display());
     }
+    Ok(url)
+}
+
+fn write(args: ExportArgs) -> Result<()> {
+    let format = match args.format {
+        Exported::Paper => export::Format::Paper,
+        Exported::Torchscript => export::Format::TorchScript,
+    };
+    let exported = export::checkpoint(&manifest(args.checkpoint)?, format, &args.out, args.force)?;
+    exported.notes.iter().for_each(|note| complain(note));
+    Ok(())
+}
+
+fn score(args: EvaluateArgs) -> Result<()> {
+    let url = manifest(args.checkpoint)?;
     let cache = args.cache.unwrap_or_else(|| std::env::temp_dir().join("morph-cache"));
     let request = checkpoint::Request {
         url,

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
 
 mod evaluation;
+mod foreign;
 mod methods;
 mod one_method;
 mod resume;

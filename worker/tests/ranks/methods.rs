@@ -36,7 +36,7 @@ fn small(method: Method) -> Value {
     }
 }
 
-fn of(method: Method, folder: &Path) -> Experiment {
+pub(crate) fn of(method: Method, folder: &Path) -> Experiment {
     let mut tree = serde_json::to_value(experiment(folder)).unwrap();
     let mut model = small(method);
     model["method"] = json!(method);

@@ -15,6 +15,7 @@ use morph_worker::{
     rank::{
         self,
         events::Events,
+        foreign,
         group::{Group, Place},
         images::{Dataset, Sets},
         orders::Orders,
@@ -142,11 +143,14 @@ impl Rank {
         let mut net = rank::build(&self.experiment, PLACE, &self.runtime).unwrap();
         let experiment = serde_json::to_value(&self.experiment).unwrap();
         let provenance = Provenance { experiment, dataset: self.digest, world: 2 };
-        let at = from.map_or_else(Position::default, |name| {
-            let url = self.output.at(name).url_of(morph_checkpoint::MANIFEST);
-            let saved = self.runtime.block_on(morph_checkpoint::load(&url, None)).unwrap();
-            snapshot::restore(&mut net, &saved, &provenance).unwrap()
-        });
+        let at = match from {
+            Some(name) => {
+                let url = self.output.at(name).url_of(morph_checkpoint::MANIFEST);
+                let saved = self.runtime.block_on(morph_checkpoint::load(&url, None)).unwrap();
+                snapshot::restore(&mut net, &saved, &provenance).unwrap()
+            }
+            None => foreign::begin(&mut net, &self.experiment, &self.runtime).unwrap(),
+        };
         let events = Arc::new(Events::silent());
         let saver = (self.group.rank() == 0).then(|| {
             let handle = self.runtime.handle().clone();
