@@ -86,23 +86,28 @@ pub fn gaussian_smooth(map: &[f64], height: usize, width: usize, sigma: f64) -> 
     let raw: Vec<f64> = (0..=2 * reach).map(|i| (-0.5 * ((i as f64 - reach as f64) / sigma).powi(2)).exp()).collect();
     let total: f64 = raw.iter().sum();
     let kernel: Vec<f64> = raw.into_iter().map(|v| v / total).collect();
-    let across = convolve(map, height, width, (width, 1), &kernel);
-    Ok(convolve(&across, height, width, (height, width), &kernel))
+    let across = convolve(map, (width, 1), &kernel);
+    Ok(convolve(&across, (height, width), &kernel))
 }
 
 /// Along lines of `size` pixels, `stride` apart.
-fn convolve(map: &[f64], height: usize, width: usize, (size, stride): (usize, usize), kernel: &[f64]) -> Vec<f64> {
+fn convolve(map: &[f64], (size, stride): (usize, usize), kernel: &[f64]) -> Vec<f64> {
     let reach = (kernel.len() / 2) as isize;
     let mirrored = |i: isize| {
         let i = i.rem_euclid(2 * size as isize) as usize;
         if i < size { i } else { 2 * size - 1 - i }
     };
-    let mut out = vec![0.0; height * width];
-    for (at, value) in out.iter_mut().enumerate() {
-        let i = at / stride % size;
-        let line = at - i * stride;
-        let taps = kernel.iter().zip(i as isize - reach..);
-        *value = taps.map(|(k, j)| k * map[line + mirrored(j) * stride]).sum();
+    // Where each pixel of a line and of what is mirrored at its ends comes from.
+    let from: Vec<usize> = (-reach..size as isize + reach).map(|i| mirrored(i) * stride).collect();
+    let mut line = vec![0.0; from.len()];
+    let mut out = vec![0.0; map.len()];
+    for k in 0..map.len() / size {
+        // Lines across begin every `size` pixels, lines down beside each other.
+        let start = if stride == 1 { k * size } else { k };
+        line.iter_mut().zip(&from).for_each(|(v, at)| *v = map[start + at]);
+        for (i, taps) in line.windows(kernel.len()).enumerate() {
+            out[start + i * stride] = kernel.iter().zip(taps).map(|(k, v)| k * v).sum();
+        }
     }
     out
 }
