@@ -642,6 +642,12 @@ pub struct Evaluate {
     /// Also write all artifacts into this folder: evaluation.json, cases.csv, cases.parquet, panel.png.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Also draw every test image's residual over it, on one scale for all, into this folder: <set>/<id>.png.
+    #[arg(long, value_name = "DIR")]
+    pub heatmaps: Option<PathBuf>,
+    /// Root of the raw files: heat maps are drawn over these, and as DICOM Secondary Captures, too.
+    #[arg(long, value_name = "DIR", requires = "heatmaps")]
+    pub source: Option<PathBuf>,
 }
 
 fn score_name(text: &str) -> Result<Score, String> {

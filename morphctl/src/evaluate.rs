@@ -48,7 +48,14 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
     if args.allow_leakage {
         command.arg("--allow-leakage");
     }
-    for (flag, path) in [("--panel", &args.panel), ("--cases", &args.cases), ("--out", &args.out)] {
+    let paths = [
+        ("--panel", &args.panel),
+        ("--cases", &args.cases),
+        ("--out", &args.out),
+        ("--heatmaps", &args.heatmaps),
+        ("--source", &args.source),
+    ];
+    for (flag, path) in paths {
         if let Some(path) = path {
             command.arg(flag).arg(path);
         }

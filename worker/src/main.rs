@@ -162,6 +162,12 @@ struct EvaluateArgs {
     /// Also write all artifacts into this folder: evaluation.json, cases.csv, cases.parquet, panel.png.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Also draw every test image's residual over it, into this folder.
+    #[arg(long, value_name = "DIR")]
+    heatmaps: Option<PathBuf>,
+    /// Root of the raw files: heat maps are drawn over these, and as DICOM Secondary Captures, too.
+    #[arg(long, value_name = "DIR", requires = "heatmaps")]
+    source: Option<PathBuf>,
     /// The node's dataset cache.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
@@ -317,6 +323,8 @@ fn score(args: EvaluateArgs) -> Result<()> {
         score: args.score,
         truth: args.truth,
         allow_leakage: args.allow_leakage,
+        heatmaps: args.heatmaps,
+        source: args.source,
     };
     let outcome = checkpoint::evaluate(&request, &cache, 64 << 30)?;
     let write = |path: &std::path::Path, bytes: &[u8]| {

@@ -59,7 +59,9 @@ impl Evaluation {
             // The mean residual of the prior is called by its first name.
             let name = if name == "prior_l1" { "prior" } else { name };
             say(&format!("auroc_{name}"), s.detection.auroc.value);
-            say(&format!("auprc_{name}"), s.detection.average_precision.value);
+            if name == "top5" {
+                say("auprc_top5", s.detection.average_precision.value);
+            }
         }
         for (name, s) in &c.baselines {
             let name = if name == VIEW { "view" } else { name };

@@ -1,6 +1,6 @@
 //! Scores a checkpoint by itself, in this process, perhaps on other datasets than the run's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use morph_checkpoint::Snapshot;
 use morph_data::Samples;
@@ -11,7 +11,7 @@ use morph_spec::{
 };
 
 use crate::{
-    evaluate::{Outcome, Scene, described, leakage, score},
+    evaluate::{Outcome, Scene, described, heatmaps, leakage, score},
     rank::{
         self,
         failure::Failure,
@@ -35,6 +35,10 @@ pub struct Request {
     pub truth: Option<String>,
     /// Score test images that had a part in training.
     pub allow_leakage: bool,
+    /// Folder to draw every test image's residual into.
+    pub heatmaps: Option<PathBuf>,
+    /// Root of the raw files that heat maps are drawn over.
+    pub source: Option<PathBuf>,
 }
 
 /// Scores it.
@@ -86,6 +90,11 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     let mut outcome = score(&scene, net.method.as_ref(), model)?
         .flatten()
         .ok_or_else(|| Failure::Infra("the evaluation was stopped".into()))?;
+    if let (Some(folder), Some(scale)) = (&request.heatmaps, outcome.evaluation.residual_scale) {
+        let drawn = heatmaps::Request { folder, source: request.source.as_deref(), scale, made_by: url };
+        let count = heatmaps::write(&scene, net.method.as_ref(), &drawn)?;
+        tracing::info!("{count} heat maps in {}", folder.display());
+    }
     if !ready.leakage.unchecked.is_empty() {
         let dataset = &outcome.evaluation.datasets[0].name;
         let note =

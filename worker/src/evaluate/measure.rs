@@ -1,5 +1,7 @@
 //! The numbers of one image.
 
+use std::fmt::Display;
+
 use morph_data::truth::Truth;
 use morph_scores::{
     AnomalyScore, Error, Ranked, Rect, box_mask, columns, deformation, gaussian_smooth, inside_outside, mse, pointing,
@@ -175,7 +177,7 @@ fn apart(a: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 /// `error`, saying whose numbers it kept from being computed.
-pub fn of_case(set: &str, case: &str, error: &Error) -> Failure {
+pub fn of_case(set: &str, case: &str, error: &dyn Display) -> Failure {
     Failure::User(format!("case {case} of set {set:?}: {error}"))
 }
 

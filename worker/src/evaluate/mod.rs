@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 mod gather;
+pub mod heatmaps;
 pub mod leakage;
 pub mod measure;
 pub mod panel;

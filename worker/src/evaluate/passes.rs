@@ -1,6 +1,6 @@
 //! One pass over a set: what the method makes of each image, measured by the ranks together.
 
-use std::ops::Range;
+use std::{fmt::Display, ops::Range};
 
 use morph_data::{
     Samples,
@@ -8,7 +8,7 @@ use morph_data::{
 };
 use morph_model::{Keyed, Method};
 use morph_objects::Objects;
-use morph_scores::{PixelHistogram, Region, evaluation::VALIDATION_SET, regions};
+use morph_scores::{Error, PixelHistogram, Region, evaluation::VALIDATION_SET, regions};
 use tch::Tensor;
 
 use crate::{
@@ -67,7 +67,7 @@ pub(super) fn validate(scene: &Scene<'_>, method: &dyn Method, places: bool) -> 
             image.smoothed()?.into_iter().for_each(|v| count(&mut smooth, v));
         }
         mine[i] = Some(image.measure(None)?);
-        Ok(())
+        Ok::<_, Error>(())
     })?;
     if !complete {
         return Ok(None);
@@ -100,7 +100,7 @@ pub(super) fn measure_set(
             }
         }
         mine[i] = Some(image.measure(map.as_deref())?);
-        Ok(())
+        Ok::<_, Error>(())
     })?;
     if !complete {
         return Ok(None);
@@ -141,12 +141,12 @@ fn batches(
 }
 
 /// Calls `each` for this rank's images of a set, with what the method makes of them; whether it got to the end.
-fn images(
+pub(super) fn images<E: Display>(
     scene: &Scene<'_>,
     method: &dyn Method,
     set: &str,
     samples: &Samples,
-    mut each: impl FnMut(usize, &Image<'_>) -> Result<(), morph_scores::Error>,
+    mut each: impl FnMut(usize, &Image<'_>) -> Result<(), E>,
 ) -> Result<bool, Failure> {
     let [height, width] = samples.image_size();
     let area = height as usize * width as usize;

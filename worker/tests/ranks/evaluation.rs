@@ -121,7 +121,7 @@ fn sets(experiment: &Experiment, folder: &Path, runtime: &Runtime) -> (Sets, Dig
 }
 
 /// In a rank's process: the scores by both ranks are those by this one alone.
-fn scored(group: Group) -> String {
+fn scored(group: &Group) -> String {
     let folder = env::var_os("T_FOLDER").unwrap();
     let folder = Path::new(&folder);
     rank::set_up(1).unwrap();
@@ -141,7 +141,7 @@ fn scored(group: Group) -> String {
         };
         evaluate::score(&scene, net.method.as_ref(), Scored::default()).unwrap().unwrap()
     };
-    let shared = score(&group);
+    let shared = score(group);
     let alone = score(&Group::solo()).unwrap();
     assert_eq!(shared.is_some(), group.rank() == 0);
     if let Some(shared) = shared {
@@ -165,7 +165,7 @@ fn scored(group: Group) -> String {
 #[test]
 fn two_ranks_measure_what_one_does() {
     if let Some(group) = group() {
-        println!("<{}>", scored(group));
+        println!("<{}>", scored(&group));
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -201,7 +201,15 @@ fn a_checkpoint_is_scored_alone_and_on_other_data() {
     let whole = request(save(&experiment, folder, &runtime, false));
     let evaluate = |request: &checkpoint::Request| checkpoint::evaluate(request, &folder.join("cache"), 1 << 30);
 
-    let outcome = evaluate(&checkpoint::Request { score: Some(Score::L1), ..whole.clone() }).unwrap();
+    let heatmaps = folder.join("maps");
+    let asked = checkpoint::Request { score: Some(Score::L1), heatmaps: Some(heatmaps.clone()), ..whole.clone() };
+    let outcome = evaluate(&asked).unwrap();
+    for (set, id, n) in [("opacity", "test-1", 6), ("healthy", "test-0", 7), ("covid/healthy", "other-0", 5)] {
+        let pictures: Vec<_> = std::fs::read_dir(heatmaps.join(set)).unwrap().collect();
+        assert_eq!(pictures.len(), n, "{set}");
+        let picture = png::read(&std::fs::read(heatmaps.join(set).join(format!("{id}.png"))).unwrap()).unwrap();
+        assert!(picture.width == 512 && picture.height > 512, "an image large enough to look at, and its caption");
+    }
     assert_eq!(outcome.evaluation.design.score, "l1");
     let leakage = outcome.evaluation.leakage.clone().unwrap();
     assert_eq!((leakage.persons_known, leakage.persons, leakage.images, leakage.allowed), (true, 0, 0, false));
