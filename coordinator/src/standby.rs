@@ -1,7 +1,7 @@
 //! Standing by: while another coordinator holds the lease of a shared database, this one listens and says who serves, and
 //! asks for the lease again and again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     Router,
@@ -22,7 +22,10 @@ use crate::{
     Error, FAREWELL, Opened,
     http::{Answer, not_ready},
     options::Postgres,
-    store::{Database, postgres::Taken},
+    store::{
+        Database,
+        postgres::{Mark, Taken},
+    },
     waiting,
 };
 
@@ -32,9 +35,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Waits until the lease is ours. Meanwhile whoever connects to `listener` is told who serves.
 pub(crate) async fn until_ours(postgres: &Postgres, builder: &Server, listener: &TcpListener) -> Result<Opened, Error> {
     let mut door: Option<Door> = None;
+    let mut seen: Option<(Mark, Instant)> = None;
     loop {
         let asked = postgres.clone();
-        let taken = waiting(move || asked.server.take(&asked.name, asked.lease)).await;
+        // The server's clock may have been set back: what nobody has renewed for so long by this machine's own has run out.
+        let dead = seen.filter(|(_, since)| since.elapsed() > postgres.lease).map(|(mark, _)| mark);
+        let taken = waiting(move || asked.server.take_from(&asked.name, asked.lease, dead)).await;
+        if let Ok(Taken::Held { mark, .. }) = &taken {
+            seen = seen.filter(|(known, _)| known == mark).or(Some((*mark, Instant::now())));
+        }
         match (taken, &door) {
             (Ok(Taken::Ours(writer, keyring)), _) => {
                 if let Some(door) = door {
@@ -44,11 +53,11 @@ pub(crate) async fn until_ours(postgres: &Postgres, builder: &Server, listener: 
                 let database = Database::Postgres(postgres.server.clone());
                 return Ok(Opened { database, writer: Some((writer, keyring)) });
             }
-            (Ok(Taken::Held { holder }), None) => {
+            (Ok(Taken::Held { holder, .. }), None) => {
                 tracing::info!("standing by: {holder} serves with {}", postgres.server.name());
                 door = Some(Door::open(builder, listener, holder)?);
             }
-            (Ok(Taken::Held { holder }), Some(door)) => door.say(holder),
+            (Ok(Taken::Held { holder, .. }), Some(door)) => door.say(holder),
             // Who stands by waits for a server that is away, as who serves does. At a start something else is wrong.
             (Err(e), Some(_)) => tracing::warn!("{e}; trying again"),
             (Err(e), None) => return Err(e.into()),

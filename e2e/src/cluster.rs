@@ -211,6 +211,23 @@ impl Cluster {
     }
 }
 
+/// Sends `name` (`-STOP`, `-9`, …) to all of `pids`.
+///
+/// # Errors
+/// When one is gone.
+pub fn signal(pids: &[u32], name: &str) -> Result<()> {
+    let pids = pids.iter().map(ToString::to_string);
+    expect(Command::new("kill").arg(name).args(pids), 0).map(drop)
+}
+
+/// An agent and its ranks.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn with_ranks(agent: &Process) -> Result<Vec<u32>> {
+    Ok(ranks_of(agent.pid())?.into_iter().chain([agent.pid()]).collect())
+}
+
 /// Process ids of the ranks that `agent` has started.
 ///
 /// # Errors

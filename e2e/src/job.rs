@@ -1,6 +1,10 @@
 //! A job small enough for a test: tiny phantoms, a tiny network.
 
-use std::{fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -80,4 +84,18 @@ pub fn final_weights(home: &Home, id: &str) -> Result<Vec<u8>> {
     names.sort();
     let newest = names.last().with_context(|| format!("{} holds no checkpoint", folder.display()))?;
     Ok(fs::read(newest.join("tensors.safetensors"))?)
+}
+
+/// Metrics as bits, by name and step.
+pub type Metrics = BTreeMap<(String, u64), u64>;
+
+/// All metrics of run `id` in the database of the coordinator's home `state`, but those that measure time.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn metrics(state: &Path, id: &str) -> Result<Metrics> {
+    let db = rusqlite::Connection::open(state.join("state.db"))?;
+    let mut query = db.prepare("SELECT name, step, value FROM metrics WHERE run = ?1 AND name NOT LIKE 'perf/%'")?;
+    let row = |r: &rusqlite::Row<'_>| Ok(((r.get(0)?, r.get(1)?), r.get::<_, f64>(2)?.to_bits()));
+    Ok(query.query_map([id], row)?.collect::<rusqlite::Result<_>>()?)
 }

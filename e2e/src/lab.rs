@@ -1,6 +1,6 @@
 //! A cluster with a small job: what tests that disturb it have in common.
 
-use std::{collections::BTreeMap, path::PathBuf, thread::sleep, time::Duration};
+use std::{path::PathBuf, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rusqlite::Connection;
@@ -115,18 +115,6 @@ impl Lab {
         Connection::open(&path).with_context(|| format!("open {}", path.display()))
     }
 
-    /// All metrics of `run` but those that measure time, as bits, by name and step.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn metrics(&self, run: &Value) -> Result<BTreeMap<(String, u64), u64>> {
-        let db = self.database()?;
-        let mut query =
-            db.prepare("SELECT name, step, value FROM metrics WHERE run = ?1 AND name NOT LIKE 'perf/%'")?;
-        let row = |r: &rusqlite::Row<'_>| Ok(((r.get(0)?, r.get(1)?), r.get::<_, f64>(2)?.to_bits()));
-        Ok(query.query_map([run["id"].as_str().context("an id")?], row)?.collect::<rusqlite::Result<_>>()?)
-    }
-
     /// Whether each step of `run`, up to its last, was recorded once.
     ///
     /// # Errors
@@ -155,7 +143,8 @@ impl Lab {
     /// When not.
     pub fn same(&self, one: &Value, other: &Value) -> Result<()> {
         ensure!(self.weights(one)? == self.weights(other)?, "the weights differ: {one:#} {other:#}");
-        let (a, b) = (self.metrics(one)?, self.metrics(other)?);
+        let metrics = |run: &Value| job::metrics(self.cluster.state(), run["id"].as_str().context("an id")?);
+        let (a, b) = (metrics(one)?, metrics(other)?);
         ensure!(a == b && !a.is_empty(), "the metrics differ: {a:?} {b:?}");
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! kill -9 of a rank, of an agent and of the coordinator, one after another in one run: it finishes with the very weights
 //! and metrics of a run that nobody disturbed.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use morph_e2e::{
@@ -21,15 +21,6 @@ fn only_run(home: &Home, cluster: &Cluster) -> Result<Value> {
 
 fn step(run: &Value) -> u64 {
     run["step"].as_u64().or_else(|| run["step"].as_str().and_then(|s| s.parse().ok())).unwrap_or(0)
-}
-
-/// All metrics of the home's only run but the ones that measure time, as bits.
-fn metrics(home: &Path) -> Result<BTreeMap<(String, i64), u64>> {
-    let db = rusqlite::Connection::open(home.join("state.db"))?;
-    let mut query = db.prepare("SELECT name, step, value FROM metrics WHERE name NOT LIKE 'perf/%'")?;
-    let rows =
-        query.query_map([], |r| Ok(((r.get::<_, String>(0)?, r.get::<_, i64>(1)?), r.get::<_, f64>(2)?.to_bits())))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn submit(home: &Home, cluster: &Cluster, experiment: &Path) -> Result<()> {
@@ -56,12 +47,12 @@ fn at_step(home: &Home, cluster: &Cluster, wanted: u64) -> Result<()> {
 struct Outcome {
     run: Value,
     weights: Vec<u8>,
-    metrics: BTreeMap<(String, i64), u64>,
+    metrics: job::Metrics,
 }
 
 fn outcome(home: &Home, run: Value) -> Result<Outcome> {
     let id = run["id"].as_str().context("a run has an id")?;
-    Ok(Outcome { weights: job::final_weights(home, id)?, metrics: metrics(home.path())?, run })
+    Ok(Outcome { weights: job::final_weights(home, id)?, metrics: job::metrics(home.path(), id)?, run })
 }
 
 fn trained(disturb: impl FnOnce(&Home, &Cluster, &mut Process, &mut Process) -> Result<()>) -> Result<Outcome> {

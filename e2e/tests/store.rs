@@ -36,7 +36,7 @@ impl Place for Postgres {
     fn write(&self) -> Result<(Box<dyn Writer>, Box<dyn Keyring>)> {
         match Server::new(&self.url(), None)?.take("test", LEASE)? {
             Taken::Ours(writer, keyring) => Ok((writer, keyring)),
-            Taken::Held { holder } => bail!("held by {holder}"),
+            Taken::Held { holder, .. } => bail!("held by {holder}"),
         }
     }
 
@@ -225,13 +225,17 @@ fn one_writes_and_the_next_takes_over_only_when_the_lease_ran_out_or_was_given_u
     let server = Server::new(&postgres.url(), None)?;
     let (mut first, mut keys) = postgres.write()?;
     first.commit(&one(1))?;
-    let Taken::Held { holder } = server.take("second", LEASE)? else { bail!("two hold the lease") };
+    let Taken::Held { holder, mark } = server.take("second", LEASE)? else { bail!("two hold the lease") };
     ensure!(holder == "test");
+    let Taken::Held { mark: same, .. } = server.take("second", LEASE)? else { bail!("two hold the lease") };
+    ensure!(same == mark, "nobody renewed it");
     // Renewed by nothing but being used.
     for n in 2..8 {
         sleep(LEASE / 4);
         first.commit(&one(n))?;
         ensure!(matches!(server.take("second", LEASE)?, Taken::Held { .. }));
+        let lives = server.take_from("second", LEASE, Some(mark))?;
+        ensure!(matches!(lives, Taken::Held { mark: now, .. } if now != mark), "whoever renews it is not dead");
     }
     // And by commits of nothing.
     for _ in 0..6 {
@@ -264,6 +268,10 @@ fn one_writes_and_the_next_takes_over_only_when_the_lease_ran_out_or_was_given_u
     // Given up, it is free at once.
     second.close();
     ensure!(matches!(server.take("third", LEASE)?, Taken::Ours(..)));
+    // The server's clock is set back by an hour: who has seen for long enough that nobody renews it does not wait for that.
+    postgres.ask("UPDATE morph.lease SET until = until + interval '1 hour'")?;
+    let Taken::Held { mark, .. } = server.take("fourth", LEASE)? else { bail!("it has an hour to go") };
+    ensure!(matches!(server.take_from("fourth", LEASE, Some(mark))?, Taken::Ours(..)));
     Ok(())
 }
 

@@ -79,7 +79,17 @@ pub enum Taken {
     Held {
         /// Who.
         holder: String,
+        /// The lease as it is now: whoever holds it changes it again and again.
+        mark: Mark,
     },
+}
+
+/// A lease at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    epoch: i64,
+    /// Microseconds by the server's clock, which may have been set since.
+    until: i64,
 }
 
 /// A connection. Ending one waits for the network, so that is done by a thread on which waiting is allowed.
@@ -158,7 +168,16 @@ impl Server {
     /// # Errors
     /// When the server cannot be used, or a newer morph wrote the tables.
     pub fn take(&self, holder: &str, lease: Duration) -> Result<Taken, Error> {
-        write::take(self, holder, lease)
+        self.take_from(holder, lease, None)
+    }
+
+    /// As [`Self::take`], also when the lease is still as `dead`: nobody has changed it for so long that its holder must be gone,
+    /// whatever the server's clock says.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_from(&self, holder: &str, lease: Duration, dead: Option<Mark>) -> Result<Taken, Error> {
+        write::take(self, holder, lease, dead)
     }
 
     /// Fills it, when it holds nothing, with what `rows` hands over of each table; how many rows each has. All of it, or

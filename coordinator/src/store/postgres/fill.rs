@@ -32,7 +32,7 @@ pub(super) fn fill(server: &Server, holder: &str, rows: &mut Rows<'_>) -> Result
     let mut session = server.connect(PATIENCE).map_err(server.fail("connect to"))?;
     let mut tx = session.client().transaction().map_err(&fail)?;
     tx.batch_execute(write::DURABLE).map_err(&fail)?;
-    if let Err(holder) = write::acquire(&mut tx, server, holder, PATIENCE)? {
+    if let Err((holder, _)) = write::acquire(&mut tx, server, holder, PATIENCE, None)? {
         return Err(refused(format!("{holder} serves with it; stop it first")));
     }
     for Table { name, .. } in &TABLES {

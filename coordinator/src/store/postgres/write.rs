@@ -12,7 +12,7 @@ use postgres::{Error as Failure, Statement, Transaction, types::ToSql};
 
 use super::{
     super::{Batch, Error, Writer, row},
-    Server, Session, Taken, VERSION, connect, keys, signed, tables, text,
+    Mark, Server, Session, Taken, VERSION, connect, keys, signed, tables, text,
 };
 
 /// How long a server that went away is waited for, at least: one that restarts is back by then.
@@ -87,16 +87,16 @@ impl std::fmt::Debug for Writing {
     }
 }
 
-/// See [`Server::take`].
-pub(super) fn take(server: &Server, holder: &str, length: Duration) -> Result<Taken, Error> {
+/// See [`Server::take_from`].
+pub(super) fn take(server: &Server, holder: &str, length: Duration, dead: Option<Mark>) -> Result<Taken, Error> {
     let fail = server.fail("write");
     let asked = Instant::now();
     let mut session = server.connect(length).map_err(server.fail("connect to"))?;
     let client = session.client();
     let mut tx = client.transaction().map_err(&fail)?;
-    let epoch = match acquire(&mut tx, server, holder, length)? {
+    let epoch = match acquire(&mut tx, server, holder, length, dead)? {
         Ok(epoch) => epoch,
-        Err(holder) => return Ok(Taken::Held { holder }),
+        Err((holder, mark)) => return Ok(Taken::Held { holder, mark }),
     };
     let last: Option<i64> = tx.query_one("SELECT max(seq) FROM events", &[]).map_err(&fail)?.get(0);
     tx.commit().map_err(&fail)?;
@@ -112,7 +112,8 @@ pub(super) fn acquire(
     server: &Server,
     holder: &str,
     length: Duration,
-) -> Result<Result<i64, String>, Error> {
+    dead: Option<Mark>,
+) -> Result<Result<i64, (String, Mark)>, Error> {
     let fail = server.fail("write");
     // Who may not make schemas may use one that was made for it.
     let there: bool = tx.query_one(tables::IS_GROUND, &[]).map_err(&fail)?.get(0);
@@ -123,12 +124,15 @@ pub(super) fn acquire(
         INSERT INTO lease (epoch, holder, until, free)
         VALUES (1, $1, clock_timestamp() + $2::bigint * interval '1 microsecond', false)
         ON CONFLICT (one) DO UPDATE SET epoch = lease.epoch + 1, holder = excluded.holder, until = excluded.until, free = false
-        WHERE lease.free OR lease.until < clock_timestamp() RETURNING epoch";
+        WHERE lease.free OR lease.until < clock_timestamp()
+            OR (lease.epoch = $3 AND (extract(epoch FROM lease.until) * 1000000)::bigint = $4) RETURNING epoch";
     let micros = signed(length.as_micros().try_into().unwrap_or(u64::MAX));
-    let taken = tx.query_opt(sql, &[&text(holder), &micros]).map_err(&fail)?;
+    let (epoch, until) = dead.map(|mark| (mark.epoch, mark.until)).unzip();
+    let taken = tx.query_opt(sql, &[&text(holder), &micros, &epoch, &until]).map_err(&fail)?;
     let Some(taken) = taken else {
-        let row = tx.query_one("SELECT holder FROM lease", &[]).map_err(&fail)?;
-        return Ok(Err(row.get(0)));
+        let sql = "SELECT holder, epoch, (extract(epoch FROM until) * 1000000)::bigint FROM lease";
+        let row = tx.query_one(sql, &[]).map_err(&fail)?;
+        return Ok(Err((row.get(0), Mark { epoch: row.get(1), until: row.get(2) })));
     };
     let found = tables::version(tx).map_err(&fail)?;
     if found > VERSION {
