@@ -33,8 +33,12 @@ pub fn percentile(all: &mut [Duration], p: f64) -> f64 {
 }
 
 pub async fn submit(client: &mut CoordinatorClient<Channel>, experiment: &str, key: String) -> Result<String> {
-    let request =
-        v1::SubmitRunRequest { name: key.clone(), key, experiment_json: experiment.to_owned(), dataset: String::new() };
+    let request = v1::SubmitRunRequest {
+        name: key.clone(),
+        key,
+        experiment_json: experiment.to_owned(),
+        ..v1::SubmitRunRequest::default()
+    };
     Ok(client.submit_run(request).await?.into_inner().run.context("a run")?.id)
 }
 

@@ -5,11 +5,12 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use clap::{Subcommand, ValueEnum};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
@@ -18,7 +19,7 @@ use serde_json::json;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem};
 
 use crate::{
-    cli::{Certs, Format, Global, Kind},
+    cli::{Format, Global},
     fail::{NOT_FOUND, REFUSED, USAGE, coded},
     print, text,
 };
@@ -28,6 +29,67 @@ const CA_DAYS: u32 = 3650;
 /// Certificates hold from a little before they are made: clocks differ.
 const SKEW: u64 = 3600;
 const DAY: u64 = 86_400;
+
+/// Verbs for certificates.
+#[derive(Debug, Subcommand)]
+pub enum Certs {
+    /// Makes an authority: DIR/ca.crt, which all get, and DIR/ca.key (mode 0600), which stays there.
+    #[command(after_help = "Example:
+  morphctl certs init ca")]
+    Init {
+        /// Where to; made when it is not there.
+        dir: PathBuf,
+    },
+    /// Issues a certificate: NAME.crt and NAME.key (mode 0600).
+    #[command(after_help = "Examples:
+  morphctl certs issue --ca ca --kind coordinator --name head --dns head.example.org --ip 10.0.0.1
+  morphctl certs issue --ca ca --kind agent --name node-7 --days 90 --out node-7")]
+    Issue {
+        /// The authority's folder.
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Whose it is.
+        #[arg(long, value_enum)]
+        kind: Kind,
+        /// The holder's name, and the files'.
+        #[arg(long)]
+        name: String,
+        /// For a coordinator: a host name by which it is reached; may be said again. localhost is always one.
+        #[arg(long, value_name = "HOST")]
+        dns: Vec<String>,
+        /// For a coordinator: an address at which it is reached; may be said again. 127.0.0.1 and ::1 always are.
+        #[arg(long, value_name = "ADDR")]
+        ip: Vec<IpAddr>,
+        /// How long it holds.
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+        /// Folder to write to.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+}
+
+/// Whose a certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A coordinator: shows clients that they speak to the right one.
+    Coordinator,
+    /// An agent: lets it serve.
+    Agent,
+    /// A person or program. What it may do its token says.
+    Client,
+}
+
+impl Kind {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Agent => "agent",
+            Self::Client => "client",
+        }
+    }
+}
 
 /// Does what `command` says.
 ///

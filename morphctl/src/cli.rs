@@ -7,6 +7,9 @@ use clap_complete::Shell;
 use morph_spec::experiment::Score;
 use morph_telemetry::LogArgs;
 
+pub use crate::print::{Format, Output};
+use crate::{certs::Certs, compare::How, token::Token};
+
 /// Trains MorphAEus and its rivals at scale: data, runs, sweeps, scores.
 #[derive(Debug, Parser)]
 #[command(
@@ -96,51 +99,6 @@ pub struct Global {
     /// Logs.
     #[command(flatten)]
     pub log: LogArgs,
-}
-
-/// What may be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// For people with much time.
-    Yaml,
-    /// Only names, as `run/NAME`.
-    Name,
-    /// For spreadsheets and statistics; compare only.
-    Csv,
-    /// For papers; compare only.
-    Latex,
-    /// For READMEs; compare only.
-    Markdown,
-}
-
-impl Output {
-    /// The format of every command; `None` where only `compare` has it.
-    pub fn format(self) -> Option<Format> {
-        match self {
-            Self::Table => Some(Format::Table),
-            Self::Json => Some(Format::Json),
-            Self::Yaml => Some(Format::Yaml),
-            Self::Name => Some(Format::Name),
-            Self::Csv | Self::Latex | Self::Markdown => None,
-        }
-    }
-}
-
-/// Formats of what is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-    /// For people with much time.
-    Yaml,
-    /// Only names, as `run/NAME`.
-    Name,
 }
 
 /// When to colour.
@@ -425,115 +383,6 @@ pub enum Layout {
     Paper,
 }
 
-/// Verbs for certificates.
-#[derive(Debug, Subcommand)]
-pub enum Certs {
-    /// Makes an authority: DIR/ca.crt, which all get, and DIR/ca.key (mode 0600), which stays there.
-    #[command(after_help = "Example:
-  morphctl certs init ca")]
-    Init {
-        /// Where to; made when it is not there.
-        dir: PathBuf,
-    },
-    /// Issues a certificate: NAME.crt and NAME.key (mode 0600).
-    #[command(after_help = "Examples:
-  morphctl certs issue --ca ca --kind coordinator --name head --dns head.example.org --ip 10.0.0.1
-  morphctl certs issue --ca ca --kind agent --name node-7 --days 90 --out node-7")]
-    Issue {
-        /// The authority's folder.
-        #[arg(long, value_name = "DIR")]
-        ca: PathBuf,
-        /// Whose it is.
-        #[arg(long, value_enum)]
-        kind: Kind,
-        /// The holder's name, and the files'.
-        #[arg(long)]
-        name: String,
-        /// For a coordinator: a host name by which it is reached; may be said again. localhost is always one.
-        #[arg(long, value_name = "HOST")]
-        dns: Vec<String>,
-        /// For a coordinator: an address at which it is reached; may be said again. 127.0.0.1 and ::1 always are.
-        #[arg(long, value_name = "ADDR")]
-        ip: Vec<std::net::IpAddr>,
-        /// How long it holds.
-        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
-        days: u32,
-        /// Folder to write to.
-        #[arg(long, value_name = "DIR", default_value = ".")]
-        out: PathBuf,
-    },
-}
-
-/// Whose a certificate is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
-    /// A coordinator: shows clients that they speak to the right one.
-    Coordinator,
-    /// An agent: lets it serve.
-    Agent,
-    /// A person or program. What it may do its token says.
-    Client,
-}
-
-impl Kind {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Coordinator => "coordinator",
-            Self::Agent => "agent",
-            Self::Client => "client",
-        }
-    }
-}
-
-/// Verbs for tokens.
-#[derive(Debug, Subcommand)]
-pub enum Token {
-    /// Makes a token. It is shown once, or written to a file; the coordinator keeps only a hash of it.
-    #[command(after_help = "Examples:
-  morphctl token create --name ci --scope submit --project thorax --expires 30d
-  morphctl token create --name node-7 --scope agent --out node-7.token
-
-Scopes: read: look; submit: also submit and cancel; admin: all; agent: serve as an agent of a coordinator without TLS.")]
-    Create {
-        /// What it is for; unique among tokens in force.
-        #[arg(long)]
-        name: String,
-        /// What it allows.
-        #[arg(long, value_parser = ["read", "submit", "admin", "agent"])]
-        scope: String,
-        /// The only project that it may see and change.
-        #[arg(long)]
-        project: Option<String>,
-        /// How long it holds, like 12h or 30d [default: until it is revoked].
-        #[arg(long, value_name = "TIME", value_parser = lifetime)]
-        expires: Option<u64>,
-        /// Write it into this new file (mode 0600) instead of showing it.
-        #[arg(long, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
-    /// Lists the tokens, not their secrets.
-    #[command(after_help = "Example:
-  morphctl token list")]
-    List,
-    /// Ends a token at once, with all that it holds open.
-    #[command(after_help = "Example:
-  morphctl token revoke ci")]
-    Revoke {
-        /// Name or id.
-        token: String,
-    },
-}
-
-/// A time like `30d` in microseconds.
-fn lifetime(text: &str) -> Result<u64, String> {
-    let bad = || "expected a time like 90m, 12h or 30d".to_owned();
-    let span: jiff::Span = text.parse().map_err(|_| bad())?;
-    let day = jiff::SpanRelativeTo::days_are_24_hours();
-    let micros = span.to_duration(day).map_err(|_| bad())?.as_micros();
-    u64::try_from(micros).ok().filter(|m| *m > 0).ok_or_else(bad)
-}
-
 /// Verbs for datasets.
 #[derive(Debug, Subcommand)]
 pub enum Data {
@@ -654,20 +503,6 @@ fn score_name(text: &str) -> Result<Score, String> {
     let names: Vec<&str> = Score::ALL.into_iter().map(Score::name).collect();
     let found = Score::ALL.into_iter().find(|s| s.name() == text);
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
-}
-
-/// How runs are compared.
-#[derive(Debug, Clone, Default, Args)]
-pub struct How {
-    /// The score to compare by, a column of the cases: l1, prior_l1, top5, … [default: the one that the runs were scored by].
-    #[arg(long, value_name = "NAME")]
-    pub score: Option<String>,
-    /// The run that all others are tested against [default: the one with the highest AUROC].
-    #[arg(long, value_name = "RUN")]
-    pub baseline: Option<String>,
-    /// Only this comparison, by its name in evaluation.pathology; may be said again.
-    #[arg(long, value_name = "NAME")]
-    pub on: Vec<String>,
 }
 
 /// What `train` and `sweep` take.

@@ -129,6 +129,14 @@ fn run_text(run: &v1::Run, events: &[v1::Event]) -> String {
     page.field("State", json::run_state(run));
     page.field("Reason", &run.reason);
     page.field("Params", text::params(&run.params_json));
+    page.field("Dataset", run.dataset.chars().take(12).collect::<String>());
+    page.field(
+        "Trained by",
+        run.attempts
+            .last()
+            .filter(|a| !a.version.is_empty())
+            .map_or_else(String::new, |a| format!("morph {}", a.version)),
+    );
     if run.total_steps > 0 {
         page.field("Step", format!("{} of {} (epoch {})", run.step, run.total_steps, run.epoch));
     }
@@ -228,7 +236,7 @@ fn worker_text(worker: &v1::Worker) -> String {
     if worker.memory > 0 {
         page.field("Memory", text::bytes(worker.memory));
     }
-    let labels: std::collections::BTreeSet<String> = worker.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels: BTreeSet<String> = worker.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     page.field("Labels", labels.into_iter().collect::<Vec<_>>().join(", "));
     page.field("Version", &worker.version);
     page.field("Joined", instant(worker.joined_at));

@@ -6,10 +6,56 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use crate::cli::{Color, Format, Global};
+use crate::cli::{Color, Global};
+
+/// What may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For people with much time.
+    Yaml,
+    /// Only names, as `run/NAME`.
+    Name,
+    /// For spreadsheets and statistics; compare only.
+    Csv,
+    /// For papers; compare only.
+    Latex,
+    /// For READMEs; compare only.
+    Markdown,
+}
+
+impl Output {
+    /// The format of every command; `None` where only `compare` has it.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::Table => Some(Format::Table),
+            Self::Json => Some(Format::Json),
+            Self::Yaml => Some(Format::Yaml),
+            Self::Name => Some(Format::Name),
+            Self::Csv | Self::Latex | Self::Markdown => None,
+        }
+    }
+}
+
+/// Formats of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For people with much time.
+    Yaml,
+    /// Only names, as `run/NAME`.
+    Name,
+}
 
 /// Writes `text` and a line's end to stdout. A reader that has gone away (`| head`) is no error.
 ///

@@ -158,7 +158,7 @@ impl Job {
         match self {
             Self::Run { experiment, name } => {
                 let experiment_json = serde_json::to_string(experiment)?;
-                let request = v1::SubmitRunRequest { key, experiment_json, name: name.clone(), dataset: String::new() };
+                let request = v1::SubmitRunRequest { key, experiment_json, name: name.clone(), ..Default::default() };
                 submit_run(client, request).await
             }
             // One that has ended is no answer to who wants it trained again; one that has not goes on.

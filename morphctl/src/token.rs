@@ -1,18 +1,71 @@
 //! `token`: who may do what.
 
-use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
+use clap::Subcommand;
 use morph_proto::v1;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Format, Global, Token},
+    cli::{Format, Global},
     connect::Connection,
     fail::{REFUSED, coded, status},
     print::{self, Listing},
     text,
 };
+
+/// Verbs for tokens.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Makes a token. It is shown once, or written to a file; the coordinator keeps only a hash of it.
+    #[command(after_help = "Examples:
+  morphctl token create --name ci --scope submit --project thorax --expires 30d
+  morphctl token create --name node-7 --scope agent --out node-7.token
+
+Scopes: read: look; submit: also submit and cancel; admin: all; agent: serve as an agent of a coordinator without TLS.")]
+    Create {
+        /// What it is for; unique among tokens in force.
+        #[arg(long)]
+        name: String,
+        /// What it allows.
+        #[arg(long, value_parser = ["read", "submit", "admin", "agent"])]
+        scope: String,
+        /// The only project that it may see and change.
+        #[arg(long)]
+        project: Option<String>,
+        /// How long it holds, like 12h or 30d [default: until it is revoked].
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        expires: Option<u64>,
+        /// Write it into this new file (mode 0600) instead of showing it.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Lists the tokens, not their secrets.
+    #[command(after_help = "Example:
+  morphctl token list")]
+    List,
+    /// Ends a token at once, with all that it holds open.
+    #[command(after_help = "Example:
+  morphctl token revoke ci")]
+    Revoke {
+        /// Name or id.
+        token: String,
+    },
+}
+
+/// A time like `30d` in microseconds.
+fn lifetime(text: &str) -> Result<u64, String> {
+    let bad = || "expected a time like 90m, 12h or 30d".to_owned();
+    let span: jiff::Span = text.parse().map_err(|_| bad())?;
+    let day = jiff::SpanRelativeTo::days_are_24_hours();
+    let micros = span.to_duration(day).map_err(|_| bad())?.as_micros();
+    u64::try_from(micros).ok().filter(|m| *m > 0).ok_or_else(bad)
+}
 
 /// Does what `command` says.
 ///

@@ -38,6 +38,9 @@ fn every_verb_has_help_with_an_example() {
         "train",
         "sweep",
         "evaluate",
+        "compare",
+        "report",
+        "reproduce",
         "get",
         "describe",
         "logs",
@@ -65,6 +68,24 @@ fn every_verb_has_help_with_an_example() {
         assert!(out.contains("Example") && out.contains(&format!("morphctl {verb}")), "{verb} has no example:\n{out}");
     }
     assert!(run(&home, &["--help"]).1.contains("Exit codes"));
+}
+
+#[test]
+fn what_compares_says_why_it_cannot() {
+    let home = home();
+    let (code, _, err) = run(&home, &["compare", "nobody"]);
+    assert_eq!(code, 3, "{err}");
+    assert!(err.contains("there is no run or sweep \"nobody\""), "{err}");
+    assert_eq!(run(&home, &["compare"]).0, 2);
+    assert_eq!(run(&home, &["report", "nobody"]).0, 2, "it wants a folder");
+    let (code, _, err) = run(&home, &["report", "nobody", "--out", "out"]);
+    assert!(code == 3 && !home.path().join("out").exists(), "{err}");
+    let (code, _, err) = run(&home, &["reproduce", "nobody", "--local"]);
+    assert_eq!(code, 3, "{err}");
+    for format in ["csv", "latex", "markdown"] {
+        let (code, _, err) = run(&home, &["get", "runs", "-o", format]);
+        assert!(code == 2 && err.contains("for morphctl compare alone"), "{err}");
+    }
 }
 
 #[test]

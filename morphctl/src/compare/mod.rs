@@ -10,16 +10,31 @@ pub mod table;
 pub mod tests;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use morph_scores::Plan;
 
 use crate::{
-    cli::{Global, How, Output},
+    cli::{Global, Output},
     connect::{Connection, Purpose},
     fail::{REFUSED, coded},
     print,
 };
 use gather::Gathered;
 use table::{Asked, Table};
+
+/// How runs are compared.
+#[derive(Debug, Clone, Default, Args)]
+pub struct How {
+    /// The score to compare by, a column of the cases: l1, prior_l1, top5, … [default: the one that the runs were scored by].
+    #[arg(long, value_name = "NAME")]
+    pub score: Option<String>,
+    /// The run that all others are tested against [default: the one with the highest AUROC].
+    #[arg(long, value_name = "RUN")]
+    pub baseline: Option<String>,
+    /// Only this comparison, by its name in evaluation.pathology; may be said again.
+    #[arg(long, value_name = "NAME")]
+    pub on: Vec<String>,
+}
 
 /// Compares the runs that `ids` mean, those of sweeps one by one.
 ///

@@ -7,9 +7,8 @@ use morph_proto::v1;
 use morph_spec::Manifest;
 
 use crate::{
-    cli::How,
     compare::{
-        self,
+        self, How,
         gather::{self, Gathered, Scored},
         table::Table,
     },

@@ -16,7 +16,8 @@ use std::{fs, io::Write as _, path::Path};
 use anyhow::{Context, Result};
 
 use crate::{
-    cli::{Format, Global, How},
+    cli::{Format, Global},
+    compare::How,
     connect::{Connection, Purpose},
     print,
 };

@@ -73,15 +73,14 @@ pub fn comparisons(m: &Material) -> Html {
 }
 
 /// The scores of a run in a comparison.
-fn scores(m: &Material, s: &Scored, name: &str, column: &str) -> Option<[Vec<f64>; 2]> {
+fn scores(s: &Scored, name: &str, column: &str) -> Option<[Vec<f64>; 2]> {
     let pair = s.evaluation.design.comparisons.get(name)?;
-    debug_assert!(!m.table.score.is_empty());
     Some([s.cases.values(&pair.healthy, column).ok()?, s.cases.values(&pair.pathology, column).ok()?])
 }
 
 fn all_series(m: &Material, groups: &[Group<'_>], name: &str) -> Vec<Series> {
     let series = |(index, label, s): (usize, String, &Scored)| {
-        let [healthy, pathology] = scores(m, s, name, &m.table.score)?;
+        let [healthy, pathology] = scores(s, name, &m.table.score)?;
         Some(Series { label, index, healthy, pathology })
     };
     each(groups).filter_map(series).collect()
