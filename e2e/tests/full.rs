@@ -1,7 +1,12 @@
 //! Disks that get full: the agent's, object storage's, the coordinator's. Whoever cannot write says so and why, nothing is
 //! half written, and when there is room again the run ends as one that nobody disturbed.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use morph_e2e::{
@@ -12,6 +17,18 @@ use morph_e2e::{
     program, wait_for,
 };
 use serde_json::Value;
+
+/// Files of checkpoints that never came to be.
+fn leftovers(run: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(run.join("checkpoints"))? {
+        let folder = entry?.path();
+        if !folder.join("manifest.json").exists() {
+            files.extend(fs::read_dir(folder)?.filter_map(|e| Some(e.ok()?.path())));
+        }
+    }
+    Ok(files)
+}
 
 /// Names of the run's checkpoints that are there, each of which is whole.
 fn checkpoints(run: &Path) -> Result<Vec<String>> {
@@ -42,7 +59,7 @@ impl Lot {
     /// `None`, with a line, where nothing can be mounted.
     fn new() -> Result<Option<Self>> {
         let mut disks = None;
-        let lab = Lab::with(40, |home| {
+        let lab = Lab::with(32, |home| {
             let at = |name: &str| home.path().join(name);
             let all = || {
                 anyhow::Ok((Disk::new(&at("state"), 16)?, Disk::new(&at("agent"), 16)?, Disk::new(&at("objects"), 64)?))
@@ -104,6 +121,8 @@ fn who_cannot_write_says_so_and_goes_on_when_there_is_room() -> Result<()> {
     let run = lab.run("x")?;
     let folder = lab.home.path().join("objects/runs").join(run["id"].as_str().context("an id")?);
     ensure!(!checkpoints(&folder)?.is_empty(), "the older ones are there");
+    let left = leftovers(&folder)?;
+    ensure!(left.is_empty(), "half a checkpoint stays behind: {left:?}");
     lot.store.free()?;
     let step = run["step"].as_u64().context("a step")?;
     lab.wait("x", "running", step + 3)?;
