@@ -130,6 +130,23 @@ pub enum Command {
         #[command(flatten)]
         set: Set,
     },
+    /// Turns a YAML file of the paper's own code into an experiment.
+    #[command(after_help = "Examples:
+  morphctl import MorphAEus/projects/23_morphaeus/configs/cxr/ae-s.yaml --out ae-s.yaml
+  morphctl import vae.yaml | morphctl train - --local
+
+The run is the one that the published code really trains, its quirks included; comments say what mends them. What has no
+counterpart is named on stderr and at the top of the file. See docs/weights.md.")]
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Write the experiment to this file instead of standard output.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Overwrite it.
+        #[arg(long, requires = "out")]
+        force: bool,
+    },
     /// Trains and scores one experiment, and follows it.
     #[command(after_help = "Examples:
   morphctl train configs/phantom/morphaeus.yaml --local

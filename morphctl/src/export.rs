@@ -60,7 +60,8 @@ pub async fn export(global: &Global, request: Request<'_>) -> Result<u8> {
     said(global, request, &url, &state)
 }
 
-fn refused(out: &Path, e: &io::Error) -> anyhow::Error {
+/// Why `out` was not written.
+pub fn refused(out: &Path, e: &io::Error) -> anyhow::Error {
     match e.kind() {
         io::ErrorKind::AlreadyExists => {
             coded(REFUSED, format!("{}: is there already; --force overwrites it", out.display()))

@@ -18,6 +18,7 @@ mod events;
 mod export;
 mod fail;
 mod get;
+mod import;
 mod json;
 mod local;
 mod logs;
@@ -87,6 +88,7 @@ async fn run(mut cli: Cli) -> Result<u8> {
     match cli.command {
         Command::Data(command) => data::run(global, command).await?,
         Command::Validate { files, set } => data::validate(global, &files, &set)?,
+        Command::Import { file, out, force } => import::import(&file, out.as_deref(), force)?,
         Command::Train(args) => {
             let span = tracing::info_span!(target: TRACE, "morphctl train");
             return Box::pin(submit::run(global, &args, "train")).instrument(span).await;

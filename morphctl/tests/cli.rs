@@ -41,6 +41,8 @@ fn every_verb_has_help_with_an_example() {
         "compare",
         "report",
         "reproduce",
+        "export",
+        "import",
         "get",
         "describe",
         "logs",

@@ -7,6 +7,7 @@
 //! begin with `x-`, where anchors may be kept. `yes`, `no`, `on`, `off` are
 //! texts, and taken for truth values only where one is wanted: a label `No` stays one.
 
+pub mod import;
 mod problem;
 mod report;
 mod set;
