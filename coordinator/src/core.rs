@@ -20,7 +20,7 @@ use tokio::{
 use tonic::Status;
 
 use crate::{
-    clock::Steady,
+    clock::{Source, Steady},
     metrics::Metrics,
     orders,
     parse::Said,
@@ -191,6 +191,8 @@ pub struct Setup {
     pub traces: BTreeMap<Target, String>,
     /// Time of the newest event.
     pub at: Timestamp,
+    /// Where the time comes from.
+    pub source: Source,
 }
 
 #[derive(Debug)]
@@ -210,7 +212,9 @@ enum Then {
     Order(Effect),
 }
 
-struct Loop {
+/// The loop itself. Whoever drives it lets it [`Self::begin`], and then waits for messages as long as it wants to be waited,
+/// turn by turn.
+pub(crate) struct Loop {
     cluster: Cluster,
     store: Option<Box<dyn Writer>>,
     acks: BTreeMap<WorkerId, (String, u64)>,
@@ -228,7 +232,13 @@ struct Loop {
     now: Timestamp,
     batch: Batch,
     then: Vec<Then>,
-    changed: bool,
+    is_changed: bool,
+    changed: watch::Sender<u64>,
+}
+
+/// Waits for messages, but no longer than `patience`; false: nobody can send any more.
+pub(crate) async fn wait(patience: Duration, inbox: &mut mpsc::Receiver<Message>, turn: &mut Vec<Message>) -> bool {
+    !matches!(tokio::time::timeout(patience, inbox.recv_many(turn, TURN)).await, Ok(0))
 }
 
 /// Starts the loop on a thread of its own. The receiver gets the error that ended it, if one did.
@@ -236,26 +246,28 @@ struct Loop {
 /// # Errors
 /// When there is no thread to be had.
 pub fn start(setup: Setup) -> std::io::Result<(Core, oneshot::Receiver<store::Error>)> {
-    let (messages, inbox) = mpsc::channel(4096);
-    let (changed, changes) = watch::channel(0);
     let (died, death) = oneshot::channel();
-    let metrics = setup.metrics.clone();
     let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
+    let (core, this, inbox) = Loop::new(setup);
     std::thread::Builder::new().name("core".into()).spawn(move || {
-        if let Err(error) = Loop::new(setup).run(&runtime, inbox, &changed) {
+        if let Err(error) = this.run(&runtime, inbox) {
             tracing::error!("{error}; the coordinator stops, running ranks go on");
             // Nobody may be waiting for it.
             drop(died.send(error));
         }
     })?;
-    Ok((Core { messages, changes, metrics }, death))
+    Ok((core, death))
 }
 
 impl Loop {
-    fn new(setup: Setup) -> Self {
+    /// The loop, how others speak to it, and where what they say comes in.
+    pub(crate) fn new(setup: Setup) -> (Core, Self, mpsc::Receiver<Message>) {
         use std::hash::{BuildHasher, Hasher, RandomState};
         let seed = RandomState::new().build_hasher().finish();
-        Self {
+        let (messages, inbox) = mpsc::channel(4096);
+        let (changed, changes) = watch::channel(0);
+        let core = Core { messages, changes, metrics: setup.metrics.clone() };
+        let this = Self {
             cluster: setup.cluster,
             store: setup.store,
             acks: setup.acks,
@@ -268,52 +280,59 @@ impl Loop {
             traces: setup.traces,
             trace: None,
             rng: Rng::keyed(seed, "coordinator", 0),
-            time: Steady::after(setup.at),
+            time: Steady::after(setup.at, setup.source),
             now: setup.at,
             batch: Batch::default(),
             then: Vec::new(),
-            changed: false,
-        }
+            is_changed: false,
+            changed,
+        };
+        (core, this, inbox)
     }
 
     /// Only waiting is done within `runtime`: a database may have one of its own.
-    fn run(
-        mut self,
-        runtime: &runtime::Runtime,
-        mut inbox: mpsc::Receiver<Message>,
-        changed: &watch::Sender<u64>,
-    ) -> Result<(), store::Error> {
+    fn run(mut self, runtime: &runtime::Runtime, mut inbox: mpsc::Receiver<Message>) -> Result<(), store::Error> {
+        self.begin()?;
+        let mut turn = Vec::with_capacity(TURN);
+        while runtime.block_on(wait(self.patience(), &mut inbox, &mut turn)) {
+            self.turn(&mut turn)?;
+        }
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
+        Ok(())
+    }
+
+    /// The first turn.
+    pub(crate) fn begin(&mut self) -> Result<(), store::Error> {
         self.tick();
         if self.store.is_some() {
             self.decide(Command::Start).ok();
         }
-        self.finish(changed)?;
-        let mut turn = Vec::with_capacity(TURN);
-        loop {
-            let due = match next_deadline(&self.cluster, self.now) {
-                Some(at) if self.store.is_some() => at.since(self.time.now()),
-                _ => Duration::from_secs(3600),
-            };
-            let pace = self.store.as_ref().and_then(|s| s.pace());
-            let wait = pace.map_or(due, |pace| pace.min(due));
-            let came = runtime.block_on(async { tokio::time::timeout(wait, inbox.recv_many(&mut turn, TURN)).await });
-            self.tick();
-            let (since, taken) = (Instant::now(), turn.len());
-            match came {
-                Ok(0) => {
-                    if let Some(store) = self.store.take() {
-                        store.close();
-                    }
-                    return Ok(());
-                }
-                Ok(_) => turn.drain(..).for_each(|message| self.take(message)),
-                Err(_) => {
-                    self.decide(Command::Tick).ok();
-                }
-            }
-            self.finish(changed)?;
-            self.metrics.turned(taken, since.elapsed());
+        self.finish()
+    }
+
+    /// How long it may be waited for messages before something is due.
+    pub(crate) fn patience(&mut self) -> Duration {
+        let due = match next_deadline(&self.cluster, self.now) {
+            Some(at) if self.store.is_some() => at.since(self.time.now()),
+            _ => Duration::from_secs(3600),
+        };
+        let pace = self.store.as_ref().and_then(|s| s.pace());
+        pace.map_or(due, |pace| pace.min(due))
+    }
+
+    /// Takes the messages of a turn; none came: time has passed.
+    pub(crate) fn turn(&mut self, turn: &mut Vec<Message>) -> Result<(), store::Error> {
+        self.tick();
+        let (since, taken) = (Instant::now(), turn.len());
+        if turn.is_empty() {
+            self.decide(Command::Tick).ok();
         }
+        turn.drain(..).for_each(|message| self.take(message));
+        self.finish()?;
+        self.metrics.turned(taken, since.elapsed());
+        Ok(())
     }
 
     fn tick(&mut self) {
@@ -340,7 +359,7 @@ impl Loop {
             }
             react(&self.cluster, event, &mut effects);
         }
-        self.changed |= !events.is_empty();
+        self.is_changed |= !events.is_empty();
         self.batch.events.extend(events);
         self.then.extend(effects.into_iter().map(Then::Order));
         Ok(())
@@ -418,16 +437,16 @@ impl Loop {
             Said::Progress(fence, p) if self.cluster.is_current(fence) => {
                 let live = self.live.entry(fence.run).or_default();
                 (live.step, live.epoch, live.images_per_second) = (p.step, p.epoch, p.images_per_second);
-                self.changed = true;
+                self.is_changed = true;
             }
             Said::Metrics(fence, points) if self.cluster.is_current(fence) => {
                 let live = self.live.entry(fence.run).or_default();
                 points.iter().for_each(|p| live.point(p));
                 self.batch.metrics.extend(points.into_iter().map(|p| (fence.run, p)));
-                self.changed = true;
+                self.is_changed = true;
             }
             Said::Lines(lines) => {
-                self.changed = true;
+                self.is_changed = true;
                 let runs = &self.cluster.runs;
                 self.batch.lines.extend(lines.into_iter().filter(|l| runs.contains_key(&l.fence.run)));
             }
@@ -450,7 +469,7 @@ impl Loop {
     }
 
     /// Makes the turn durable, then answers and orders.
-    fn finish(&mut self, changed: &watch::Sender<u64>) -> Result<(), store::Error> {
+    fn finish(&mut self) -> Result<(), store::Error> {
         if let Some(store) = &mut self.store {
             let since = Instant::now();
             store.commit(&self.batch)?;
@@ -481,8 +500,8 @@ impl Loop {
         } else {
             then.into_iter().for_each(|t| self.carry_out(t));
         }
-        if std::mem::take(&mut self.changed) {
-            changed.send_modify(|n| *n += 1);
+        if std::mem::take(&mut self.is_changed) {
+            self.changed.send_modify(|n| *n += 1);
         }
         Ok(())
     }

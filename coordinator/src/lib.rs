@@ -22,6 +22,8 @@ mod services;
 mod standby;
 pub mod store;
 mod tls;
+#[cfg(test)]
+mod transport;
 pub mod upkeep;
 mod view;
 
@@ -39,10 +41,18 @@ use morph_proto::v1::{
     access_server::AccessServer, agents_server::AgentsServer, coordinator_server::CoordinatorServer,
 };
 use morph_spec::{RunId, Timestamp};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::oneshot,
+    task::JoinHandle,
+};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{service::Routes, transport::Server};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Connected},
+};
 
 pub use error::Error;
 pub use home::{Serving, serving, starting};
@@ -55,6 +65,7 @@ use crate::{
         secret::Secret,
         tokens::Tokens,
     },
+    clock::Source,
     core::{Core, Message, Setup},
     home::Lock,
     metrics::{Metrics, rpc::Counting},
@@ -127,7 +138,9 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     }
     let pages = http::Pages::new(core.clone(), metrics, database.clone());
     let push = (!options.read_only).then(|| tokio::spawn(pages.clone().push(stop.clone())));
-    let server = serve(&options, builder, listener, pages, database, tokens.clone(), stop.clone()).await;
+    // What the builder is told of sockets counts only for those that it opens itself.
+    let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
+    let server = serve(&options, builder, incoming, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());
         let token = (!options.insecure).then(|| owner.clone());
@@ -224,7 +237,18 @@ fn set_up(
         traces.extend(reader.traces()?);
         acks.extend(reader.acks()?.into_iter().map(|(worker, incarnation, seq)| (worker, (incarnation, seq))));
     }
-    Ok(Setup { cluster, store, acks, live, outputs, heartbeat: options.heartbeat, metrics: Arc::default(), traces, at })
+    Ok(Setup {
+        cluster,
+        store,
+        acks,
+        live,
+        outputs,
+        heartbeat: options.heartbeat,
+        metrics: Arc::default(),
+        traces,
+        at,
+        source: Source::default(),
+    })
 }
 
 /// The limits of the core.
@@ -252,15 +276,19 @@ fn policy(options: &Options) -> Policy {
     }
 }
 
-async fn serve(
+/// Serves whoever comes in.
+async fn serve<IO>(
     options: &Options,
     builder: Server,
-    listener: TcpListener,
+    incoming: impl Stream<Item = io::Result<IO>> + Send + 'static,
     pages: http::Pages,
     database: Database,
     tokens: Arc<Tokens>,
     stop: CancellationToken,
-) -> JoinHandle<Result<(), tonic::transport::Error>> {
+) -> JoinHandle<Result<(), tonic::transport::Error>>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (core, metrics) = (pages.core.clone(), pages.metrics.clone());
     let agents = services::agents::Agents {
         core: core.clone(),
@@ -298,8 +326,6 @@ async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
         .add_routes(routes);
-    // What the builder is told of sockets counts only for those that it opens itself.
-    let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))
 }
 

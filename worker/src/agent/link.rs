@@ -1,4 +1,5 @@
-//! The connection to the coordinator: opened again and again, for ever, with growing pauses.
+//! The connection to the coordinator: opened again and again, for ever, with growing pauses. `coordinator/src/transport` has
+//! this very file in a network that fails.
 
 use std::{
     error::Error,
@@ -19,6 +20,8 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
+
+use super::dial::dial;
 
 /// First pause.
 const FIRST: Duration = Duration::from_millis(100);
@@ -198,7 +201,7 @@ async fn session(
         }
         None => place.endpoint.clone(),
     };
-    let channel = endpoint.connect().await.map_err(|e| Status::unavailable(root(&e)))?;
+    let channel = dial(&endpoint).await.map_err(|e| Status::unavailable(root(&e)))?;
     let (sender, requests) = mpsc::channel(64);
     if events.send(Event::Up(sender)).await.is_err() {
         return Ok(());

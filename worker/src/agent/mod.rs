@@ -7,6 +7,7 @@
 //! 3. All decisions are [`morph_control::agent`]'s; this file only moves bytes.
 
 pub mod clock;
+pub mod dial;
 pub mod home;
 pub mod journal;
 pub mod letters;

@@ -1,0 +1,150 @@
+//! What people ask, when the network loses the question or the answer.
+
+use tonic::{Code, Request};
+use turmoil::{partition, partition_oneway, repair};
+
+use super::*;
+
+/// Waits until nothing keeps a request from being let in, at most `limit`; how long that took.
+async fn room(limit: Duration) -> Duration {
+    let since = Instant::now();
+    loop {
+        match people().list_runs(v1::ListRunsRequest::default()).await {
+            Ok(_) => return since.elapsed(),
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status}"),
+        }
+        assert!(since.elapsed() < limit, "what nobody listens to is still open after {limit:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[test]
+fn a_request_whose_answer_is_lost_is_carried_out_once() {
+    for seed in 0..3 {
+        let home = tempfile::tempdir().unwrap();
+        let mut sim = network(seed, home.path(), SOON);
+        let path = home.path().to_owned();
+        sim.client(DESK, async move {
+            let mut client = people();
+            client.list_runs(v1::ListRunsRequest::default()).await?;
+            partition_oneway(HEAD, DESK);
+            let mut request = Request::new(order(&path, "x", 10));
+            request.set_timeout(Duration::from_secs(3));
+            let lost = client.submit_run(request).await.unwrap_err();
+            assert!([Code::Cancelled, Code::DeadlineExceeded].contains(&lost.code()), "{lost}");
+            repair(HEAD, DESK);
+            let again = people().submit_run(order(&path, "x", 10)).await?.into_inner();
+            assert!(again.existed, "the first one had come, and is known by its key");
+            let runs = people().list_runs(v1::ListRunsRequest::default()).await?.into_inner().runs;
+            assert_eq!(runs.len(), 1);
+            Ok(())
+        });
+        sim.run().unwrap();
+    }
+}
+
+#[test]
+fn a_request_that_never_came_is_made_again() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        let mut client = people();
+        client.list_runs(v1::ListRunsRequest::default()).await?;
+        partition_oneway(DESK, HEAD);
+        let mut request = Request::new(order(&path, "x", 10));
+        request.set_timeout(Duration::from_secs(3));
+        client.submit_run(request).await.unwrap_err();
+        repair(HEAD, DESK);
+        assert!(!people().submit_run(order(&path, "x", 10)).await?.into_inner().existed);
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
+fn a_deadline_holds_whatever_the_network_does() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(2, home.path(), SOON);
+    sim.client(DESK, async move {
+        let mut client = people();
+        client.list_runs(v1::ListRunsRequest::default()).await?;
+        turmoil::hold(HEAD, DESK);
+        let since = Instant::now();
+        let mut request = Request::new(v1::ListRunsRequest::default());
+        request.set_timeout(Duration::from_secs(2));
+        let late = client.list_runs(request).await.unwrap_err();
+        assert!([Code::Cancelled, Code::DeadlineExceeded].contains(&late.code()), "{late}");
+        let took = since.elapsed();
+        assert!(took >= Duration::from_secs(2) && took < Duration::from_millis(2100), "{took:?}");
+        turmoil::release(HEAD, DESK);
+        client.list_runs(v1::ListRunsRequest::default()).await?;
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
+fn what_nobody_listens_to_any_more_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(3, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        let mut client = people();
+        client.submit_run(order(&path, "x", 10)).await?;
+        let mut open = Vec::new();
+        for _ in 0..OPEN {
+            let mut watch = client.watch(v1::WatchRequest { id: "x".into() }).await?.into_inner();
+            watch.message().await?;
+            open.push(watch);
+        }
+        let full = people().list_runs(v1::ListRunsRequest::default()).await.unwrap_err();
+        assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+        // Given up in order: the server is told.
+        open.pop();
+        let told = room(Duration::from_secs(2)).await;
+        assert!(told < Duration::from_secs(1), "{told:?}");
+        // Gone without a word: it finds out.
+        let mut last = client.watch(v1::WatchRequest { id: "x".into() }).await?.into_inner();
+        last.message().await?;
+        partition(HEAD, DESK);
+        drop((open, last, client));
+        sleep(Duration::from_secs(1)).await;
+        repair(HEAD, DESK);
+        room(Duration::from_secs(11)).await;
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
+fn who_does_not_read_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(4, home.path(), SOON);
+    let peer = peer::Peer::new(1, "a");
+    let path = home.path().to_owned();
+    sim.host("node", move || peer.clone().serve());
+    sim.client(DESK, async move {
+        let mut client = people();
+        client.submit_run(order(&path, "x", 200)).await?;
+        let request = v1::FollowEventsRequest { id: "x".into(), ..v1::FollowEventsRequest::default() };
+        let mut events = people().follow_events(request).await?.into_inner();
+        let mut watch = people().watch(v1::WatchRequest { id: "x".into() }).await?.into_inner();
+        succeeded("x").await;
+        is_whole("x", 200).await;
+        // Both have waited to be read, and have all that they had to say.
+        let mut kinds = Vec::new();
+        while let Some(some) = events.message().await? {
+            kinds.extend(some.events.into_iter().map(|e| e.kind));
+        }
+        assert_eq!(kinds.first().map(String::as_str), Some("run_submitted"));
+        assert_eq!(kinds.last().map(String::as_str), Some("attempt_ended"), "{kinds:?}");
+        let mut last = None;
+        while let Some(snapshot) = watch.message().await? {
+            last = snapshot.runs.into_iter().next();
+        }
+        assert_eq!(last.map(|r| r.state()), Some(v1::RunState::Succeeded));
+        Ok(())
+    });
+    sim.run().unwrap();
+}
