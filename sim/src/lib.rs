@@ -9,6 +9,7 @@ mod coordinator;
 mod cover;
 mod faults;
 mod gang;
+pub mod history;
 pub mod invariants;
 mod mail;
 mod net;

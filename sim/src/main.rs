@@ -2,13 +2,14 @@
 
 use std::{
     io::Write,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
 use clap::Parser;
-use morph_sim::{Life, Options, live};
+use morph_sim::{Life, Options, history, live};
 
 /// A line on stdout; a reader that has gone away (`| head`) is no error.
 macro_rules! say {
@@ -22,6 +23,7 @@ macro_rules! say {
     after_help = "Examples:
   cargo run --release -p morph-sim -- --seeds 100000
   cargo run --release -p morph-sim -- --from 4711 --seeds 1 --trace      # what happened in one life
+  cargo run --release -p morph-sim -- --seeds 1500 --record sim/tests/golden/0.2.0      # a release's histories
 
 The last line is the sum of all. Exit code 1: something is broken, and how to see it again is said."
 )]
@@ -35,10 +37,23 @@ struct Cli {
     /// Print all that happens, with the time.
     #[arg(long)]
     trace: bool,
+    /// Write a few of the lives into this folder that together come by every kind of event: their events, and the state that
+    /// these fold to.
+    #[arg(long, value_name = "DIR", conflicts_with = "trace")]
+    record: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Some(folder) = &cli.record {
+        return match record(folder, cli.from..cli.from.saturating_add(cli.seeds)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                say!("record in {}: {e}", folder.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
     let next = AtomicU64::new(cli.from);
     let end = cli.from.saturating_add(cli.seeds);
     let workers = if cli.trace { 1 } else { thread::available_parallelism().map_or(1, usize::from) };
@@ -72,6 +87,18 @@ fn main() -> ExitCode {
         sum.violations
     );
     ExitCode::from(u8::from(sum.violations > 0))
+}
+
+/// Records histories of some of the lives of `seeds` in `folder`.
+fn record(folder: &Path, seeds: std::ops::Range<u64>) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    for life in history::chosen(seeds.map(|seed| live(Options { seed, trace: false })).collect()) {
+        let state: String = history::state(&life.events).iter().map(|piece| format!("{piece}\n")).collect();
+        std::fs::write(folder.join(format!("{}.events.jsonl", life.seed)), history::lines(&life.events))?;
+        std::fs::write(folder.join(format!("{}.state.jsonl", life.seed)), state)?;
+        say!("seed {}: {} events, {} runs", life.seed, life.events.len(), life.runs);
+    }
+    Ok(())
 }
 
 #[derive(Debug, Default)]

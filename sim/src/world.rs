@@ -47,6 +47,8 @@ pub struct Life {
     pub succeeded: usize,
     /// What it came by, and how often.
     pub seen: Seen,
+    /// What its coordinator has on disk in the end.
+    pub events: Vec<morph_control::Event>,
     /// What was broken, if anything.
     pub violation: Option<String>,
     /// All that happened, if it was to be kept.
@@ -176,6 +178,7 @@ pub fn live(options: Options) -> Life {
         seen: world.seen,
         runs: cluster.map_or(0, |c| c.runs.len()),
         succeeded: cluster.map_or(0, |c| c.runs.values().filter(succeeded).count()),
+        events: world.disk.events,
         violation,
         trace: world.trace.into_lines(),
     }
