@@ -28,8 +28,15 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
         on.push(folder.url());
     }
     // Names of runs have no slash.
-    let (checkpoint, name) =
-        if args.what.contains('/') { (args.what.clone(), args.what.clone()) } else { of_run(global, args).await? };
+    let (checkpoint, name) = if args.what.contains('/') {
+        let url = manifest_of(&args.what)?;
+        // Whether it is there: said here, with the exit code that this deserves.
+        let (folder, name) = morph_objects::split_url(&url)?;
+        folder.get(&name).await?;
+        (url.clone(), url)
+    } else {
+        of_run(global, args).await?
+    };
     let mut command = Command::new(&worker);
     command
         .args(["evaluate", "--checkpoint", &checkpoint])
@@ -77,6 +84,18 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
         }
     }
     Ok(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+}
+
+/// The URL of a checkpoint's manifest, from that or its folder's, or from a path.
+fn manifest_of(location: &str) -> Result<String> {
+    let url = if location.contains("://") {
+        location.to_owned()
+    } else {
+        let path = std::path::absolute(location).with_context(|| format!("find {location}"))?;
+        format!("file://{}", path.display())
+    };
+    // Of checkpoints it is called as of datasets.
+    Ok(if url.ends_with(".json") { url } else { format!("{}/{}", url.trim_end_matches('/'), manifest::FILE) })
 }
 
 /// The checkpoint of a run that is to be scored, and what the run is called.

@@ -39,7 +39,7 @@ pub fn evaluate(cases: &Cases, design: &Design) -> Result<Evaluation, Error> {
         model: Default::default(),
         design: design.clone(),
         datasets: Vec::new(),
-        notes: notes(cases, &comparisons),
+        notes: notes(cases, design, &comparisons),
         sets,
         comparisons,
         residual_scale: None,
@@ -235,7 +235,9 @@ fn tables(
     DIVISIONS
         .iter()
         .map(|(name, group)| {
-            let table = subgroups(&grouped(cases, design, pair, persons, *group), design.bootstrap)?;
+            let mut table = subgroups(&grouped(cases, design, pair, persons, *group), design.bootstrap)?;
+            // By name `<40` would come last.
+            table.sort_by_key(|row| !row.group.starts_with('<'));
             Ok(((*name).to_owned(), table))
         })
         .collect()
@@ -252,7 +254,7 @@ fn view_matched(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'
 }
 
 /// What a reader must know that the table itself tells.
-fn notes(cases: &Cases, comparisons: &BTreeMap<String, Comparison>) -> Vec<String> {
+fn notes(cases: &Cases, design: &Design, comparisons: &BTreeMap<String, Comparison>) -> Vec<String> {
     let mut notes = Vec::new();
     fn datasets<'a>(cases: &'a Cases, set: &'a str) -> BTreeSet<&'a str> {
         cases.set(set).map(|c| c.dataset.as_str()).collect()
@@ -276,9 +278,17 @@ fn notes(cases: &Cases, comparisons: &BTreeMap<String, Comparison>) -> Vec<Strin
         if few < subgroup::MIN_CASES {
             notes.push(format!("{name}: {few} cases of one class say little; intervals from so few are unreliable"));
         }
-        let matched = comparison.scores.values().next().and_then(|s| s.operating.as_ref());
-        if matched.is_none() {
-            notes.push(format!("{name}: there are no healthy validation images, so no threshold that could be used"));
+        let operating = comparison.scores.get(&design.score).and_then(|s| s.operating.as_ref());
+        let needed = (1.0 / (1.0 - design.specificity)).ceil() as usize;
+        match operating {
+            None => {
+                notes.push(format!("{name}: there are no healthy validation images, so no threshold that could be used"));
+            }
+            Some(o) if o.validation_cases < needed => notes.push(format!(
+                "{name}: {} healthy validation images are too few for a threshold of specificity {}, which takes {needed}",
+                o.validation_cases, design.specificity
+            )),
+            Some(_) => {}
         }
     }
     notes

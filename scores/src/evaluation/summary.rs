@@ -12,7 +12,7 @@ pub const VALIDATION_SET: &str = "validation";
 
 impl Evaluation {
     /// The numbers by which runs are compared, all finite. `<comparison>/auroc` and its like are of the primary score,
-    /// `mean/…` the mean over all comparisons.
+    /// `mean/…` the mean over all comparisons, where there are several.
     pub fn summary(&self) -> BTreeMap<String, f64> {
         let mut out = BTreeMap::new();
         if let Some(set) = self.sets.get(HEALTHY_SET) {
@@ -29,8 +29,10 @@ impl Evaluation {
                 out.insert(format!("{name}/{measure}"), value);
             }
         }
-        let n = self.comparisons.len() as f64;
-        out.extend(sums.into_iter().map(|(measure, sum)| (format!("mean/{measure}"), sum / n)));
+        if self.comparisons.len() > 1 {
+            let n = self.comparisons.len() as f64;
+            out.extend(sums.into_iter().map(|(measure, sum)| (format!("mean/{measure}"), sum / n)));
+        }
         out.retain(|_, value| value.is_finite());
         out
     }

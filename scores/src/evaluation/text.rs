@@ -76,7 +76,7 @@ impl Evaluation {
             ),
         );
         let head = ["AUROC", "AUPRC", "FPR@95TPR", "FPR@99TPR", "Sens@Spec90", "Sens@Spec95"];
-        let mut titles = format!("  {:<18}", "");
+        let mut titles = format!("  {:<20}", "");
         head.iter().for_each(|h| write!(titles, " {h:<21}").expect("invariant: writing to a String"));
         line(out, titles.trim_end());
         for (by, s) in c.scores.iter().map(|s| (s, "")).chain(c.baselines.iter().map(|s| (s, "baseline "))).map(
@@ -94,7 +94,7 @@ impl Evaluation {
                 &d.sensitivity_at_90_specificity,
                 &d.sensitivity_at_95_specificity,
             ];
-            let mut row = format!("  {by:<18}");
+            let mut row = format!("  {by:<20}");
             all.iter().for_each(|e| write!(row, " {:<21}", shown(e)).expect("invariant: writing to a String"));
             line(out, row.trim_end());
         }
