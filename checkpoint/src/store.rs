@@ -11,6 +11,8 @@ use crate::{Error, Snapshot, State, weights};
 pub const MANIFEST: &str = "manifest.json";
 const TENSORS: &str = "tensors.safetensors";
 const VERSION: u32 = 1;
+/// Bytes of a manifest: they are thousands.
+const LARGEST: u64 = 64 << 20;
 
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +24,21 @@ pub struct Manifest {
     pub state: State,
     /// The files beside the manifest.
     pub files: Vec<FileEntry>,
+}
+
+impl Manifest {
+    /// The manifest in `text`, which came from `url`.
+    ///
+    /// # Errors
+    /// [`Error::Manifest`] when it is none, or one that this build cannot read.
+    pub fn parse(text: &[u8], url: &str) -> Result<Self, Error> {
+        let bad = |why: String| Error::Manifest { url: url.to_owned(), why };
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| bad(e.to_string()))?;
+        if manifest.version > VERSION {
+            return Err(bad(format!("its version is {}, this build knows up to {VERSION}", manifest.version)));
+        }
+        Ok(manifest)
+    }
 }
 
 /// A file of a checkpoint.
@@ -74,18 +91,13 @@ pub async fn save(checkpoints: &Objects, name: &str, snapshot: &Snapshot) -> Res
 /// Reads a checkpoint's manifest; with `digest`, verified.
 async fn manifest(url: &str, digest: Option<Digest>) -> Result<(Objects, Manifest), Error> {
     let (folder, key) = split_url(url)?;
-    let text = folder.get(&key).await?;
+    let text = folder.get_up_to(&key, LARGEST).await?;
     let found = Digest::of(&text);
     if let Some(expected) = digest.filter(|d| *d != found) {
         let found_bytes = text.len() as u64;
         return Err(Error::Corrupt { url: url.to_owned(), expected, bytes: 0, found, found_bytes });
     }
-    let bad = |why: String| Error::Manifest { url: url.to_owned(), why };
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-    if manifest.version > VERSION {
-        return Err(bad(format!("its version is {}, this build knows up to {VERSION}", manifest.version)));
-    }
-    Ok((folder, manifest))
+    Ok((folder, Manifest::parse(&text, url)?))
 }
 
 /// What the checkpoint whose manifest lies at `url` says of itself.
@@ -104,7 +116,7 @@ pub async fn load(url: &str, digest: Option<Digest>) -> Result<Snapshot, Error> 
     let (folder, manifest) = manifest(url, digest).await?;
     let mut snapshot = Snapshot { tensors: crate::Tensors::new(), state: manifest.state };
     for entry in &manifest.files {
-        let bytes = folder.get(&entry.file).await?;
+        let bytes = folder.get_up_to(&entry.file, entry.bytes).await?;
         let found = Digest::of(&bytes);
         if found != entry.blake3 {
             return Err(Error::Corrupt {

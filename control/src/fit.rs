@@ -62,7 +62,7 @@ fn samples(dataset: &Dataset, field: &str, subset: &Subset, problems: &mut Vec<S
         return 0;
     };
     let wanted = |label: &String| subset.labels.is_empty() || subset.labels.contains(label);
-    let found: u64 = labels.iter().filter(|(l, _)| wanted(l)).map(|(_, n)| n).sum();
+    let found = labels.iter().filter(|(l, _)| wanted(l)).fold(0, |sum: u64, (_, n)| sum.saturating_add(*n));
     if found == 0 {
         let has: Vec<String> = labels.iter().map(|(label, n)| format!("{label} ({n})")).collect();
         problems.push(format!(

@@ -35,16 +35,23 @@ fn bad(name: &str, why: impl Into<String>) -> Error {
     Error::Parameter { name: name.to_owned(), why: why.into() }
 }
 
+/// More parameters are none: an experiment has fewer fields.
+const MOST_PARAMETERS: usize = 256;
+
 /// How many runs the sweep makes.
 ///
 /// # Errors
-/// When that is unknown, none or more than [`MOST_RUNS`].
+/// When that is unknown, none or more than [`MOST_RUNS`], or there are more than 256 parameters.
 pub fn total(sweep: &Sweep) -> Result<u32, Error> {
+    if sweep.parameters.len() > MOST_PARAMETERS {
+        let has = sweep.parameters.len();
+        return Err(Error::Size(format!("{has} parameters: an experiment has no {MOST_PARAMETERS} fields")));
+    }
     let points = match sweep.method {
         Method::Grid => {
             let mut points = u64::from(sweep.experiment.count());
             for (name, parameter) in &sweep.parameters {
-                points = points.saturating_mul(choices(name, parameter)?.len() as u64);
+                points = points.saturating_mul(choices(name, parameter)?.len());
             }
             points.min(sweep.run_cap.map_or(u64::MAX, u64::from))
         }
@@ -88,9 +95,8 @@ fn point(sweep: &Sweep, index: u32) -> Result<Params, Error> {
         let value = match sweep.method {
             Method::Grid => {
                 let choices = choices(name, parameter)?;
-                let len = choices.len() as u64;
-                let value = choices[(rest % len) as usize].clone();
-                rest /= len;
+                let value = choices.get(rest % choices.len());
+                rest /= choices.len();
                 value
             }
             Method::Random => draw(name, parameter, &mut Rng::keyed(sweep.seed, name, index))?,
@@ -100,20 +106,43 @@ fn point(sweep: &Sweep, index: u32) -> Result<Params, Error> {
     Ok(params)
 }
 
-/// All values of a parameter that has finitely many.
-fn choices(name: &str, p: &Parameter) -> Result<Vec<Value>, Error> {
+/// All values of a parameter that has finitely many; at least one.
+#[derive(Debug)]
+enum Choices<'a> {
+    Listed(&'a [Value]),
+    /// The lowest, and how many.
+    Whole(i64, u64),
+}
+
+impl Choices<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Listed(values) => values.len() as u64,
+            Self::Whole(_, len) => *len,
+        }
+    }
+
+    fn get(&self, i: u64) -> Value {
+        match self {
+            Self::Listed(values) => values[i as usize].clone(),
+            Self::Whole(min, _) => Value::from(min.wrapping_add_unsigned(i)),
+        }
+    }
+}
+
+fn choices<'a>(name: &str, p: &'a Parameter) -> Result<Choices<'a>, Error> {
     match (&p.value, &p.values, p.distribution) {
         (Some(_), Some(_), _) => Err(bad(name, "give value or values, not both")),
-        (Some(value), None, _) => Ok(vec![value.clone()]),
+        (Some(value), None, _) => Ok(Choices::Listed(std::slice::from_ref(value))),
         (None, Some(values), _) if values.is_empty() => Err(bad(name, "values is empty")),
-        (None, Some(values), _) => Ok(values.clone()),
+        (None, Some(values), _) => Ok(Choices::Listed(values)),
         (None, None, None | Some(Distribution::IntUniform)) => {
             let (min, max) =
                 integers(name, p).map_err(|_| bad(name, "grid search needs value, values or integer min and max"))?;
             if max.abs_diff(min) >= MOST_RUNS {
                 return Err(bad(name, format!("{min}..{max} has too many values for a grid")));
             }
-            Ok((min..=max).map(Value::from).collect())
+            Ok(Choices::Whole(min, max.abs_diff(min) + 1))
         }
         (None, None, Some(_)) => Err(bad(name, "grid search needs value, values or integer min and max")),
     }
@@ -121,9 +150,8 @@ fn choices(name: &str, p: &Parameter) -> Result<Vec<Value>, Error> {
 
 fn draw(name: &str, p: &Parameter, rng: &mut Rng) -> Result<Value, Error> {
     if p.value.is_some() || p.values.is_some() {
-        let mut choices = choices(name, p)?;
-        let i = rng.below(choices.len() as u64) as usize;
-        return Ok(choices.swap_remove(i));
+        let choices = choices(name, p)?;
+        return Ok(choices.get(rng.below(choices.len())));
     }
     let whole = |n: &Option<Number>| n.as_ref().is_some_and(Number::is_i64);
     let distribution = p.distribution.unwrap_or(if whole(&p.min) && whole(&p.max) {
@@ -291,6 +319,8 @@ mod tests {
         says(json!({"trainer.seed": {"min": 3, "max": 1}}), "grid search needs");
         says(json!({"trainer.seed": {"value": 1, "values": [1]}}), "not both");
         says(json!({"a": {"min": 1, "max": 9000}, "b": {"min": 1, "max": 9000}}), "81000000 points");
+        let many = (0..300).map(|i| (format!("p{i}"), json!({"value": i}))).collect::<serde_json::Map<_, _>>();
+        says(many.into(), "300 parameters");
         let endless = Sweep { method: Method::Random, ..grid() };
         assert!(total(&endless).unwrap_err().to_string().contains("run_cap"));
     }

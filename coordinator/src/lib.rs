@@ -17,7 +17,7 @@ mod http;
 mod metrics;
 mod options;
 mod orders;
-mod parse;
+pub mod parse;
 mod services;
 mod standby;
 pub mod store;

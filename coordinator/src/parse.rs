@@ -32,6 +32,11 @@ where
 
 /// Most bytes of a metric's name: PostgreSQL must be able to hold it in an index.
 const LONGEST_NAME: usize = 255;
+/// Most slots of a node: the core keeps account of each.
+const MOST_SLOTS: u32 = 4096;
+/// A metric's value beyond this says as little as one that is not finite; the sum of any number of others is finite, and is a
+/// number that databases can hold.
+const LARGEST_VALUE: f64 = 1e200;
 
 /// A number that databases can hold: their integers are signed.
 fn number(what: &str, n: u64) -> Result<u64, String> {
@@ -51,6 +56,9 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
     if hello.incarnation.is_empty() {
         return Err("hello.incarnation: missing".into());
     }
+    if hello.slots > MOST_SLOTS {
+        return Err(format!("hello.slots: {}, {MOST_SLOTS} are the most", hello.slots));
+    }
     Ok(Hello {
         worker: parsed("hello.worker", &hello.worker)?,
         incarnation: hello.incarnation.clone(),
@@ -63,6 +71,14 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
         labels: hello.labels.clone().into_iter().collect(),
         memory: hello.memory,
     })
+}
+
+/// The number of a report, by which it is acknowledged.
+///
+/// # Errors
+/// When it is none that can be recorded.
+pub fn seq(report: &v1::Report) -> Result<u64, String> {
+    number("report.seq", report.seq)
 }
 
 /// A report.
@@ -114,7 +130,7 @@ pub fn report(report: report::Report) -> Result<Said, String> {
         R::Leaving(_) => Said::Leaving,
         R::Progress(p) => Said::Progress(fence(p.fence.as_ref())?, p),
         R::Metrics(m) => {
-            let points = m.points.into_iter().filter(|p| p.value.is_finite()).map(point);
+            let points = m.points.into_iter().filter(|p| p.value.abs() <= LARGEST_VALUE).map(point);
             Said::Metrics(fence(m.fence.as_ref())?, points.collect::<Result<_, _>>()?)
         }
         R::Logs(l) => Said::Lines(l.lines.into_iter().map(line).collect::<Result<_, _>>()?),
@@ -150,6 +166,8 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         let bad = v1::Hello { worker: "nobody".into(), incarnation: "a".into(), ..v1::Hello::default() };
         assert!(hello(&bad).unwrap_err().contains("hello.worker"));
+        let many = v1::Hello { slots: MOST_SLOTS + 1, ..bad };
+        assert!(hello(&many).unwrap_err().contains("hello.slots"));
         assert!(report(report::Report::Store(v1::StoreReady::default())).unwrap_err().contains("fence"));
     }
 
@@ -157,7 +175,8 @@ mod tests {
     fn numbers_that_are_none_are_left_out() {
         let fence = Some(v1::Fence { run: RUN.into(), attempt: 1 });
         let point = |value| v1::MetricPoint { step: 1, at: 2, name: "x".into(), value };
-        let metrics = v1::Metrics { fence, points: vec![point(f64::NAN), point(1.0), point(f64::INFINITY)] };
+        let points = [f64::NAN, 1.0, f64::INFINITY, f64::MIN].map(point).to_vec();
+        let metrics = v1::Metrics { fence, points };
         let Said::Metrics(_, points) = report(report::Report::Metrics(metrics)).unwrap() else { panic!("metrics") };
         assert_eq!(points.len(), 1);
     }
@@ -174,6 +193,9 @@ mod tests {
         let line = v1::LogLine { run: RUN.into(), seq: u64::MAX, ..v1::LogLine::default() };
         let logs = v1::Logs { lines: vec![line] };
         assert!(report(report::Report::Logs(logs)).unwrap_err().contains("line.seq"));
+        let last = |seq| super::seq(&v1::Report { seq, report: None });
+        assert_eq!(last(7), Ok(7));
+        assert!(last(1 << 63).unwrap_err().contains("report.seq"));
     }
 
     #[test]

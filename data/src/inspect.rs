@@ -51,7 +51,7 @@ async fn open(dataset: &Objects, manifest: &Manifest, entry: &Entry) -> Result<S
 
 /// The shard's bytes, when they are those that the manifest promises.
 async fn read(dataset: &Objects, entry: &Entry) -> Result<Bytes, Error> {
-    let bytes = dataset.get(&entry.file).await?;
+    let bytes = dataset.get_up_to(&entry.file, entry.bytes).await?;
     let (found, found_bytes) = (Digest::of(&bytes), bytes.len() as u64);
     if found != entry.blake3 || found_bytes != entry.bytes {
         let (url, expected, bytes) = (dataset.url_of(&entry.file), entry.blake3, entry.bytes);
@@ -98,12 +98,15 @@ pub async fn verify(url: &str) -> Result<Vec<Damage>, Error> {
 
 /// The shards of `manifest` that are not as it says.
 pub(crate) async fn damage_of(dataset: &Objects, manifest: &Manifest) -> Result<Vec<Damage>, Error> {
-    use morph_objects::Error::{Corrupt, NotFound};
+    use morph_objects::Error::{Corrupt, NotFound, TooLarge};
     let mut damage = Vec::new();
     for entry in &manifest.shards {
         let why = match read(dataset, entry).await {
             Ok(_) => continue,
             Err(Error::Objects(NotFound { .. })) => "it is missing".to_owned(),
+            Err(Error::Objects(TooLarge { most, .. })) => {
+                format!("it has more than the {most} bytes that were promised")
+            }
             Err(Error::Objects(Corrupt { expected, bytes, found, found_bytes, .. })) => {
                 format!("its BLAKE3 is {found} ({found_bytes} bytes) instead of {expected} ({bytes} bytes)")
             }

@@ -11,12 +11,15 @@ use morph_spec::{
 
 use crate::Error;
 
+/// Bytes of a manifest: one of a hundred thousand shards is far below it.
+const LARGEST: u64 = 256 << 20;
+
 /// The manifest in the folder `dataset`, and the BLAKE3 of its file.
 ///
 /// # Errors
 /// When there is none, or it cannot be read by this build.
 pub async fn read(dataset: &Objects) -> Result<(Manifest, Digest), Error> {
-    let bytes = dataset.get(FILE).await?;
+    let bytes = dataset.get_up_to(FILE, LARGEST).await?;
     Ok((parse(&bytes, &dataset.url_of(FILE))?, Digest::of(&bytes)))
 }
 
@@ -41,7 +44,11 @@ pub(crate) fn counts_text(counts: &BTreeMap<String, BTreeMap<String, u64>>) -> S
     if has.is_empty() { "none at all".into() } else { has.join("; ") }
 }
 
-fn parse(bytes: &[u8], url: &str) -> Result<Manifest, Error> {
+/// The manifest in `bytes`, which came from `url`.
+///
+/// # Errors
+/// [`Error::Manifest`] when it is none, or one that this build cannot read.
+pub fn parse(bytes: &[u8], url: &str) -> Result<Manifest, Error> {
     let bad = |why: String| Error::Manifest { url: url.to_owned(), why };
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
     // The version first: a newer manifest may have fields that make no sense here.

@@ -1,6 +1,6 @@
 //! A shard: one Arrow IPC file, one record batch, one row a sample. Opens in pyarrow, polars and Hugging Face datasets.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, panic::catch_unwind, sync::Arc};
 
 use arrow_array::{
     Array, ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray,
@@ -142,7 +142,7 @@ impl Writer {
 
 /// An open shard: columns that point into the file.
 #[derive(Debug)]
-pub(crate) struct Shard {
+pub struct Shard {
     pixels: usize,
     images: UInt8Array,
     columns: [StringArray; 6],
@@ -155,9 +155,14 @@ const TEXTS: [&str; 6] = ["id", "patient", "label", "view", "sex", "source"];
 const LABEL: usize = 2;
 
 impl Shard {
-    /// Opens the file in `buffer`, whose hash the caller has verified; images must have `pixels` pixels. Nothing is copied.
-    pub(crate) fn open(buffer: &Buffer, pixels: usize) -> Result<Self, String> {
-        let batch = decode(buffer).map_err(|e| e.to_string())?;
+    /// Opens the file in `buffer`; images must have `pixels` pixels. Nothing is copied.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the file.
+    pub fn open(buffer: &Buffer, pixels: usize) -> Result<Self, String> {
+        // Where a length in the file is wrong, Arrow's decoder may panic instead of saying so.
+        let batch = catch_unwind(|| decode(buffer)).map_err(|_| "its decoder crashed".to_owned())?;
+        let batch = batch.map_err(|e| e.to_string())?;
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| format!("it has no column {name:?}"));
         let wrong = |name: &str| format!("its column {name:?} is of another type");
         let image = column("image")?.as_fixed_size_list_opt().ok_or_else(|| wrong("image"))?;
@@ -187,15 +192,25 @@ impl Shard {
         })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many samples it holds.
+    #[allow(clippy::len_without_is_empty, reason = "an empty one is as good as any")]
+    pub fn len(&self) -> usize {
         self.age.len()
     }
 
-    pub(crate) fn image(&self, row: usize) -> &[u8] {
+    /// The pixels of sample `row`, row by row.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn image(&self, row: usize) -> &[u8] {
         &self.images.values()[row * self.pixels..(row + 1) * self.pixels]
     }
 
-    pub(crate) fn label(&self, row: usize) -> &str {
+    /// The label of sample `row`.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn label(&self, row: usize) -> &str {
         self.columns[LABEL].value(row)
     }
 
@@ -205,7 +220,11 @@ impl Shard {
         Digest(digest)
     }
 
-    pub(crate) fn meta(&self, row: usize) -> Meta {
+    /// What else is known of sample `row`.
+    ///
+    /// # Panics
+    /// When there is no such sample.
+    pub fn meta(&self, row: usize) -> Meta {
         let [id, patient, label, view, sex, source] = &self.columns;
         let maybe = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
         let boxes = self.boxes.value(row);
@@ -300,6 +319,12 @@ mod tests {
     fn a_file_of_another_shape_is_an_error() {
         let bytes = file();
         assert!(Shard::open(&Buffer::from(bytes.clone()), 7).unwrap_err().contains("7"));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x80;
+            // Whatever is wrong with it, it is said.
+            drop(Shard::open(&Buffer::from(damaged), 6));
+        }
         for cut in [0, 5, 9, 10, bytes.len() / 2, bytes.len() - 1] {
             assert!(Shard::open(&Buffer::from(bytes[..cut].to_vec()), 6).is_err(), "cut at {cut}");
         }

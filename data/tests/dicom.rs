@@ -202,6 +202,29 @@ fn what_is_no_single_grey_image_is_refused() {
     File::new().compressed(uids::JPEG2000, vec![0; 64]).refused("cannot be decoded");
 }
 
+/// What was found by fuzzing (docs/security.md): the library takes memory, or calls itself, for whatever a file claims.
+#[test]
+fn what_a_file_claims_is_held_against_its_size() {
+    let says = |more: &[u8], why: &str| {
+        let said = dicom::read(&[&File::new().bytes(), more].concat()).unwrap_err();
+        assert!(said.contains(why), "it should say {why:?}: {said}");
+    };
+    says(b"\xe1\x7f\x10\x00OW\0\0\xfe\xff\xff\xff", "claims 4294967294 bytes, 0 are left");
+    let sequence = b"\xe1\x7f\x10\x00SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff";
+    says(&sequence.repeat(50_000), "more than 32 sequences");
+    let mut file = File::new().bytes();
+    let version = file.windows(2).position(|vr| vr == b"SH").unwrap();
+    // A type that nobody knows has four bytes of length, behind two that are not looked at.
+    file.splice(version..version + 8, *b"S?\0\0\xff\xff\xff\x0f");
+    assert!(dicom::read(&file).unwrap_err().contains("claims 268435455 bytes"));
+    let wide = || File::new().number(tags::ROWS, 10_000).number(tags::COLUMNS, 10_000);
+    wide().compressed(uids::JPEG_BASELINE8_BIT, jpeg()).refused("hold no 10000x10000 pixels");
+    let mut runs = vec![0; 64];
+    runs[..4].copy_from_slice(&0x0600_0000u32.to_le_bytes());
+    File::new().compressed(uids::RLE_LOSSLESS, runs).refused("no 1 segments");
+    File::new().syntax(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).refused("is not read");
+}
+
 #[test]
 fn sizes_and_bits_that_make_no_sense_are_refused() {
     File::new().without(tags::ROWS).refused("makes no sense");

@@ -64,6 +64,20 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
     ("morph-telemetry", &[], &["tch", "rusqlite", "object_store"]),
     ("morph-sim", &["morph-spec", "morph-control"], &["tokio", "tch", "tonic", "object_store", "rusqlite"]),
     ("morph-e2e", &[], &["tch"]),
+    (
+        "morph-fuzz",
+        &[
+            "morph-spec",
+            "morph-proto",
+            "morph-control",
+            "morph-objects",
+            "morph-data",
+            "morph-checkpoint",
+            "morph-coordinator",
+            "morph-telemetry",
+        ],
+        &["tch"],
+    ),
     ("morph-bench", &["morph-spec", "morph-proto", "morph-control", "morph-coordinator"], &["tch"]),
 ];
 

@@ -67,7 +67,8 @@ fn weights_alone_are_written_without_a_worker() {
         let (code, _, err) = run(&home, &["export", place, "--format", format, "--out", &out]);
         assert_eq!(code, 4, "{err}");
         assert!(err.contains("--force"), "{err}");
-        let (code, said, err) = run(&home, &["export", place, "--format", format, "--out", &out, "--force", "-o", "json"]);
+        let (code, said, err) =
+            run(&home, &["export", place, "--format", format, "--out", &out, "--force", "-o", "json"]);
         assert_eq!(code, 0, "{err}");
         let said: Value = serde_json::from_str(&said).unwrap();
         assert_eq!((&said["file"], &said["step"]), (&out.as_str().into(), &12.into()));
@@ -104,7 +105,10 @@ fn the_papers_yaml_becomes_an_experiment_that_validates() {
     fs::write(home.path().join("theirs.yaml"), PAPER).unwrap();
     let (code, out, err) = run(&home, &["import", "theirs.yaml"]);
     assert_eq!(code, 0, "{err}");
-    assert!(out.contains("method: vae") && err.contains("theirs.yaml: line 15: trainer.params.colour: has no counterpart"), "{out}{err}");
+    assert!(
+        out.contains("method: vae") && err.contains("theirs.yaml: line 15: trainer.params.colour: has no counterpart"),
+        "{out}{err}"
+    );
     let (code, nothing, err) = run(&home, &["import", "theirs.yaml", "--out", "ours.yaml"]);
     assert_eq!((code, nothing.as_str()), (0, ""), "{err}");
     assert_eq!(fs::read_to_string(home.path().join("ours.yaml")).unwrap(), out);

@@ -81,36 +81,56 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
         let path = url.to_file_path().map_err(|()| bad("expected file:///absolute/path".to_owned()))?;
         return local(&path, location);
     }
-    let (host, folder) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    if host.is_empty() {
+    if matches!(scheme, "http" | "https") {
+        return web(location, options);
+    }
+    let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
+    let bucket = bucket.rsplit('@').next().unwrap_or_default();
+    // It becomes part of a URL, and must not decide more of it than that.
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '$');
+    if bucket.is_empty() || !bucket.chars().all(plain) {
         return Err(bad(format!("expected {scheme}://bucket/prefix")));
     }
     let setting = |e: object_store::Error| bad(e.to_string());
-    let (store, read_only): (Arc<dyn ObjectStore>, bool) = match scheme {
-        "s3" | "s3a" => (Arc::new(s3(host, options).build().map_err(setting)?), false),
+    let store: Arc<dyn ObjectStore> = match scheme {
+        "s3" | "s3a" => Arc::new(s3(bucket, options).build().map_err(setting)?),
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host);
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
             let builder = builder.with_retry(options.retry()).with_client_options(options.client());
-            (Arc::new(builder.build().map_err(setting)?), false)
+            Arc::new(builder.build().map_err(setting)?)
         }
         "az" | "azure" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(host);
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
             let builder = builder.with_retry(options.retry()).with_client_options(options.client());
-            (Arc::new(builder.build().map_err(setting)?), false)
-        }
-        "http" | "https" => {
-            let client = options.client().with_allow_http(scheme == "http");
-            let connector = Connector(options.policy.client(options).map_err(|e| bad(e.to_string()))?);
-            let builder = HttpBuilder::new().with_url(format!("{scheme}://{host}")).with_http_connector(connector);
-            (Arc::new(builder.with_retry(options.retry()).with_client_options(client).build().map_err(setting)?), true)
+            Arc::new(builder.build().map_err(setting)?)
         }
         other => {
             return Err(bad(format!("unknown scheme {other:?}: expected file, s3, gs, az, http or https")));
         }
     };
     let folder = Path::from_url_path(folder).map_err(|e| bad(e.to_string()))?;
-    Ok(Objects { store, root: format!("{scheme}://{host}").into(), folder, read_only })
+    Ok(Objects { store, root: format!("{scheme}://{bucket}").into(), folder, read_only: false })
+}
+
+/// `http(s)://host:port/folder`, taken apart by the parser by which [`Policy`] judges it: where two disagree on what the host is
+/// (`http://a\@b`), one would judge what the other does not open.
+fn web(location: &str, options: &Options) -> Result<Objects, Error> {
+    let bad = |why: String| Error::BadUrl { url: redact(location), why };
+    let url = Url::parse(location).map_err(|e| bad(e.to_string()))?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(bad("a folder's URL ends with its path: there is no place for `?…` or `#…`".to_owned()));
+    }
+    let host = url.host().ok_or_else(|| bad("names no host".to_owned()))?;
+    options.policy.literal(&host).map_err(|e| bad(e.to_string()))?;
+    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+    let root = format!("{}://{host}{port}", url.scheme());
+    let client = options.client().with_allow_http(url.scheme() == "http");
+    let connector = Connector(options.policy.client(options).map_err(|e| bad(e.to_string()))?);
+    let builder = HttpBuilder::new().with_url(&root).with_http_connector(connector);
+    let built = builder.with_retry(options.retry()).with_client_options(client).build();
+    let store = Arc::new(built.map_err(|e| bad(e.to_string()))?);
+    let folder = Path::from_url_path(url.path()).map_err(|e| bad(e.to_string()))?;
+    Ok(Objects { store, root: root.into(), folder, read_only: true })
 }
 
 /// Hands out one client.

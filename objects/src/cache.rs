@@ -70,7 +70,7 @@ impl NodeCache {
             return Ok(held);
         }
         let url = from.url_of(key);
-        let body = from.get(key).await?;
+        let body = from.get_up_to(key, bytes).await?;
         let found = Digest::of(&body);
         if found != digest || body.len() as u64 != bytes {
             return Err(Error::Corrupt { url, expected: digest, bytes, found, found_bytes: body.len() as u64 });

@@ -84,16 +84,20 @@ impl Policy {
         }
     }
 
+    /// Whether `host` may be connected to if it is an address; names are judged when they are looked up.
+    pub(crate) fn literal<S>(&self, host: &Host<S>) -> Result<(), Denied> {
+        match host {
+            Host::Ipv4(ip) => self.address((*ip).into()),
+            Host::Ipv6(ip) => self.address((*ip).into()),
+            Host::Domain(_) => Ok(()),
+        }
+    }
+
     /// A client for `http(s)` that keeps to this policy whatever name servers and redirects say.
     pub(crate) fn client(&self, options: &crate::Options) -> reqwest::Result<reqwest::Client> {
         let policy = self.clone();
         let redirects = redirect::Policy::custom(move |attempt| {
-            let literal = match attempt.url().host() {
-                Some(Host::Ipv4(ip)) => Some(IpAddr::from(ip)),
-                Some(Host::Ipv6(ip)) => Some(IpAddr::from(ip)),
-                _ => None,
-            };
-            match literal.map_or(Ok(()), |ip| policy.address(ip)) {
+            match attempt.url().host().map_or(Ok(()), |host| policy.literal(&host)) {
                 Err(denied) => attempt.error(denied),
                 Ok(()) if attempt.previous().len() > REDIRECTS => attempt.error("too many redirects"),
                 Ok(()) => attempt.follow(),
@@ -215,6 +219,28 @@ mod tests {
         }
         for url in ["https://93.184.216.34/x", "http://10.0.0.7/x", "s3://bucket/x", "gs://bucket/x"] {
             assert!(STRICT.check(url).await.is_ok(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_judged_is_what_is_opened() {
+        for trap in [
+            "http://93.184.216.34\\@169.254.169.254/x",
+            "http://93.184.216.34?@127.0.0.1/x",
+            "http://10.0.0.7#@[::1]/x",
+        ] {
+            let Ok(objects) = STRICT.open(trap).await else { continue };
+            let there = objects.url();
+            assert!(there.starts_with("http://93.184.216.34/"), "{trap} leads to {there}");
+        }
+        let strict = crate::Options { policy: STRICT, ..crate::Options::default() };
+        let why = Objects::open_with("http://127.0.0.1:7070/x", &strict).unwrap_err().to_string();
+        assert!(why.contains("own machine"), "not even when nobody asked before: {why}");
+        let plain = Objects::open("https://user:secret@example.org:8443/a/b/").unwrap();
+        assert_eq!(plain.url_of("c"), "https://example.org:8443/a/b/c");
+        assert!(Objects::open("https://example.org/a?x=1").unwrap_err().to_string().contains("path"));
+        for bucket in ["s3://a?b/c", "s3://a#b/c", "s3://a\\b/c", "s3://user@/c"] {
+            assert!(Objects::open(bucket).is_err(), "{bucket}");
         }
     }
 

@@ -73,13 +73,13 @@ impl Manifest {
         self.shards.iter().filter(move |s| s.split == split)
     }
 
-    /// All samples in all splits.
+    /// All samples in all splits; saturates.
     pub fn samples(&self) -> u64 {
-        self.shards.iter().map(|s| s.samples).sum()
+        self.shards.iter().fold(0, |sum, s| sum.saturating_add(s.samples))
     }
 
-    /// The bytes of all shards.
+    /// The bytes of all shards; saturates.
     pub fn bytes(&self) -> u64 {
-        self.shards.iter().map(|s| s.bytes).sum()
+        self.shards.iter().fold(0, |sum, s| sum.saturating_add(s.bytes))
     }
 }

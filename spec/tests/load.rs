@@ -409,6 +409,7 @@ fn files_that_cannot_be_read() {
     says(&file, "byte 6");
     fs::write(&file, vec![b' '; 2 << 20]).unwrap();
     says(&file, "no configuration");
+    says(Path::new("/dev/zero"), "no configuration");
 }
 
 #[test]
@@ -419,6 +420,8 @@ fn aliases_of_aliases_do_not_fill_the_memory() {
         text.push_str(&format!("a{i}: &a{i} [{aliases}]\n"));
     }
     refused(&text, &[], &["error"]);
+    let repeated = format!("a: &x {}\nb: [{}]\n", "y".repeat(100_000), "*x,".repeat(1000));
+    refused(&repeated, &[], &["a configuration is smaller"]);
     refused(&format!("kind: {}", "[".repeat(10_000)), &[], &["error"]);
     refused(&"a:\n ".repeat(5_000), &[], &["error"]);
     refused(&(0..500).map(|i| format!("k{i}: 1\n")).collect::<String>().replace("k0", "kind"), &[], &["error"]);

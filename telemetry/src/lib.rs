@@ -4,7 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod json;
-mod openmetrics;
+pub mod openmetrics;
 mod otel;
 mod push;
 
@@ -20,7 +20,7 @@ use tracing_subscriber::{
 };
 
 pub use otel::{TRACE, continues, finish, traceparent};
-pub use push::Push;
+pub use push::{Push, headers};
 
 /// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

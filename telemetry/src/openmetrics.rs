@@ -28,15 +28,17 @@ struct Family {
     histograms: Vec<HistogramDataPoint>,
 }
 
-/// When the counting began and when it was read, in nanoseconds since the Unix epoch.
+/// When the counting began and when it was read.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Span {
-    pub(crate) start: u64,
-    pub(crate) now: u64,
+pub struct Span {
+    /// Its beginning, in nanoseconds since the Unix epoch.
+    pub start: u64,
+    /// Its end, as well.
+    pub now: u64,
 }
 
 /// The families in `text`, which the encoder of `prometheus-client` wrote. Lines that it does not write are left out.
-pub(crate) fn metrics(text: &str, span: Span) -> Vec<Metric> {
+pub fn metrics(text: &str, span: Span) -> Vec<Metric> {
     let mut families: Vec<Family> = Vec::new();
     for line in text.lines() {
         if let Some(comment) = line.strip_prefix("# ") {

@@ -28,7 +28,7 @@ const EXPORT: Duration = Duration::from_secs(3);
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Name and value.
-type Header = (MetadataKey<Ascii>, MetadataValue<Ascii>);
+pub type Header = (MetadataKey<Ascii>, MetadataValue<Ascii>);
 
 /// Sends metrics to a collector.
 #[derive(Debug)]
@@ -114,8 +114,11 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// `name=value,…`; values may be percent-encoded. They are secrets more often than not, so errors do not show them.
-fn headers(text: &str) -> Result<Vec<Header>, String> {
+/// `name=value,…`; values may be percent-encoded.
+///
+/// # Errors
+/// The pair that is none. Values are secrets more often than not, so errors do not show them.
+pub fn headers(text: &str) -> Result<Vec<Header>, String> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {

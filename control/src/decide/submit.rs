@@ -57,14 +57,16 @@ pub(super) fn run(
         Some(Submission::Sweep(_)) => return Err(taken(cluster, &key)),
         None => {}
     }
+    // A sweep's are looked at where their values are filled in.
+    experiment.validate().map_err(|problems| {
+        let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Refusal::Invalid(said.join("; "))
+    })?;
     check(cluster, &experiment, dataset)?;
     let name = if name.is_empty() {
         numbered(cluster, &experiment.name, 0)
     } else if !is_name(name) {
-        return Err(Refusal::Invalid(format!(
-            "{:?} is no name: 1 to 100 letters, digits, `.`, `_` or `-`, a letter or digit first",
-            name.chars().take(100).collect::<String>()
-        )));
+        return Err(no_name(name));
     } else if cluster.index.run_names.contains_key(name) {
         return Err(Refusal::Exists(format!("there is already a run {name:?}; choose another name")));
     } else {
@@ -96,6 +98,9 @@ pub(super) fn sweep(
         Some(Submission::Sweep(_)) => return Ok(Vec::new()),
         Some(Submission::Run(_)) => return Err(taken(cluster, &key)),
         None => {}
+    }
+    if !is_name(&spec.name) {
+        return Err(no_name(&spec.name));
     }
     let invalid = |e: search::Error| Refusal::Invalid(e.to_string());
     let points = search::ask(&spec, 0, u32::MAX).map_err(invalid)?;
@@ -135,6 +140,13 @@ fn numbered(cluster: &Cluster, base: &str, ahead: u64) -> String {
 fn is_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.len() <= 100 && name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn no_name(name: &str) -> Refusal {
+    Refusal::Invalid(format!(
+        "{:?} is no name: 1 to 100 letters, digits, `.`, `_` or `-`, a letter or digit first",
+        name.chars().take(100).collect::<String>()
+    ))
 }
 
 /// What must have succeeded before `experiment` runs.

@@ -157,6 +157,9 @@ fn projects_share_by_weight_and_keep_to_their_quotas() {
     assert_eq!((has("a"), has("b"), has("tiny"), has("one")), (6, 2, 1, 1));
     assert!(w.reason(w.cluster.index.run_names["tiny3"]).contains("has 1 of its 1 slots"));
     assert!(w.reason(w.cluster.index.run_names["one3"]).contains("has its 1 runs already"));
+    let lowest = json!({"priority": i32::MIN});
+    let Err(Refusal::Invalid(why)) = w.try_scheduled("x", 1, lowest) else { panic!("accepted") };
+    assert!(why.contains("scheduling.priority"), "{why}");
     let Err(Refusal::Invalid(why)) = w.try_scheduled("x", 1, json!({"project": "c"})) else { panic!("accepted") };
     assert!(why.contains("no project \"c\"") && why.contains("a, b, one, tiny"), "{why}");
 }

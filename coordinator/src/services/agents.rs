@@ -97,6 +97,10 @@ impl Agents {
             };
             let message = match message.message {
                 Some(Said::Report(report)) => {
+                    if let Err(why) = parse::seq(&report) {
+                        tracing::warn!(%worker, "an agent does not count as agents do; its session is closed: {why}");
+                        return Some(End::Broken);
+                    }
                     let said = match report.report.map(parse::report) {
                         Some(Ok(said)) => said,
                         Some(Err(why)) => {

@@ -29,6 +29,10 @@ use crate::{
 
 /// Bytes of a manifest: one of a hundred thousand shards is far below it.
 const LARGEST_MANIFEST: u64 = 256 << 20;
+/// Bytes of an experiment or sweep: YAML files have no more than 1 MiB.
+const LARGEST_DOCUMENT: usize = 4 << 20;
+/// Bytes that the experiments of all runs of a sweep may have: each is recorded with its run.
+const LARGEST_SWEEP: usize = 256 << 20;
 /// Shortest time between two snapshots of a watch.
 const PACE: Duration = Duration::from_millis(200);
 /// Lines of logs sent at a time.
@@ -150,6 +154,10 @@ impl Coordinator {
 }
 
 fn document<T: serde::de::DeserializeOwned>(field: &str, json: &str) -> Result<T, Status> {
+    if json.len() > LARGEST_DOCUMENT {
+        let why = format!("{field}: {} bytes, {LARGEST_DOCUMENT} are the most", json.len());
+        return Err(Status::invalid_argument(why));
+    }
     serde_json::from_str(json).map_err(|e| Status::invalid_argument(format!("{field}: {e}")))
 }
 
@@ -256,6 +264,11 @@ impl coordinator_server::Coordinator for Coordinator {
         if !existed {
             let sweep: Sweep = document("sweep", &sweep_json)?;
             let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
+            let runs = search::total(&sweep).map_err(invalid)?;
+            if sweep_json.len().saturating_mul(runs as usize) > LARGEST_SWEEP {
+                let why = format!("sweep: {runs} runs of {} bytes are too many: set run_cap", sweep_json.len());
+                return Err(Status::invalid_argument(why));
+            }
             let (mut datasets, mut weights) = (BTreeMap::new(), BTreeSet::new());
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let experiment = search::with(&sweep, &point).map_err(invalid)?;

@@ -232,7 +232,7 @@ impl Reader for Sqlite {
                 Line { fence, rank: r.get(1)?, seq: r.get(2)?, at: r.get(3)?, stream: r.get(4)?, text: r.get(5)? };
             Ok((line, r.get::<_, u64>(6)?))
         };
-        let values = params![run.to_string(), wanted.rank, wanted.attempt, limit, wanted.after];
+        let values = params![run.to_string(), wanted.rank, wanted.attempt, limit, clamp(wanted.after)];
         let mut upto = wanted.after;
         let mut lines = Vec::new();
         for row in query.query_map(values, line).map_err(&fail)? {

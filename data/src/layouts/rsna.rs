@@ -56,7 +56,7 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
         }
         let numbers: Vec<f32> = row[1..5].iter().filter_map(|v| v.parse().ok()).collect();
         match numbers[..] {
-            [x, y, w, h] if w > 0.0 && h > 0.0 => list.push([x, y, w, h]),
+            [x, y, w, h] if numbers.iter().all(|v| v.is_finite()) && w > 0.0 && h > 0.0 => list.push([x, y, w, h]),
             _ => drop(broken.insert(row[0].clone(), format!("its box {:?} in {LABELS} is no box", &row[1..5]))),
         }
     }

@@ -1,13 +1,13 @@
 //! DICOM (PS3.3 C.7.6.3): JPEG baseline, RLE and uncompressed grey images of one frame.
 
-use std::{io::Cursor, panic::catch_unwind};
+use std::panic::catch_unwind;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, OpenFileOptions, file::ReadPreamble};
+use dicom_object::DefaultDicomObject;
 use dicom_pixeldata::{PixelDecoder, PixelRepresentation};
 
-use super::{Facts, Grey, jpeg, to_8_bit};
+use super::{Facts, Grey, MOST_PIXELS, elements, fragments, to_8_bit};
 
 /// Older than anybody got: such ages are typing errors (RSNA has five of 148 to 155).
 const OLDEST: u32 = 120;
@@ -23,15 +23,13 @@ pub fn read(bytes: &[u8]) -> Result<(Grey, Facts), String> {
 }
 
 fn decode(bytes: &[u8]) -> Result<(Grey, Facts), String> {
-    let object = OpenFileOptions::new()
-        .read_preamble(ReadPreamble::Auto)
-        .from_reader(Cursor::new(bytes))
-        .map_err(|e| format!("no readable DICOM: {}", root(&e)))?;
+    let object = elements::read(bytes)?;
     let facts = facts(&object);
     Ok((grey(&object)?, facts))
 }
 
-fn root(e: &(dyn std::error::Error + 'static)) -> String {
+/// What is at the bottom of `e`, in words.
+pub(super) fn root(e: &(dyn std::error::Error + 'static)) -> String {
     let mut e = e;
     while let Some(source) = e.source() {
         e = source;
@@ -86,10 +84,14 @@ fn grey(object: &DefaultDicomObject) -> Result<Grey, String> {
     }
     // A file may claim any size; the image must not be larger than what a detector makes.
     let (rows, columns) = (number(object, tags::ROWS).unwrap_or(0.0), number(object, tags::COLUMNS).unwrap_or(0.0));
-    if rows < 1.0 || columns < 1.0 || rows * columns > 1e8 {
+    if rows < 1.0 || columns < 1.0 || rows * columns > MOST_PIXELS as f64 {
         return Err(format!("an image of {rows}x{columns} pixels makes no sense"));
     }
-    jpeg::check(object, rows, columns)?;
+    let allocated = number(object, tags::BITS_ALLOCATED).unwrap_or(0.0);
+    if allocated != 8.0 && allocated != 16.0 {
+        return Err(format!("{allocated} bits allocated are not read"));
+    }
+    fragments::check(object, rows, columns, (allocated / 8.0) as usize)?;
     let decoded = object.decode_pixel_data().map_err(|e| format!("its pixels cannot be decoded: {}", root(&e)))?;
     let (width, height) = (decoded.columns() as usize, decoded.rows() as usize);
     let (bits, top) = (u32::from(decoded.bits_stored()), u32::from(decoded.high_bit()));

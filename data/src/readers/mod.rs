@@ -1,7 +1,8 @@
 //! Raw image files in, grey levels out. No reader hands on anything that names a patient but the id that its layout needs.
 
 pub mod dicom;
-mod jpeg;
+mod elements;
+mod fragments;
 pub mod png;
 
 /// A decoded image: 8-bit grey levels, bright is dense (MONOCHROME2).
@@ -14,6 +15,9 @@ pub struct Grey {
     /// Row-major pixels.
     pub pixels: Vec<u8>,
 }
+
+/// Images with more pixels are no images: the largest detectors have a fifth of them.
+pub(crate) const MOST_PIXELS: u64 = 100_000_000;
 
 /// What a reader learnt of an image besides its pixels.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

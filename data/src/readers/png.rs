@@ -2,7 +2,10 @@
 
 use std::io::Cursor;
 
-use super::{Grey, to_8_bit};
+use super::{Grey, MOST_PIXELS, to_8_bit};
+
+/// No byte of a PNG makes more of them (deflate).
+const DENSEST: usize = 1032;
 
 /// Decodes the file. 16-bit values are taken by their full range.
 ///
@@ -12,7 +15,13 @@ pub fn read(bytes: &[u8]) -> Result<Grey, String> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|e| format!("no readable PNG: {e}"))?;
-    let size = reader.output_buffer_size().filter(|n| *n < 1 << 30).ok_or("an image that large makes no sense")?;
+    let (width, height) = (reader.info().width, reader.info().height);
+    let size = reader.output_buffer_size().filter(|_| u64::from(width) * u64::from(height) <= MOST_PIXELS);
+    let size = size.ok_or_else(|| format!("an image of {height}x{width} pixels makes no sense"))?;
+    // It may claim any size, and memory is taken before its pixels are looked at.
+    if size / DENSEST > bytes.len() {
+        return Err(format!("{} bytes hold no {height}x{width} pixels: the file is cut off", bytes.len()));
+    }
     let mut buffer = vec![0; size];
     let info = reader.next_frame(&mut buffer).map_err(|e| format!("no readable PNG: {e}"))?;
     let values: Vec<u8> = match info.bit_depth {
@@ -65,6 +74,18 @@ mod tests {
         assert_eq!((grey.width, grey.height, grey.pixels), (10, 6, pixels));
         assert!(read(&file[..file.len() - 20]).is_err(), "a truncated file is not half an image");
         assert!(read(b"not a png").is_err());
+        let mut vast = write(1, 1, &[7]).unwrap();
+        // Width and height are the first thing in the header; its checksum follows.
+        vast[16..24].copy_from_slice(&[0, 0, 0x20, 0, 0, 0, 0x20, 0]);
+        let sum = crc(&vast[12..29]);
+        vast[29..33].copy_from_slice(&sum.to_be_bytes());
+        assert!(read(&vast).unwrap_err().contains("hold no 8192x8192 pixels"));
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+        })
     }
 
     fn file(color: png::ColorType, depth: png::BitDepth, width: u32, data: &[u8]) -> Vec<u8> {

@@ -19,7 +19,7 @@ impl Cluster {
                 c.not_negative(slots, &format!("{field}.slots"));
             }
             c.that(
-                project.max_priority.abs() <= HIGHEST_PRIORITY,
+                (-HIGHEST_PRIORITY..=HIGHEST_PRIORITY).contains(&project.max_priority),
                 &format!("{field}.max_priority"),
                 format!("{} is out of bounds", project.max_priority),
                 &format!("from -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"),

@@ -110,7 +110,7 @@ fn scheduling(c: &mut Checks, e: &Experiment) {
     let s = &e.scheduling;
     c.name(&s.project, "scheduling.project");
     c.that(
-        s.priority.abs() <= HIGHEST_PRIORITY,
+        (-HIGHEST_PRIORITY..=HIGHEST_PRIORITY).contains(&s.priority),
         "scheduling.priority",
         format!("{} is out of bounds", s.priority),
         &format!("from -{HIGHEST_PRIORITY} to {HIGHEST_PRIORITY}"),

@@ -16,7 +16,7 @@ mod tree;
 mod typed;
 mod vars;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::Read, path::Path};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -119,10 +119,13 @@ fn read(path: &Path) -> Result<String, (String, Option<String>)> {
     if meta.is_dir() {
         return Err((format!("{} is a folder", path.display()), Some("name a YAML file in it".to_owned())));
     }
-    if meta.len() > MOST_BYTES {
-        return Err(plain(format!("{} has {} bytes: this is no configuration", path.display(), meta.len())));
+    // A device or a pipe has no length and may never end.
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|e| plain(format!("cannot read {}: {e}", path.display())))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(plain(format!("{} has more than {MOST_BYTES} bytes: this is no configuration", path.display())));
     }
-    let bytes = fs::read(path).map_err(|e| plain(format!("cannot read {}: {e}", path.display())))?;
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         plain(format!("{} is no UTF-8 text: byte {at} does not belong there", path.display()))

@@ -52,6 +52,9 @@ pub(crate) struct Key {
     pub(crate) at: At,
 }
 
+/// Parts of a key that is looked for: names of fields have four or five.
+const MOST_PARTS: usize = 32;
+
 impl Node {
     pub(crate) fn new(value: Value, at: At) -> Self {
         Self { value, at, raw: None, hollow: false }
@@ -94,7 +97,7 @@ impl Node {
     pub(crate) fn find(&self, path: &[&str]) -> (usize, At, &Self) {
         let (mut node, mut at, mut found) = (self, self.at, 0);
         'deeper: while found < path.len() {
-            for end in (found + 1..=path.len()).rev() {
+            for end in (found + 1..=path.len().min(found + MOST_PARTS)).rev() {
                 let name = path[found..end].join(".");
                 let step = match &node.value {
                     Value::Map(entries) => entries
@@ -168,6 +171,9 @@ pub(crate) struct SyntaxError {
     pub(crate) help: Option<String>,
 }
 
+/// Bytes of all texts in a tree, those that aliases repeat among them; a file has no more than a quarter.
+const LONGEST: usize = 4 << 20;
+
 /// Parses `text`, which is source number `source`. An empty text is [`Value::Null`].
 pub(crate) fn parse(text: &str, source: usize) -> Result<Node, SyntaxError> {
     // A configuration is small. The limits keep aliases of aliases from filling the memory.
@@ -184,6 +190,8 @@ pub(crate) fn parse(text: &str, source: usize) -> Result<Node, SyntaxError> {
             max_depth: 48,
             flow_nesting_limit: 48,
             max_merge_keys: 1_000,
+            max_total_scalar_bytes: LONGEST,
+            max_recorded_anchor_bytes: LONGEST,
         },
     };
     let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options).map_err(|e| syntax(&e))?;

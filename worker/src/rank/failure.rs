@@ -47,6 +47,7 @@ impl From<morph_objects::Error> for Failure {
             E::NotFound { .. }
             | E::Denied { .. }
             | E::Corrupt { .. }
+            | E::TooLarge { .. }
             | E::Conflict { .. }
             | E::ReadOnly { .. }
             | E::BadUrl { .. } => Self::User(e.to_string()),

@@ -1,20 +1,42 @@
-//! What a JPEG stream in a DICOM file says of itself. The decoder believes the DICOM header: a smaller picture than it promises
-//! would leave a black band, and a larger one crashes it.
+//! What the compressed pixels of a DICOM file say of themselves. The decoders believe the DICOM header: a smaller picture than
+//! it promises would leave a black band, and a larger one crashes them.
 
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 use dicom_object::DefaultDicomObject;
 
-/// Refuses a file whose JPEG stream is of another size than its header says. Files without one pass.
-pub(super) fn check(object: &DefaultDicomObject, rows: f64, columns: f64) -> Result<(), String> {
+/// No picture has more pixels for a byte: a progressive JPEG may do with one bit for a block of 8x8.
+const DENSEST: f64 = 512.0;
+/// Where the segments of run-length coded pixels begin.
+const RLE_HEADER: usize = 64;
+
+/// Refuses a file whose compressed pixels cannot be the picture that its header says, of `bytes` bytes a pixel. Files without
+/// compression pass.
+pub(super) fn check(object: &DefaultDicomObject, rows: f64, columns: f64, bytes: usize) -> Result<(), String> {
     let Some(fragments) = object.element_opt(tags::PIXEL_DATA).ok().flatten().and_then(|e| e.fragments()) else {
         return Ok(());
     };
-    let Some(frame) = frame(&fragments.concat()) else { return Ok(()) };
+    let stream = fragments.concat();
+    if rows * columns > DENSEST * stream.len() as f64 {
+        return Err(format!("{} bytes hold no {rows}x{columns} pixels: the file is cut off", stream.len()));
+    }
+    if object.meta().transfer_syntax() == uids::RLE_LOSSLESS {
+        return runs(&stream, bytes);
+    }
+    let Some(frame) = frame(&stream) else { return Ok(()) };
     if (f64::from(frame.rows), f64::from(frame.columns), frame.components) == (rows, columns, 1) {
         return Ok(());
     }
     let Frame { rows: r, columns: c, components } = frame;
     Err(format!("its header says {rows}x{columns} grey pixels, its JPEG stream {r}x{c} with {components} components"))
+}
+
+/// Refuses run-length coded pixels (PS3.5 G.5) without a segment for each of the `bytes` of a pixel.
+fn runs(fragment: &[u8], bytes: usize) -> Result<(), String> {
+    let word = |at: usize| fragment.get(4 * at..)?.first_chunk().map(|word| u32::from_le_bytes(*word) as usize);
+    let segments: Vec<usize> = (1..=bytes).filter_map(word).collect();
+    let in_order = segments.first() == Some(&RLE_HEADER) && segments.is_sorted();
+    let good = word(0) == Some(bytes) && in_order && segments.last().is_some_and(|last| *last < fragment.len());
+    if good { Ok(()) } else { Err(format!("its run-length coded pixels have no {bytes} segments")) }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,0 +1,191 @@
+//! The elements of a DICOM file, within bounds that its size sets. The library takes memory for whatever length an element
+//! claims, before it looks whether the file goes on so far, and calls itself for each sequence in a sequence.
+
+use std::io::{Cursor, Seek};
+
+use dicom_core::{
+    PrimitiveValue, VR,
+    header::{DataElementHeader, HasLength, Header, Length, SequenceItemHeader},
+};
+use dicom_dictionary_std::uids;
+use dicom_object::{DefaultDicomObject, FileMetaTable, InMemDicomObject};
+use dicom_parser::stateful::decode::{DynStatefulDecoder, Error, Result as Decoded, StatefulDecode};
+use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
+
+/// Sequences in sequences: structured reports have a dozen, images two or three.
+const DEEPEST: usize = 32;
+/// Before the file begins for who does not know DICOM.
+const PREAMBLE: usize = 128;
+const MAGIC: &[u8] = b"DICM";
+
+/// Reads the file.
+///
+/// # Errors
+/// A text that says what is wrong with it.
+pub(super) fn read(bytes: &[u8]) -> Result<DefaultDicomObject, String> {
+    let bad = |e: &(dyn std::error::Error + 'static)| format!("no readable DICOM: {}", super::dicom::root(e));
+    let start = if bytes.get(PREAMBLE..PREAMBLE + MAGIC.len()) == Some(MAGIC) { PREAMBLE } else { 0 };
+    group_of_the_file(&bytes[start..]).map_err(|why| format!("no readable DICOM: {why}"))?;
+    let mut rest = Cursor::new(&bytes[start..]);
+    let meta = FileMetaTable::from_reader(&mut rest).map_err(|e| bad(&e))?;
+    let uid = meta.transfer_syntax();
+    let syntax = TransferSyntaxRegistry.get(uid).ok_or_else(|| format!("its transfer syntax {uid} is not known"))?;
+    if !syntax.is_codec_free() && !syntax.is_encapsulated_pixel_data() {
+        // Deflated as a whole: its elements would come out of nothing.
+        return Err(format!("its transfer syntax {} is not read", syntax.name()));
+    }
+    let at = rest.position();
+    let decoder = DynStatefulDecoder::new_with_ts(&mut rest, syntax, at).map_err(|e| bad(&e))?;
+    let mut within = Within { decoder, end: (bytes.len() - start) as u64, open: Vec::new(), broken: None };
+    let object = InMemDicomObject::read_dataset(&mut within);
+    match (object, within.broken) {
+        (_, Some(why)) => Err(format!("no readable DICOM: {why}")),
+        (Ok(object), None) => Ok(object.with_exact_meta(meta)),
+        (Err(e), None) => Err(bad(&e)),
+    }
+}
+
+fn beyond(len: u32, left: u64) -> String {
+    format!("an element claims {len} bytes, {left} are left: the file is cut off")
+}
+
+/// Refuses a file whose first group, which the library reads in another way than the rest, claims more than there is.
+fn group_of_the_file(bytes: &[u8]) -> Result<(), String> {
+    let Some(group) = bytes.strip_prefix(MAGIC) else { return Err("it does not begin as one".to_owned()) };
+    // This group is always explicit, whatever the rest is.
+    let syntax = TransferSyntaxRegistry.get(uids::EXPLICIT_VR_LITTLE_ENDIAN).ok_or("no decoder for its first group")?;
+    let mut elements = DynStatefulDecoder::new_with_ts(group, syntax, 0).map_err(|e| e.to_string())?;
+    let mut end = None;
+    while end.is_none_or(|end| elements.position() < end) {
+        // What is no element is the library's to complain about.
+        let Ok(header) = elements.decode_header() else { return Ok(()) };
+        let left = (group.len() as u64).saturating_sub(elements.position());
+        let len = header.length().0;
+        if u64::from(len) > left {
+            return Err(beyond(len, left));
+        }
+        let from = elements.position() as usize;
+        if end.is_none() {
+            // The first says how long the group is.
+            let length = group.get(from..).and_then(|value| value.first_chunk()).map_or(0, |l| u32::from_le_bytes(*l));
+            end = Some(from as u64 + 4 + u64::from(length));
+        }
+        if elements.skip_bytes(len).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A decoder that is held to the file's size.
+struct Within<D> {
+    decoder: D,
+    /// Bytes there are.
+    end: u64,
+    /// Where the open items end; `None`: where a delimiter says so.
+    open: Vec<Option<u64>>,
+    /// What the file claims that cannot be.
+    broken: Option<String>,
+}
+
+impl<D: StatefulDecode> Within<D> {
+    /// Whether `length` bytes from here are there.
+    fn holds(&mut self, length: Length) -> Decoded<()> {
+        let left = self.end.saturating_sub(self.decoder.position());
+        match length.get() {
+            Some(len) if u64::from(len) > left => {
+                self.broken = Some(beyond(len, left));
+                Err(Error::AllocateValueData { len })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Items end where they said they would.
+    fn close(&mut self) {
+        let at = self.decoder.position();
+        while self.open.last().is_some_and(|end| end.is_some_and(|end| end <= at)) {
+            self.open.pop();
+        }
+    }
+
+    fn item(&mut self, len: Length) -> Decoded<()> {
+        self.holds(len)?;
+        self.open.push(len.get().map(|len| self.decoder.position() + u64::from(len)));
+        if self.open.len() > DEEPEST {
+            self.broken = Some(format!("more than {DEEPEST} sequences lie in each other"));
+            return Err(Error::AllocateValueData { len: 0 });
+        }
+        Ok(())
+    }
+}
+
+impl<D: StatefulDecode> StatefulDecode for Within<D> {
+    type Reader = D::Reader;
+
+    fn decode_header(&mut self) -> Decoded<DataElementHeader> {
+        self.close();
+        let header = self.decoder.decode_header()?;
+        if header.is_item_delimiter() {
+            self.open.pop();
+        } else if header.vr() != VR::SQ {
+            self.holds(header.length())?;
+        }
+        Ok(header)
+    }
+
+    fn decode_item_header(&mut self) -> Decoded<SequenceItemHeader> {
+        self.close();
+        let header = self.decoder.decode_item_header()?;
+        match header {
+            SequenceItemHeader::Item { len } => self.item(len)?,
+            SequenceItemHeader::ItemDelimiter => drop(self.open.pop()),
+            SequenceItemHeader::SequenceDelimiter => {}
+        }
+        Ok(header)
+    }
+
+    fn read_value(&mut self, header: &DataElementHeader) -> Decoded<PrimitiveValue> {
+        self.holds(header.length())?;
+        self.decoder.read_value(header)
+    }
+
+    fn read_value_preserved(&mut self, header: &DataElementHeader) -> Decoded<PrimitiveValue> {
+        self.holds(header.length())?;
+        self.decoder.read_value_preserved(header)
+    }
+
+    fn read_value_bytes(&mut self, header: &DataElementHeader) -> Decoded<PrimitiveValue> {
+        self.holds(header.length())?;
+        self.decoder.read_value_bytes(header)
+    }
+
+    fn read_to_vec(&mut self, length: u32, to: &mut Vec<u8>) -> Decoded<()> {
+        self.holds(Length(length))?;
+        self.decoder.read_to_vec(length, to)
+    }
+
+    fn read_u32_to_vec(&mut self, length: u32, to: &mut Vec<u32>) -> Decoded<()> {
+        self.holds(Length(length))?;
+        self.decoder.read_u32_to_vec(length, to)
+    }
+
+    fn read_to<W: std::io::Write>(&mut self, length: u32, to: W) -> Decoded<()> {
+        self.decoder.read_to(length, to)
+    }
+
+    fn skip_bytes(&mut self, length: u32) -> Decoded<()> {
+        self.decoder.skip_bytes(length)
+    }
+
+    fn seek(&mut self, position: u64) -> Decoded<()>
+    where
+        Self::Reader: Seek,
+    {
+        self.decoder.seek(position)
+    }
+
+    fn position(&self) -> u64 {
+        self.decoder.position()
+    }
+}
