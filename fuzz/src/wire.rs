@@ -205,7 +205,7 @@ pub fn submit(data: &[u8]) {
                 return;
             }
             let Ok(points) = search::ask(&sweep, 0, u32::MAX) else { return };
-            let experiments = points.iter().map(|point| search::with(&sweep.experiment, point));
+            let experiments = points.iter().map(|point| search::with(&sweep, point));
             let urls = experiments.filter_map(|e| Some((e.ok()?.dataset.url, dataset())));
             let datasets = urls.collect();
             world.tell(Command::SubmitSweep { key, sweep: Box::new(sweep), datasets });
