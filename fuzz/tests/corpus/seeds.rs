@@ -326,6 +326,7 @@ fn wire() -> Vec<Seed> {
     let hello = Request::Hello(v1::Hello {
         worker,
         incarnation: "one".into(),
+        process: "first".into(),
         host: "127.0.0.1".into(),
         slots: 4,
         version: "0.1.0".into(),
