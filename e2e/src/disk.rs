@@ -1,7 +1,7 @@
 //! A disk that gets full.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
     process::{Command, id},
@@ -57,17 +57,6 @@ impl Disk {
     /// When the ballast cannot be removed.
     pub fn free(&self) -> Result<()> {
         Ok(fs::remove_file(self.ballast())?)
-    }
-
-    /// Whether not even a byte can be written.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    pub fn is_full(&self) -> Result<bool> {
-        let path = self.path.join("probe");
-        let written = File::create(&path).and_then(|mut file| file.write_all(b"x"));
-        drop(fs::remove_file(path));
-        Ok(written.is_err_and(|e| e.kind() == ErrorKind::StorageFull))
     }
 }
 
