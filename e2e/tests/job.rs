@@ -38,6 +38,35 @@ fn a_sweep_trains_scores_and_is_reused() -> Result<()> {
     let again = expect(home.morphctl()?.args(["sweep", "--local"]).arg(&sweep), 0)?;
     ensure!(again.contains("reus") || again.contains("already"), "it says what it reuses: {again}");
     ensure!(job::runs(&home, &[])?.len() == 2, "nothing was trained again");
+    evaluated(&home, runs[0]["id"].as_str().context("id")?)
+}
+
+/// What a run leaves of its scores, and how its checkpoint is scored again without a coordinator.
+fn evaluated(home: &Home, id: &str) -> Result<()> {
+    let folder = home.path().join("objects/runs").join(id);
+    let left = |name: &str| fs::read(folder.join("artifacts").join(name)).context(name.to_owned());
+    let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).context("an evaluation");
+    let written = read(&left("evaluation.json")?)?;
+    ensure!(left("cases.csv")?.starts_with(b"dataset,set,role,id") && left("cases.parquet")?.starts_with(b"PAR1"));
+    let checkpoint = written["model"]["checkpoint"].as_str().context("its checkpoint")?.to_owned();
+
+    let evaluate = || -> Result<Command> {
+        let mut command = home.morphctl()?;
+        command.args(["evaluate", &checkpoint, "-o", "json"]);
+        Ok(command)
+    };
+    let again = read(&run(&mut evaluate()?)?.stdout)?;
+    ensure!(again == written, "one rank scores as two did: {again:#}");
+
+    // Split in another way, images that were trained on are tested on.
+    let yaml = fs::read_to_string(home.path().join("dataset.yaml"))?;
+    let other = yaml.replace("datasets/tiny", "datasets/other").replace("split: {", "split: {seed: 8, ");
+    expect(home.morphctl()?.args(["data", "prepare"]).arg(home.write("other.yaml", &other)?), 0)?;
+    let on = home.path().join("datasets/other");
+    let said = expect(evaluate()?.arg("--on").arg(&on), 4)?;
+    ensure!(said.contains("had a part in training") && said.contains("the same file"), "{said}");
+    let allowed = read(&run(evaluate()?.arg("--allow-leakage").arg("--on").arg(&on))?.stdout)?;
+    ensure!(allowed["leakage"]["allowed"] == true && allowed["leakage"]["images"].as_u64() > Some(0), "{allowed:#}");
     Ok(())
 }
 

@@ -20,7 +20,6 @@ use crate::{
 /// # Errors
 /// When there is no such run, it has no checkpoint, or the worker fails.
 pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
-    let worker = local::worker()?;
     let mut on = Vec::new();
     for location in &args.on {
         let folder = Objects::open(location)?;
@@ -37,6 +36,7 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
     } else {
         of_run(global, args).await?
     };
+    let worker = local::worker()?;
     let mut command = Command::new(&worker);
     command
         .args(["evaluate", "--checkpoint", &checkpoint])

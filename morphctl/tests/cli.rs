@@ -96,6 +96,8 @@ fn bad_usage_ends_with_2() {
     assert_eq!(run(&home, &["frobnicate"]).0, 2);
     assert_eq!(run(&home, &["train"]).0, 2);
     assert_eq!(run(&home, &["train", "x.yaml", "--slots", "0", "--local"]).0, 2);
+    let (code, _, err) = run(&home, &["evaluate", "x", "--score", "l2"]);
+    assert!(code == 2 && err.contains("top5"), "{err}");
     let (code, _, err) = run(&home, &["--coordinator", "not a url", "get", "runs"]);
     assert_eq!(code, 2, "{err}");
 }
@@ -125,10 +127,11 @@ fn what_is_not_there_ends_with_3() {
         &["events", "nothing", "-f"],
         &["get", "sweeps", "nothing"],
         &["evaluate", "nothing"],
+        &["evaluate", "./no/checkpoint"],
+        &["evaluate", "nothing", "--on", "no-dataset"],
     ] {
         let (code, _, err) = run(&home, args);
-        let no_worker = args[0] == "evaluate" && err.contains("morph-worker");
-        assert!(code == 3 || no_worker, "{args:?} ended with {code}: {err}");
+        assert_eq!(code, 3, "{args:?}: {err}");
     }
 }
 
