@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use morph_proto::v1::{self, RunState};
-use morph_spec::Experiment;
+use morph_spec::{Experiment, sweep::EXPERIMENT};
 
 use crate::{
     cli::{Format, Global},
@@ -28,7 +28,9 @@ const SCORES: [(&str, &str); 9] = [
 
 /// Pathologies that any of `runs` was scored on.
 fn pathologies(runs: &[v1::Run]) -> BTreeSet<&str> {
-    runs.iter().flat_map(|r| r.summary.keys()).filter_map(|name| name.strip_suffix("/auroc")).collect()
+    let all = runs.iter().flat_map(|r| r.summary.keys()).filter_map(|name| name.strip_suffix("/auroc"));
+    // `mean/auroc` is that of all comparisons.
+    all.filter(|name| *name != "mean").collect()
 }
 
 /// `runs` in the order of `metric`, best first; those without it last.
@@ -105,6 +107,9 @@ pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchRespo
             if !tables.is_empty() && is_synthetic(client, &end.runs).await {
                 print::line("These are phantoms: their numbers say nothing about patients.")?;
             }
+            if metric == "val/score" && of_several_experiments(&end.runs) {
+                print::line("val/score is each experiment's own loss: their order here says nothing between them.")?;
+            }
             let best = ranked(&end.runs, &metric, &goal).into_iter().find(|r| r.state() == RunState::Succeeded);
             if let Some(best) = best {
                 print::line(&format!("\nbest run: {}", best.name))?;
@@ -114,6 +119,10 @@ pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchRespo
             }
             if let Some(sweep) = &end.sweep {
                 print::line(&format!("sweep {}: {}", sweep.name, watch::counts(sweep)))?;
+                if sweep.succeeded > 1 {
+                    print::line(&format!("  with intervals and tests: morphctl compare {}", sweep.name))?;
+                    print::line(&format!("  as a page:                morphctl report {0} --out report-{0}", sweep.name))?;
+                }
             }
             for run in end.runs.iter().filter(|r| r.state() == RunState::Failed) {
                 print::line(&format!("run {} failed: {}", run.name, run.error))?;
@@ -129,6 +138,12 @@ pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchRespo
     } else {
         OK
     })
+}
+
+/// Whether a sweep made the runs of more than one experiment.
+fn of_several_experiments(runs: &[v1::Run]) -> bool {
+    let named = |r: &v1::Run| serde_json::from_str::<serde_json::Value>(&r.params_json).is_ok_and(|p| p[EXPERIMENT].is_string());
+    runs.iter().any(named)
 }
 
 /// What a single run is listed by.

@@ -106,19 +106,26 @@ pub fn plain(name: &'static str, inner: impl Into<Html>) -> Html {
 pub struct Head {
     /// What it says.
     pub text: String,
-    /// Whether the column is of numbers, which the reader may sort by.
+    /// Whether the column is of numbers, which stand at the right.
+    pub number: bool,
+    /// Whether the reader may sort by it: not where rows are of different things.
     pub sorts: bool,
 }
 
 impl Head {
     /// Of texts.
     pub fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), sorts: false }
+        Self { text: text.into(), number: false, sorts: false }
     }
 
-    /// Of numbers.
+    /// Of numbers that the reader may sort by.
     pub fn number(text: impl Into<String>) -> Self {
-        Self { text: text.into(), sorts: true }
+        Self { text: text.into(), number: true, sorts: true }
+    }
+
+    /// Of numbers of different things.
+    pub fn mixed(text: impl Into<String>) -> Self {
+        Self { text: text.into(), number: true, sorts: false }
     }
 }
 
@@ -155,18 +162,17 @@ impl Cell {
 
 /// A table whose first column heads its rows. It scrolls by itself where the page is narrow.
 pub fn table(caption: &str, heads: &[Head], rows: Vec<Vec<Cell>>) -> Html {
-    let head = heads.iter().map(|h| {
-        let class = if h.sorts { "number" } else { "" };
-        if h.sorts {
+    let head = heads.iter().map(|h| match (h.number, h.sorts) {
+        (_, true) => {
             let button = tag("button", &[("type", "button")], h.text.as_str());
-            tag("th", &[("scope", "col"), ("class", class), ("aria-sort", "none")], button)
-        } else {
-            tag("th", &[("scope", "col")], h.text.as_str())
+            tag("th", &[("scope", "col"), ("class", "number"), ("aria-sort", "none")], button)
         }
+        (true, false) => tag("th", &[("scope", "col"), ("class", "number")], h.text.as_str()),
+        (false, false) => tag("th", &[("scope", "col")], h.text.as_str()),
     });
     let body = rows.into_iter().map(|row| {
         let cells = row.into_iter().enumerate().map(|(i, cell)| {
-            let class = if heads.get(i).is_some_and(|h| h.sorts) { "number" } else { "" };
+            let class = if heads.get(i).is_some_and(|h| h.number) { "number" } else { "" };
             let value = cell.value.map(|v| format!("{v:?}"));
             let mut attributes = Vec::new();
             if !class.is_empty() {

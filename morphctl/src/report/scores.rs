@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use morph_scores::{
-    Estimate, columns,
+    Estimate, Subgroup, cases::Role, columns,
     evaluation::{Comparison, Localisation},
     format_p,
 };
@@ -143,9 +143,9 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
             [
                 "Threshold",
                 "Validation images",
-                "Specificity there",
-                "Specificity here",
-                "Sensitivity here",
+                "Specificity (validation)",
+                "Specificity (test)",
+                "Sensitivity (test)",
                 "Called sick, healthy",
                 "Missed, sick",
                 "Drift (KS)",
@@ -210,7 +210,10 @@ pub fn subgroups(m: &Material, groups: &[Group<'_>]) -> Html {
         let mut rows = Vec::new();
         for division in divisions {
             let first = runs.iter().find_map(|(.., s)| own(s, &c.name)?.subgroups.get(division));
-            for part in first.into_iter().flatten() {
+            let mut table: Vec<&Subgroup> = first.into_iter().flatten().collect();
+            // The youngest first: `<40` comes after the digits.
+            table.sort_by_key(|part| !part.group.starts_with('<'));
+            for part in table {
                 let mut row = vec![
                     Cell::of(format!("{division}: {}", part.group)),
                     Cell::count(part.healthy as usize),
@@ -313,7 +316,8 @@ fn located(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> 
 /// How healthy the reconstructions are.
 pub fn restoration(m: &Material, groups: &[Group<'_>]) -> Html {
     let kinds = [columns::Kind::Restoration, columns::Kind::Deformation, columns::Kind::Fidelity];
-    let sets: BTreeSet<&String> = m.gathered.runs.iter().flat_map(|s| s.evaluation.sets.keys()).collect();
+    let tested = m.gathered.runs.iter().flat_map(|s| &s.evaluation.sets).filter(|(_, set)| set.role != Role::Validation);
+    let sets: BTreeSet<&String> = tested.map(|(name, _)| name).collect();
     let mut parts = Vec::new();
     for set in sets {
         let runs: Vec<(usize, String, &Scored)> = each(groups).collect();
@@ -325,7 +329,7 @@ pub fn restoration(m: &Material, groups: &[Group<'_>]) -> Html {
             continue;
         }
         let mut heads = vec![Head::text("Mean over images")];
-        heads.extend(runs.iter().map(|(_, label, _)| Head::number(label.as_str())));
+        heads.extend(runs.iter().map(|(_, label, _)| Head::mixed(label.as_str())));
         let row = |c: &&columns::Column| {
             let cells = runs.iter().map(|(.., s)| of(s, c.name).map_or_else(Cell::empty, |m| estimate(&m.estimate)));
             let name = Html::from([plain("code", c.name), Html::from(format!(" {}", c.meaning))]);
