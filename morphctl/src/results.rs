@@ -121,7 +121,10 @@ pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchRespo
                 print::line(&format!("sweep {}: {}", sweep.name, watch::counts(sweep)))?;
                 if sweep.succeeded > 1 {
                     print::line(&format!("  with intervals and tests: morphctl compare {}", sweep.name))?;
-                    print::line(&format!("  as a page:                morphctl report {0} --out report-{0}", sweep.name))?;
+                    print::line(&format!(
+                        "  as a page:                morphctl report {0} --out report-{0}",
+                        sweep.name
+                    ))?;
                 }
             }
             for run in end.runs.iter().filter(|r| r.state() == RunState::Failed) {
@@ -142,7 +145,9 @@ pub async fn conclude(global: &Global, client: &mut Client, end: &v1::WatchRespo
 
 /// Whether a sweep made the runs of more than one experiment.
 fn of_several_experiments(runs: &[v1::Run]) -> bool {
-    let named = |r: &v1::Run| serde_json::from_str::<serde_json::Value>(&r.params_json).is_ok_and(|p| p[EXPERIMENT].is_string());
+    let named = |r: &v1::Run| {
+        serde_json::from_str::<serde_json::Value>(&r.params_json).is_ok_and(|p| p[EXPERIMENT].is_string())
+    };
     runs.iter().any(named)
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use morph_scores::{
-    Estimate, Subgroup, cases::Role, columns,
+    Estimate, Subgroup,
+    cases::Role,
+    columns,
     evaluation::{Comparison, Localisation},
     format_p,
 };
@@ -316,7 +318,8 @@ fn located(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> 
 /// How healthy the reconstructions are.
 pub fn restoration(m: &Material, groups: &[Group<'_>]) -> Html {
     let kinds = [columns::Kind::Restoration, columns::Kind::Deformation, columns::Kind::Fidelity];
-    let tested = m.gathered.runs.iter().flat_map(|s| &s.evaluation.sets).filter(|(_, set)| set.role != Role::Validation);
+    let tested =
+        m.gathered.runs.iter().flat_map(|s| &s.evaluation.sets).filter(|(_, set)| set.role != Role::Validation);
     let sets: BTreeSet<&String> = tested.map(|(name, _)| name).collect();
     let mut parts = Vec::new();
     for set in sets {
