@@ -31,6 +31,15 @@ const MOST: usize = 256 << 20;
 /// What the whole process may: beyond it the kernel gives nothing.
 const LIMIT: u64 = 8 << 30;
 
+/// Asks for another number of mutations of each input set than CI's; and for others, by their seed.
+const ROUNDS: &str = "MORPH_FUZZ_ROUNDS";
+const SEED: &str = "MORPH_FUZZ_SEED";
+
+fn asked(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|e| panic!("{variable}={text}: {e}")))
+}
+
 /// One target at a time: memory is counted for the process.
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -46,6 +55,10 @@ fn known(target: &str) -> Vec<(String, Vec<u8>)> {
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
         .collect();
     known.extend(seeds::long(target));
+    if target == "weights" {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checkpoint/tests/golden");
+        known.extend(["zip.pt", "legacy.pt"].map(|name| (name.to_owned(), fs::read(golden.join(name)).unwrap())));
+    }
     known.sort();
     known
 }
@@ -89,8 +102,9 @@ fn replay(target: &str, rounds: u64) {
     for (name, input) in &known {
         replay.feed(name, input);
     }
-    for round in 0..rounds {
-        let mut rng = Rng::keyed(1, target, round);
+    let seed = asked(SEED).unwrap_or(1);
+    for round in 0..asked(ROUNDS).unwrap_or(rounds) {
+        let mut rng = Rng::keyed(seed, target, round);
         let [one, other] = [0, 1].map(|_| &known[rng.below(known.len() as u64) as usize]);
         let input = mutate::mutated(&one.1, &other.1, &mut rng);
         replay.feed(&format!("mutation {round} of {}", one.0), &input);
