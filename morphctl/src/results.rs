@@ -65,7 +65,8 @@ pub fn tables(runs: &[v1::Run], metric: &str, goal: &str) -> String {
     }
     if !out.is_empty() {
         out.push_str(
-            "AUROC: by mean |x - x'|. top5: by the mean of its smoothed highest 5 %. prior: before morphing.\n\
+            "AUROC: by evaluation.score, mean |x - x'| unless the experiment says otherwise.\n\
+             top5: by the mean of its smoothed highest 5 %. prior: before morphing.\n\
              (view), (intensity): what AP against PA, or brightness alone, would reach; a model must beat them.\n",
         );
     }
