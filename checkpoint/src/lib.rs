@@ -8,6 +8,7 @@
 
 mod error;
 pub mod file;
+pub mod onnx;
 mod pickle;
 pub mod pt;
 pub mod retention;

@@ -19,6 +19,9 @@ pub enum Error {
     /// An optimizer's state from elsewhere does not fit.
     #[error("the optimizer's state: {0}")]
     Optimizer(String),
+    /// A method has no graph.
+    #[error("this method has no ONNX graph (Method::graph); TorchScript can be had of every method")]
+    Graph,
     /// VGG-19's weights are missing or wrong.
     #[error("perceptual loss: {0}")]
     Perceptual(String),

@@ -2,7 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::Error;
+use crate::{
+    Error,
+    graph::{Graph, Value},
+};
 
 /// Where tensors live, of which element type.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +77,14 @@ impl Conv {
         })
     }
 
+    pub(crate) fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+        let weights = (&self.weight, self.bias.as_ref());
+        match self.slide {
+            Slide::Down(stride, pad) => graph.conv(x, weights, stride, pad),
+            Slide::Up(stride, pad) => graph.conv_transpose(x, weights, stride, pad, 0),
+        }
+    }
+
     pub(crate) fn parameters(&self, prefix: &str, out: &mut Vec<(String, Tensor)>) {
         push(out, prefix, &self.weight, self.bias.as_ref());
     }
@@ -96,6 +107,10 @@ impl Linear {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_linear(&self.weight, Some(&self.bias))?)
+    }
+
+    pub(crate) fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+        graph.linear(x, &self.weight, &self.bias)
     }
 
     pub(crate) fn parameters(&self, prefix: &str, out: &mut Vec<(String, Tensor)>) {

@@ -7,6 +7,7 @@
 
 mod draws;
 mod error;
+pub mod graph;
 mod layers;
 pub mod losses;
 mod method;

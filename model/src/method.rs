@@ -2,7 +2,10 @@
 
 use tch::Tensor;
 
-use crate::{Draws, Error, Optimizers, Statistics};
+use crate::{
+    Draws, Error, Optimizers, Statistics,
+    graph::{Graph, Outputs, Value},
+};
 
 /// What a training step computed.
 #[derive(Debug)]
@@ -115,6 +118,14 @@ pub trait Method {
     /// # Errors
     /// libtorch's.
     fn reconstruct(&self, x: &Tensor, draws: &mut dyn Draws) -> Result<Reconstruction, Error>;
+
+    /// What [`Method::reconstruct`] computes of the images `x`, as nodes of ONNX, codes as the means of their distributions.
+    ///
+    /// # Errors
+    /// [`Error::Graph`] of a method that has none.
+    fn graph(&self, _graph: &mut Graph, _x: &Value) -> Result<Outputs, Error> {
+        Err(Error::Graph)
+    }
 
     /// The score that early stopping and model selection go by, one number an image `[B]`; lower is better.
     ///

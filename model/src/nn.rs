@@ -3,7 +3,10 @@
 use morph_spec::experiment as spec;
 use tch::{Device, Kind, Tensor};
 
-use crate::Error;
+use crate::{
+    Error,
+    graph::{Graph, Value},
+};
 
 /// How statistics of the batch are shared among the ranks that share the batch.
 pub trait Statistics {
@@ -108,6 +111,14 @@ impl Conv {
         })
     }
 
+    pub(crate) fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+        let (pad, weights) = (self.weight.size()[2] / 2, (&self.weight, Some(&self.bias)));
+        match self.way {
+            Way::Down(stride) => graph.conv(x, weights, stride, pad),
+            Way::Up => graph.conv_transpose(x, weights, 2, pad, 1),
+        }
+    }
+
     pub(crate) fn named(&self, prefix: &str, out: &mut Vec<(String, Tensor)>) {
         out.push((format!("{prefix}.weight"), self.weight.shallow_clone()));
         out.push((format!("{prefix}.bias"), self.bias.shallow_clone()));
@@ -195,6 +206,11 @@ impl BatchNorm {
         Ok(x * scale.view(shape) + shift.view(shape))
     }
 
+    /// From the running statistics.
+    pub(crate) fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+        graph.batch_norm(x, [&self.weight, &self.bias, &self.running_mean, &self.running_var], EPS)
+    }
+
     /// The statistics after one batch of nothing but zeros.
     pub(crate) fn remember_nothing(&self) -> Result<(), Error> {
         self.count();
@@ -241,6 +257,16 @@ impl Act {
     }
 }
 
+impl Act {
+    pub(crate) fn graph(self, graph: &mut Graph, x: &Value) -> Value {
+        match self.name {
+            spec::Activation::Swish => graph.silu(x),
+            spec::Activation::Relu => graph.op("Relu", &[x]),
+            spec::Activation::LeakyRelu => graph.leaky(x, self.slope),
+        }
+    }
+}
+
 /// x above 0, `slope` · x below. tch's `leaky_relu` has a slope of 0.01; `prelu` computes the same, its derivative at 0, too.
 pub(crate) fn leaky(x: &Tensor, slope: f64) -> Tensor {
     // Made from x, not placed on its device: a trace of this shall run on any.
@@ -267,6 +293,13 @@ impl Block {
         let raw = self.conv.forward(x)?;
         let normed = self.norm.forward(&raw, norm)?;
         Ok((raw, act.of_tensor(&normed)))
+    }
+
+    /// As [`Block::forward`].
+    pub(crate) fn graph(&self, graph: &mut Graph, x: &Value, act: Act) -> Result<(Value, Value), Error> {
+        let raw = self.conv.graph(graph, x)?;
+        let normed = self.norm.graph(graph, &raw)?;
+        Ok((raw, act.graph(graph, &normed)))
     }
 
     pub(crate) fn parameters(&self, out: &mut Vec<(String, Tensor)>) {

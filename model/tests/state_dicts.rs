@@ -29,6 +29,7 @@ fn experiment(method: Method) -> Experiment {
 
 #[test]
 fn names_types_shapes_and_order_are_the_references() {
+    tch::set_num_threads(1);
     let recorded = recorded();
     for method in Method::ALL {
         let e = experiment(*method);

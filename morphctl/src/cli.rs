@@ -228,6 +228,7 @@ when they are not, with 4 when the dataset is no longer the one that it was trai
   morphctl export demo-1 --format pt --layout paper --out best_model.pt
   morphctl export demo-1 --format safetensors --out demo-1.safetensors
   morphctl export s3://bucket/runs/01J…/checkpoints/step-00000120-a1 --format torchscript --out demo-1.ts
+  morphctl export demo-1 --format onnx --out demo-1.onnx
 
 What each file holds, and how to read it: docs/weights.md.")]
     Export {
@@ -389,6 +390,8 @@ pub enum Weights {
     Safetensors,
     /// The network itself, as TorchScript: image in, reconstruction out.
     Torchscript,
+    /// The network itself, as ONNX (operators of version 16).
+    Onnx,
 }
 
 /// Layouts of `pt` files.

@@ -56,6 +56,7 @@ pub async fn export(global: &Global, request: Request<'_>) -> Result<u8> {
         }
         (Weights::Pt, Layout::Paper) => worker(&url, "paper", request).await?,
         (Weights::Torchscript, _) => worker(&url, "torchscript", request).await?,
+        (Weights::Onnx, _) => worker(&url, "onnx", request).await?,
     };
     said(global, request, &url, &state)
 }

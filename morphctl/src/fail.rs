@@ -78,6 +78,9 @@ pub fn code(error: &Error) -> u8 {
     if let Some(e) = error.downcast_ref::<morph_objects::Error>() {
         return of_objects(e);
     }
+    if let Some(morph_checkpoint::Error::Objects(e)) = error.downcast_ref() {
+        return of_objects(e);
+    }
     if let Some(e) = error.downcast_ref::<morph_data::Error>() {
         return match e {
             morph_data::Error::Objects(e) => of_objects(e),

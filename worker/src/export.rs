@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use morph_checkpoint::{Snapshot, file};
-use morph_model::{paper, script};
+use morph_model::{graph, paper, script};
 use morph_spec::{Experiment, experiment::Sampling};
 use tch::{Device, Kind};
 use tokio::runtime::Runtime;
@@ -22,6 +22,8 @@ pub enum Format {
     Paper,
     /// What the method makes of images, as TorchScript.
     TorchScript,
+    /// The same as ONNX.
+    Onnx,
 }
 
 /// What was written.
@@ -53,6 +55,8 @@ pub fn checkpoint(url: &str, format: Format, to: &Path, force: bool) -> Result<E
         Format::Paper => as_paper(&snapshot, &experiment, &runtime)
             .and_then(|(bytes, exported)| std::fs::write(&half, bytes).map(|()| exported).map_err(io)),
         Format::TorchScript => as_script(&snapshot, experiment, &half, &runtime),
+        Format::Onnx => as_onnx(&snapshot, experiment, &runtime)
+            .and_then(|(bytes, exported)| std::fs::write(&half, bytes).map(|()| exported).map_err(io)),
     };
     let exported = written.inspect_err(|_| drop(std::fs::remove_file(&half)))?;
     file::publish(&half, to, force).map_err(io)?;
@@ -88,17 +92,39 @@ fn as_paper(snapshot: &Snapshot, experiment: &Experiment, runtime: &Runtime) -> 
     Ok((paper::write(net.method.as_ref(), &net.optimizers, &settings.optimizer, lr, epoch)?, Exported { notes }))
 }
 
+/// A file draws no numbers.
+fn means(experiment: &mut Experiment) -> Vec<String> {
+    if experiment.model.sampling != Sampling::Always {
+        return Vec::new();
+    }
+    experiment.model.sampling = Sampling::Training;
+    vec!["model.sampling is `always`, but a file draws no numbers: it takes the mean of the code".to_owned()]
+}
+
+fn as_onnx(snapshot: &Snapshot, mut experiment: Experiment, runtime: &Runtime) -> Result<(Vec<u8>, Exported), Failure> {
+    let mut notes = means(&mut experiment);
+    let net = network(snapshot, &experiment, runtime)?;
+    let side = experiment.model.image_size;
+    let facts = [
+        ("morph.method", experiment.model.method.name().to_owned()),
+        ("morph.experiment", experiment.name.clone()),
+        ("morph.step", snapshot.state.step.to_string()),
+        ("morph.epoch", snapshot.state.epoch.to_string()),
+        ("morph.dataset", snapshot.state.dataset.to_string()),
+    ];
+    let facts = facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let (bytes, names) = graph::write(net.method.as_ref(), i64::from(side), &facts)?;
+    notes.push(format!("takes image [batch, 1, {side}, {side}] in 0..1, gives {}", names.join(", ")));
+    Ok((bytes, Exported { notes }))
+}
+
 fn as_script(
     snapshot: &Snapshot,
     mut experiment: Experiment,
     half: &Path,
     runtime: &Runtime,
 ) -> Result<Exported, Failure> {
-    let mut notes = Vec::new();
-    if experiment.model.sampling == Sampling::Always {
-        experiment.model.sampling = Sampling::Training;
-        notes.push("model.sampling is `always`, but a file draws no numbers: it takes the mean of the code".to_owned());
-    }
+    let mut notes = means(&mut experiment);
     let net = network(snapshot, &experiment, runtime)?;
     let side = experiment.model.image_size;
     let planes = script::write(net.method.as_ref(), i64::from(side), half)?;

@@ -195,6 +195,8 @@ enum Exported {
     Paper,
     /// What the method makes of images, as TorchScript.
     Torchscript,
+    /// The same as ONNX.
+    Onnx,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -308,6 +310,7 @@ fn write(args: ExportArgs) -> Result<()> {
     let format = match args.format {
         Exported::Paper => export::Format::Paper,
         Exported::Torchscript => export::Format::TorchScript,
+        Exported::Onnx => export::Format::Onnx,
     };
     let exported = export::checkpoint(&manifest(args.checkpoint)?, format, &args.out, args.force)?;
     exported.notes.iter().for_each(|note| complain(note));

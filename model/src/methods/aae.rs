@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::Parts;
 use crate::{
     At, Draws, Error, Group, Losses, Method, Reconstruction, Solo, Statistics, Step,
+    graph::{Graph, Outputs, Value},
     layers::{Conv, Linear, Place, Slide},
     nn::{BatchNorm, Norm, leaky},
 };
@@ -49,6 +50,23 @@ impl Net {
                 h = match between {
                     Between::Relu => h.relu(),
                     Between::Leaky => leaky(&h, SLOPE),
+                };
+            }
+        }
+        Ok(h)
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value, between: Between) -> Result<Value, Error> {
+        let mut h = x.clone();
+        for (i, layer) in self.0.iter().enumerate().filter(|(_, l)| l.used) {
+            h = layer.conv.1.graph(graph, &h)?;
+            if let Some((_, norm)) = &layer.norm {
+                h = norm.graph(graph, &h)?;
+            }
+            if i + 1 < self.0.len() {
+                h = match between {
+                    Between::Relu => graph.op("Relu", &[&h]),
+                    Between::Leaky => graph.leaky(&h, SLOPE),
                 };
             }
         }
@@ -267,6 +285,14 @@ impl Method for Aae {
     fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
         let y = tch::no_grad(|| self.generate(&self.encode(x, Norm::Running)?, Norm::Running))?;
         Ok(Reconstruction::plain(y))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let code = self.encoder.graph(graph, x, Between::Leaky)?;
+        let made = self.generator.graph(graph, &code, Between::Relu)?;
+        let squashed = graph.op("Tanh", &[&made]);
+        let half = graph.with("Mul", &squashed, 0.5);
+        Ok(vec![("reconstruction", graph.with("Add", &half, 0.5), 1)])
     }
 
     /// Twice the binary cross-entropy of each image's pixels.

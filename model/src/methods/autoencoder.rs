@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::Parts;
 use crate::{
     At, Draws, Error, Losses, Method, Reconstruction, Solo, Step,
+    graph::{Graph, Outputs, Value},
     layers::{self, Linear, Place, Slide},
     losses,
     method::one_update,
@@ -164,6 +165,31 @@ impl Method for Autoencoder {
 
     fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
         Ok(Reconstruction::plain(tch::no_grad(|| self.forward(x, Norm::Running))?.0))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let act = Act::of(&self.model);
+        let mut h = x.clone();
+        for block in &self.encoder {
+            h = block.graph(graph, &h, act)?.1;
+        }
+        if let Some(dense) = &self.dense {
+            let squeezed = dense.squeeze.graph(graph, &h)?;
+            let flat = graph.flatten(&squeezed);
+            let code = dense.encode.graph(graph, &flat)?;
+            let decoded = dense.decode.graph(graph, &code)?;
+            let side = i64::from(self.model.image_size) >> self.encoder.len();
+            let shaped = graph.reshape(&decoded, &[-1, SQUEEZED, side, side]);
+            h = dense.widen.graph(graph, &shaped)?;
+        }
+        for block in &self.decoder {
+            if self.model.upsampling == spec::Upsampling::Bilinear {
+                h = graph.twice_bilinear(&h);
+            }
+            h = block.graph(graph, &h, act)?.1;
+        }
+        let last = self.last.graph(graph, &h)?;
+        Ok(vec![("reconstruction", graph.op("Sigmoid", &[&last]), 1)])
     }
 
     /// The pixel loss of each image.

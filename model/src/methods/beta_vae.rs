@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::{Parts, vae::sampled};
 use crate::{
     At, Draws, Error, Losses, Method, Reconstruction, Solo, Statistics, Step,
+    graph::{Graph, Outputs, Value},
     layers::{Conv, Linear, Place, Slide},
     losses,
     method::one_update,
@@ -158,6 +159,24 @@ impl Method for BetaVae {
 
     fn reconstruct(&self, x: &Tensor, draws: &mut dyn Draws) -> Result<Reconstruction, Error> {
         Ok(Reconstruction::plain(tch::no_grad(|| self.forward(x, false, draws))?.y))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let mut h = x.clone();
+        for conv in &self.down {
+            let y = conv.graph(graph, &h)?;
+            h = graph.op("Relu", &[&y]);
+        }
+        let flat = graph.flatten(&h);
+        let code = self.to_code.graph(graph, &flat)?;
+        let mean = graph.first(&code, i64::from(self.model.latent));
+        let back = self.from_code.graph(graph, &mean)?;
+        h = graph.reshape(&back, &[-1, HIDDEN, 1, 1]);
+        for conv in &self.up {
+            let y = graph.op("Relu", &[&h]);
+            h = conv.graph(graph, &y)?;
+        }
+        Ok(vec![("reconstruction", h, 1)])
     }
 
     /// The MSE of each image; to all of them is added the same term of the divergence, that of `x` as a whole, as in the reference.

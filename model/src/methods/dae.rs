@@ -7,6 +7,7 @@ use tch::Tensor;
 use super::Parts;
 use crate::{
     At, Draws, Error, Losses, Method, Reconstruction, Step,
+    graph::{Graph, Outputs, Value},
     layers::{Conv, Place, Slide, push},
     losses,
     method::one_update,
@@ -61,6 +62,18 @@ impl Block {
         for (conv, norm) in &self.0 {
             let y = conv.with(&standardised(&conv.weight), &h.f_reflection_pad2d([1, 1, 1, 1])?)?.silu();
             h = y.f_group_norm(norm.groups, Some(&norm.weight), Some(&norm.bias), EPS, false)?;
+        }
+        Ok(h)
+    }
+
+    /// Weights are standardised here and now: they do not change any more.
+    fn graph(&self, graph: &mut Graph, x: &Value, side: i64) -> Result<Value, Error> {
+        let mut h = x.clone();
+        for (conv, norm) in &self.0 {
+            let padded = graph.reflect(&h);
+            let y = graph.conv(&padded, (&standardised(&conv.weight), conv.bias.as_ref()), 1, 0)?;
+            let y = graph.silu(&y);
+            h = graph.group_norm(&y, norm.groups, (&norm.weight, &norm.bias), (side, EPS))?;
         }
         Ok(h)
     }
@@ -164,6 +177,26 @@ impl Method for Dae {
 
     fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
         Ok(Reconstruction::plain(tch::no_grad(|| self.forward(x))?))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let mut side = graph.side();
+        let (mut h, mut skips) = (x.clone(), Vec::new());
+        for (i, block) in self.down.iter().enumerate() {
+            if i > 0 {
+                h = graph.halve(&h);
+                side /= 2;
+            }
+            h = block.graph(graph, &h, side)?;
+            skips.push(h.clone());
+        }
+        for ((up, block), skip) in self.up.iter().zip(skips.iter().rev().skip(1)) {
+            let risen = up.graph(graph, &h)?;
+            side *= 2;
+            let joined = graph.concat(&[&risen, skip]);
+            h = block.graph(graph, &joined, side)?;
+        }
+        Ok(vec![("reconstruction", self.last.graph(graph, &h)?, 1)])
     }
 
     /// The pixel loss of each image, without noise.

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     At, Draws, Error, Losses, Method, Reconstruction, Solo, Step,
+    graph::{Graph, Outputs, Value},
     losses::{self, Ncc},
     method::one_update,
     nn::{Act, Block, Conv, Norm, Statistics, Way},
@@ -247,6 +248,44 @@ impl Method for Morphaeus {
 
     fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
         self.reconstruct_with(x, Integration::Velocity)
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let act = Act::of(&self.model);
+        let (mut h, mut encoded, mut decoded) = (x.clone(), Vec::new(), Vec::new());
+        for block in &self.encoder {
+            let (raw, out) = block.graph(graph, &h, act)?;
+            encoded.push(raw);
+            h = out;
+        }
+        for block in &self.decoder {
+            let up = graph.twice_bilinear(&h);
+            let (raw, out) = block.graph(graph, &up, act)?;
+            decoded.push(raw);
+            h = out;
+        }
+        let last = self.last.graph(graph, &h)?;
+        let prior = graph.op("Sigmoid", &[&last]);
+        let mut h: Option<Value> = None;
+        for (i, block) in self.refine.iter().enumerate() {
+            let (enc, dec) = skips(encoded.len(), self.refine.len(), i);
+            let parts: Vec<&Value> = [&encoded[enc], &decoded[dec]].into_iter().chain(&h).collect();
+            let joined = graph.concat(&parts);
+            h = Some(block.graph(graph, &joined, act)?.1);
+        }
+        let h = h.ok_or_else(|| Error::Torch("the deformer has no level".into()))?;
+        let velocity = self.flow.graph(graph, &h)?;
+        let grid = graph.tensor(&self.grid)?;
+        let steps = self.model.integration_steps;
+        let displacement = graph.integrate(&velocity, &grid, steps);
+        let backward = graph.op("Neg", &[&velocity]);
+        let backward = graph.integrate(&backward, &grid, steps);
+        Ok(vec![
+            ("reconstruction", graph.warp(&prior, &displacement, &grid), 1),
+            ("prior", prior, 1),
+            ("deformation", velocity, 2),
+            ("reversed", graph.warp(x, &backward, &grid), 1),
+        ])
     }
 
     /// (MSE(prior, x) + MSE(y, x)) / 2 of each image: the reference's `_loss_mse`.

@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::{Parts, vae::sampled};
 use crate::{
     At, Draws, Error, Group, Losses, Method, Reconstruction, Solo, Step,
+    graph::{Graph, Outputs, Value},
     layers::{Conv, Linear, Place, Slide},
     losses,
     nn::{BatchNorm, Norm, leaky},
@@ -43,6 +44,20 @@ impl Residual {
         let h = leaky(&self.first.1.forward(&self.first.0.forward(x)?, norm)?, SLOPE);
         let h = self.second.1.forward(&self.second.0.forward(&h)?, norm)?;
         Ok(leaky(&(h + shortcut), SLOPE))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+        let shortcut = match &self.expand {
+            Some(conv) => conv.graph(graph, x)?,
+            None => x.clone(),
+        };
+        let y = self.first.0.graph(graph, x)?;
+        let y = self.first.1.graph(graph, &y)?;
+        let h = graph.leaky(&y, SLOPE);
+        let y = self.second.0.graph(graph, &h)?;
+        let y = self.second.1.graph(graph, &y)?;
+        let sum = graph.op("Add", &[&y, &shortcut]);
+        Ok(graph.leaky(&sum, SLOPE))
     }
 
     fn parameters(&self, out: &mut Vec<(String, Tensor)>) {
@@ -319,6 +334,34 @@ impl Method for SoftIntroVae {
             let code = self.code(x, Norm::Running, sampled(self.model.sampling, false), draws)?;
             Ok(Reconstruction::plain(self.decode(&code.z, Norm::Running)?))
         })
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let begun = self.stem.0.graph(graph, x)?;
+        let normed = self.stem.1.graph(graph, &begun)?;
+        let active = graph.leaky(&normed, SLOPE);
+        let mut h = graph.halve(&active);
+        for (i, block) in self.down.iter().enumerate() {
+            h = block.graph(graph, &h)?;
+            if i + 1 < self.down.len() {
+                h = graph.halve(&h);
+            }
+        }
+        let flat = graph.flatten(&h);
+        let code = self.to_code.graph(graph, &flat)?;
+        let mean = graph.first(&code, i64::from(self.model.latent));
+        let back = self.from_code.graph(graph, &mean)?;
+        let back = graph.op("Relu", &[&back]);
+        let channels = self.from_code.bias.numel() as i64 / (COARSEST * COARSEST);
+        h = graph.reshape(&back, &[-1, channels, COARSEST, COARSEST]);
+        for (i, block) in self.up.iter().enumerate() {
+            if i > 0 {
+                h = graph.twice_nearest(&h);
+            }
+            h = block.graph(graph, &h)?;
+        }
+        let last = self.predict.graph(graph, &h)?;
+        Ok(vec![("reconstruction", graph.op("Sigmoid", &[&last]), 1)])
     }
 
     /// The MSE of each image.

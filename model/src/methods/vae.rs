@@ -9,6 +9,7 @@ use tch::{Kind, Tensor};
 use super::Parts;
 use crate::{
     At, Draws, Error, Losses, Method, Reconstruction, Step,
+    graph::{Graph, Outputs, Value},
     layers::{Conv, Slide},
     losses,
     method::one_update,
@@ -70,6 +71,18 @@ fn run(layers: &[(String, Conv)], x: &Tensor) -> Result<Tensor, Error> {
         h = conv.forward(&h)?;
         if i + 1 < layers.len() {
             h = leaky(&h, SLOPE);
+        }
+    }
+    Ok(h)
+}
+
+/// As [`run`].
+fn drawn(layers: &[(String, Conv)], graph: &mut Graph, x: &Value) -> Result<Value, Error> {
+    let mut h = x.clone();
+    for (i, (_, conv)) in layers.iter().enumerate() {
+        h = conv.graph(graph, &h)?;
+        if i + 1 < layers.len() {
+            h = graph.leaky(&h, SLOPE);
         }
     }
     Ok(h)
@@ -143,6 +156,12 @@ impl Method for Vae {
 
     fn reconstruct(&self, x: &Tensor, draws: &mut dyn Draws) -> Result<Reconstruction, Error> {
         Ok(Reconstruction::plain(tch::no_grad(|| self.forward(x, false, draws))?.y))
+    }
+
+    fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
+        let code = drawn(&self.encoder, graph, x)?;
+        let mean = graph.first(&code, i64::from(self.model.latent));
+        Ok(vec![("reconstruction", drawn(&self.decoder, graph, &mean)?, 1)])
     }
 
     /// −ELBO of each image.

@@ -8,9 +8,9 @@ use tch::{Device, Kind};
 
 use crate::{Method, Optimizers, build, load_state_dict, paper, script, state_dict};
 
-const SIDE: i64 = 32;
+pub(super) const SIDE: i64 = 32;
 
-fn small(method: spec::Method, seed: u64) -> Box<dyn Method> {
+pub(super) fn small(method: spec::Method, seed: u64) -> Box<dyn Method> {
     let own = match method {
         spec::Method::Morphaeus => serde_json::json!({"channels": [4, 8, 8, 8], "refine_channels": 8}),
         spec::Method::AeD | spec::Method::AeS => {
@@ -49,6 +49,7 @@ fn stepped(method: &dyn Method, options: &spec::Optimizer) -> Optimizers {
 
 #[test]
 fn every_method_goes_through_the_papers_file_and_comes_back() {
+    super::one_thread();
     for method in spec::Method::ALL {
         let options = spec::Optimizer { amsgrad: *method == spec::Method::Dae, ..spec::Optimizer::default() };
         let from = small(*method, 1);
@@ -73,6 +74,7 @@ fn every_method_goes_through_the_papers_file_and_comes_back() {
 
 #[test]
 fn another_methods_file_is_refused_with_all_that_does_not_fit() {
+    super::one_thread();
     for method in spec::Method::ALL {
         let net = small(*method, 1);
         let mut state = state_dict(net.as_ref()).unwrap();
@@ -89,6 +91,7 @@ fn another_methods_file_is_refused_with_all_that_does_not_fit() {
 
 #[test]
 fn optimizers_of_other_parameters_are_refused() {
+    super::one_thread();
     let options = spec::Optimizer::default();
     let document = |method| {
         let net = small(method, 1);
@@ -120,6 +123,7 @@ fn optimizers_of_other_parameters_are_refused() {
 /// The file that the paper's own trainer wrote: the deformer began two steps after the rest.
 #[test]
 fn the_papers_own_file_is_resumed() {
+    super::one_thread();
     let Some(path) = super::path("checkpoint/latest_model.pt") else { return };
     let document = weights::read_document(&std::fs::read(path).unwrap(), "latest_model.pt").unwrap();
     let state = weights::state_dict(&document.tensors);
@@ -141,6 +145,7 @@ fn the_papers_own_file_is_resumed() {
 
 #[test]
 fn every_method_becomes_torchscript_that_computes_the_same() {
+    super::one_thread();
     let folder = std::env::temp_dir().join(format!("morph-script-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     for method in spec::Method::ALL {
@@ -159,6 +164,7 @@ fn every_method_becomes_torchscript_that_computes_the_same() {
 
 #[test]
 fn what_draws_cannot_become_a_file() {
+    super::one_thread();
     let model: spec::Model = serde_json::from_value(serde_json::json!({
         "method": "b-vae", "image_size": SIDE, "latent": 4, "sampling": "always",
     }))

@@ -2,6 +2,7 @@
 
 mod export;
 mod network;
+mod onnx;
 mod ops;
 mod state;
 

@@ -23,7 +23,7 @@ impl Import {
                 }
             }
             let mut loader = self.section(&mut task, "data_loader");
-            loader.drop(&["module_name", "class_name"]);
+            self.class(&mut loader, "DefaultDataLoader");
             let mut params = self.section(&mut loader, "params");
             let mut args = self.section(&mut params, "args");
             self.side(&mut args, "target_size");
@@ -32,7 +32,7 @@ impl Import {
                 self.note(at, &args.path_of("batch_size"), text);
             }
             let mut module = self.section(&mut args, "dataset_module");
-            module.drop(&["module_name", "class_name"]);
+            self.class(&mut module, "CXRDataset");
             let mut sets = self.section(&mut loader, "datasets");
             for set in sets.keys() {
                 let at = sets.at(&set);

@@ -310,18 +310,31 @@ impl Import {
     /// The training data: what it says of size and batch; the size of a batch.
     fn data(&mut self, trainer: &mut Section) -> u32 {
         let mut loader = self.section(trainer, "data_loader");
-        loader.drop(&["module_name", "class_name"]);
+        self.class(&mut loader, "DefaultDataLoader");
         let mut params = self.section(&mut loader, "params");
         let mut args = self.section(&mut params, "args");
         self.side(&mut args, "target_size");
         let batch = self.int(&mut args, "batch_size", 8);
         let mut module = self.section(&mut args, "dataset_module");
-        module.drop(&["module_name", "class_name"]);
+        self.class(&mut module, "DefaultDataset");
         self.files(&mut args, "put these images into a dataset (morphctl data prepare) and name it in dataset.url");
         for rest in [module, args, params, loader] {
             self.leftovers(rest);
         }
         batch
+    }
+
+    /// A class that reads images; another than `usual` is told.
+    pub(super) fn class(&mut self, section: &mut Section, usual: &str) {
+        section.drop(&["module_name"]);
+        let path = section.path_of("class_name");
+        if let Some((at, class)) = self.text_at(section, "class_name").filter(|(_, c)| c != usual) {
+            self.note(
+                at,
+                &path,
+                format!("{class}: images are read from a prepared dataset; see that they are made alike"),
+            );
+        }
     }
 
     /// `data_dir`: lists of files, which are told.
