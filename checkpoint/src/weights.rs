@@ -45,7 +45,8 @@ pub fn read_document(bytes: &[u8], name: &str) -> Result<Document, Error> {
             "this is torch's oldest format, a tar file, from before 0.1.10; load it in Python and torch.save it again";
         return Err(bad(why.to_owned()));
     }
-    if bytes.first() == Some(&0x80) {
+    // The length of a safetensors header may begin with any byte, that of a pickle too; what follows it is JSON.
+    if bytes.first() == Some(&0x80) && bytes.get(8) != Some(&b'{') {
         return Err(bad("a pickle, but not one that torch.save wrote".to_owned()));
     }
     let file = SafeTensors::deserialize(bytes)

@@ -87,6 +87,19 @@ fn half_floats_in_safetensors_are_read() {
 }
 
 #[test]
+fn the_first_byte_of_a_safetensors_file_is_its_headers_length_and_nothing_else() {
+    let mut first = std::collections::BTreeSet::new();
+    for letters in 1..260 {
+        let name = "n".repeat(letters);
+        let tensor = TensorData::new(Dtype::F32, vec![1], 1f32.to_le_bytes().to_vec()).unwrap();
+        let file = weights::to_safetensors(&Tensors::from([(name.clone(), tensor)])).unwrap();
+        first.insert(file[0]);
+        assert_eq!(f32s(&weights::read(&file, "w").unwrap()[&name]), [1.0], "{:#x}", file[0]);
+    }
+    assert!(first.contains(&0x80), "as a pickle begins: {first:x?}");
+}
+
+#[test]
 fn what_is_written_is_read() {
     let tensors = weights::read(ZIP, "zip.pt").unwrap();
     let state = || Item::State(tensors.iter().map(|(name, t)| (name.clone(), t)).collect());
@@ -130,7 +143,7 @@ fn tensor(geometry: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_texts_of_python_2_is_a_text() {
+fn a_text_of_python_2_is_a_text() {
     let good = file(&tensor(b"K\x01K\x02\x85K\x02\x85"), &[1.0f32, 2.0, 3.0, 4.0].map(f32::to_le_bytes).concat());
     assert_eq!(f32s(&weights::read(&good, "f.pt").unwrap()["t"]), [2.0, 4.0]);
 }
