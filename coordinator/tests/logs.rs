@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-/// The first lines that the program logs, up to the one that says where it listens.
+/// The first lines that the program logs, until it has said where it listens, and that it has started (from another thread).
 fn logged(args: &[&str]) -> Vec<String> {
     let home = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_morph-coordinator"))
@@ -23,7 +23,7 @@ fn logged(args: &[&str]) -> Vec<String> {
     let mut lines = Vec::new();
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
         lines.push(line.unwrap());
-        if lines.last().is_some_and(|l| l.contains("listening on")) {
+        if ["listening on", "coordinator_started"].iter().all(|what| lines.iter().any(|l| l.contains(what))) {
             break;
         }
     }
