@@ -92,7 +92,7 @@ pub fn to_safetensors(tensors: &Tensors) -> Result<Vec<u8>, Error> {
             (name.as_str(), SafeView { tensor, shape })
         })
         .collect();
-    safetensors::serialize(views, None).map_err(refused)
+    safetensors::serialize(views, None).map_err(|e| refused(&e.to_string()))
 }
 
 /// As [`to_safetensors`], with texts in `__metadata__`. (The crate takes them in a hash map, whose order is another each time.)
@@ -107,7 +107,7 @@ pub fn to_safetensors_with(tensors: &Tensors, metadata: &BTreeMap<String, String
         .ok_or_else(|| refused("the header is longer than the file"))?;
     let header = header.trim_ascii_end();
     let mut out = br#"{"__metadata__":"#.to_vec();
-    out.extend(serde_json::to_vec(metadata).map_err(refused)?);
+    out.extend(serde_json::to_vec(metadata).map_err(|e| refused(&e.to_string()))?);
     if header != b"{}" {
         out.push(b',');
     }
@@ -118,6 +118,6 @@ pub fn to_safetensors_with(tensors: &Tensors, metadata: &BTreeMap<String, String
     Ok(out)
 }
 
-fn refused(why: impl ToString) -> Error {
-    Error::Weights { name: "safetensors".to_owned(), why: why.to_string() }
+fn refused(why: &str) -> Error {
+    Error::Weights { name: "safetensors".to_owned(), why: why.to_owned() }
 }

@@ -58,6 +58,7 @@ impl World {
     }
 
     /// As the coordinator's loop does. The core's contract holds whatever was asked for.
+    #[allow(clippy::needless_pass_by_value, reason = "who commands has no more use for it")]
     fn tell(&mut self, command: Command) {
         let before = self.cluster.clone();
         let Ok(events) = apply(&mut self.cluster, self.now, &mut self.rng, command.clone()) else {

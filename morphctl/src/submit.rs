@@ -166,7 +166,7 @@ impl Job {
                 let mut n = 1u32;
                 loop {
                     let (submitted, good) = submit_run(client, original.request(&key, n)?).await?;
-                    if !submitted.existed || !(submitted.over || !good) {
+                    if !submitted.existed || (!submitted.over && good) {
                         return Ok((submitted, good));
                     }
                     n += 1;

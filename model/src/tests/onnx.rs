@@ -54,7 +54,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Field<'_>)> {
     out
 }
 
-fn bytes_of<'a>(message: &'a [u8], field: u64) -> Vec<&'a [u8]> {
+fn bytes_of(message: &[u8], field: u64) -> Vec<&[u8]> {
     fields(message)
         .into_iter()
         .filter_map(|(f, v)| if let (true, Field::Bytes(b)) = (f == field, v) { Some(b) } else { None })

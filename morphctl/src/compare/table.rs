@@ -233,8 +233,8 @@ fn comparison(
     for (label, column) in baselines(groups) {
         let Some(run) = all(groups).next() else { continue };
         let Ok(values) = pairs.values(run, column) else { continue };
-        let found = detection(&[values.clone()], patients, plan)?;
-        rows.push(Row { method: label, baseline: true, ..Row::new(found, &[]) });
+        let found = detection(std::slice::from_ref(&values), patients, plan)?;
+        rows.push(Row { method: label, baseline: true, ..Row::new(&found, &[]) });
         scores.push(vec![values]);
     }
     mark_best(&mut rows[..methods]);
@@ -265,6 +265,7 @@ fn comparison(
     })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
 fn said(e: morph_scores::Error) -> String {
     e.to_string()
 }
@@ -291,7 +292,7 @@ fn cell(estimate: Estimate, times: &[f64]) -> Cell {
 }
 
 impl Row {
-    fn new(found: Found, runs: &[&Scored]) -> Self {
+    fn new(found: &Found, runs: &[&Scored]) -> Self {
         let of = |estimate: Estimate, value: fn(&Detection<f64>) -> f64| {
             cell(estimate, &found.times.iter().map(value).collect::<Vec<f64>>())
         };
@@ -334,7 +335,7 @@ fn row(
         Ok(Some(cell(estimate, &each)))
     };
     let (ssim, l1) = (fidelity("ssim")?, fidelity("l1")?);
-    Ok(Row { method: group.label.clone(), ssim, l1, ..Row::new(found, &group.runs) })
+    Ok(Row { method: group.label.clone(), ssim, l1, ..Row::new(&found, &group.runs) })
 }
 
 /// Label and column of what knows no network.

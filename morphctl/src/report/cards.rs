@@ -185,7 +185,7 @@ fn limits(m: &Material, group: &Group<'_>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     out.into_iter().for_each(|line| {
         if !kept.contains(&line) {
-            kept.push(line)
+            kept.push(line);
         }
     });
     kept

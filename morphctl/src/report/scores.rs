@@ -171,7 +171,7 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
             ];
             match &found.drift {
                 Some(d) => {
-                    row.extend([Cell::number(d.statistic, 3), Cell { shown: format_p(d.p).into(), value: Some(d.p) }])
+                    row.extend([Cell::number(d.statistic, 3), Cell { shown: format_p(d.p).into(), value: Some(d.p) }]);
                 }
                 None => row.extend([Cell::empty(), Cell::empty()]),
             }
@@ -218,8 +218,8 @@ pub fn subgroups(m: &Material, groups: &[Group<'_>]) -> Html {
             for part in table {
                 let mut row = vec![
                     Cell::of(format!("{division}: {}", part.group)),
-                    Cell::count(part.healthy as usize),
-                    Cell::count(part.pathology as usize),
+                    Cell::count(part.healthy),
+                    Cell::count(part.pathology),
                 ];
                 for (.., s) in &runs {
                     let theirs = own(s, &c.name).and_then(|o| o.subgroups.get(division));

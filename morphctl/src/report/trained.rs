@@ -107,7 +107,7 @@ fn differences(groups: &[Group<'_>]) -> Option<Html> {
     };
     let caption = "The fields in which configurations differ, but for seeds and names. Defaults are written out; not every \
                    method has a use for every field.";
-    Some(table(caption, &heads, differing.into_iter().map(|n| row(n)).collect()))
+    Some(table(caption, &heads, differing.into_iter().map(row).collect()))
 }
 
 /// Dotted fields and values of an experiment, but for what differs between runs of one method.

@@ -85,11 +85,13 @@ impl Loader<'_> {
         match &mut node.value {
             Value::List(items) => {
                 let place = |item: &Node| if item.at.width > 0 { item.at } else { at };
-                let one = |(i, item): (usize, &mut Node)| {
-                    self.include_one(item, place(item), &format!("{EXPERIMENT}.{i}"), base)
-                };
-                // Not `all`: what is wrong with each is to be said.
-                items.iter_mut().enumerate().map(one).fold(Some(()), |all, one| all.and(one))
+                let mut all = Some(());
+                // To the end: what is wrong with each is to be said.
+                for (i, item) in items.iter_mut().enumerate() {
+                    let one = self.include_one(item, place(item), &format!("{EXPERIMENT}.{i}"), base);
+                    all = all.and(one);
+                }
+                all
             }
             _ => self.include_one(node, at, EXPERIMENT, base),
         }
