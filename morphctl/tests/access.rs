@@ -248,10 +248,12 @@ fn a_project_neither_sees_nor_touches_anothers_runs() {
 fn a_submitter_cannot_send_the_coordinator_where_only_it_can_go() {
     let world = World::new();
     let ci = world.token("ci", "submit", &[]);
-    for url in ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/latest", "https://u:secret@169.254.1.2/x"] {
-        let set = format!("dataset.url={url}");
+    let urls = ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/latest", "https://u:secret@169.254.1.2/x"];
+    let fields = ["dataset.url", "model.weights", "trainer.loss.perceptual.weights"];
+    for (url, field) in urls.into_iter().flat_map(|url| fields.map(|field| (url, field))) {
+        let set = format!("{field}={url}");
         let (code, _, err) = world.ask(Some(&ci), &["train", EXPERIMENT, "--detach", "--name", "r", "--set", &set]);
-        assert!(code == 2 && err.contains("metadata") && !err.contains("secret"), "{url}: {code} {err}");
+        assert!(code == 2 && err.contains("metadata") && !err.contains("secret"), "{set}: {code} {err}");
     }
     let home = tempfile::tempdir().unwrap();
     let listen = "0.0.0.0:0".parse().unwrap();

@@ -105,10 +105,11 @@ impl Coordinator {
 
     /// Refuses an experiment whose weights lie where they may not be read from. Ranks read them, for whoever submits.
     async fn check_weights(&self, experiment: &Experiment) -> Result<(), Status> {
-        match experiment.trainer.loss.perceptual.weights.as_deref() {
-            None | Some("random") => Ok(()),
-            Some(url) => self.urls.check(url).await.map_err(|e| Status::invalid_argument(format!("weights: {e}"))),
+        let perceptual = experiment.trainer.loss.perceptual.weights.as_deref().filter(|w| *w != "random");
+        for url in perceptual.into_iter().chain(experiment.model.weights.as_deref()) {
+            self.urls.check(url).await.map_err(|e| Status::invalid_argument(format!("weights: {e}")))?;
         }
+        Ok(())
     }
 
     /// The run or sweep that `text` means, if it is one that `who` may touch.
@@ -273,7 +274,8 @@ impl coordinator_server::Coordinator for Coordinator {
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let experiment = search::with(&sweep, &point).map_err(invalid)?;
                 who.check(&experiment.scheduling.project)?;
-                if weights.insert(experiment.trainer.loss.perceptual.weights.clone()) {
+                let named = (experiment.trainer.loss.perceptual.weights.clone(), experiment.model.weights.clone());
+                if weights.insert(named) {
                     self.check_weights(&experiment).await?;
                 }
                 let url = experiment.dataset.url;
