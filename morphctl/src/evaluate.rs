@@ -71,7 +71,9 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
     let (status, report) = if global.output == Format::Table {
         (command.status().await.with_context(start)?, Vec::new())
     } else {
-        let out = command.stderr(Stdio::inherit()).output().await.with_context(start)?;
+        // Not `output()`, which would keep what is said on stderr to itself.
+        let child = command.stdout(Stdio::piped()).spawn().with_context(start)?;
+        let out = child.wait_with_output().await.with_context(start)?;
         (out.status, out.stdout)
     };
     if status.success() {
