@@ -45,7 +45,8 @@ fn what_ranks_said_to_an_agent_that_died_is_delivered_once_by_the_next() -> Resu
 fn away_for(seconds: u64, epochs: u32) -> Result<()> {
     let lab = Lab::new(8)?;
     let mut coordinator = lab.cluster.coordinator()?;
-    let alone = ["--set", "trainer.world_size=1", "--set", "trainer.epochs=40"];
+    // Long enough not to end before the others are where they are to be.
+    let alone = ["--set", "trainer.world_size=1", "--set", "trainer.epochs=150"];
     let endless = ["--set", "trainer.world_size=1", "--set", "trainer.epochs=1000"];
     let first = lab.cluster.agent("first", 3)?;
     lab.train("running", &["--set", &format!("trainer.epochs={epochs}")])?;
