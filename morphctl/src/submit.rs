@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, thread::available_parallelism};
 use anyhow::{Context, Result};
 use morph_objects::Objects;
 use morph_proto::v1::{self, RunState, SweepState};
-use morph_spec::{Digest, Experiment, load::Document};
+use morph_spec::{Digest, Experiment, experiment::Place, load::Document};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::Status;
 
@@ -93,19 +93,13 @@ fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
 
 /// Paths mean files of this machine and working folder: whoever reads them may have others.
 fn absolute(experiment: &mut Experiment) -> Result<()> {
-    experiment.dataset.url = Objects::open(&experiment.dataset.url)?.url();
-    let evaluation = &mut experiment.evaluation;
-    let comparisons = evaluation.comparisons.values_mut();
-    let datasets = comparisons.flat_map(|c| [&mut c.dataset, &mut c.healthy.dataset, &mut c.pathology.dataset]);
-    for url in datasets.chain([&mut evaluation.truth]).flatten() {
-        *url = Objects::open(url)?.url();
-    }
-    if let Some(weights) = &mut experiment.trainer.loss.perceptual.weights
-        && weights != "random"
-        && !weights.contains("://")
-    {
-        let path = std::path::absolute(&*weights).with_context(|| format!("find {weights}"))?;
-        *weights = format!("file://{}", path.display());
+    for Place { location, is_folder, .. } in experiment.places() {
+        if is_folder {
+            *location = Objects::open(location)?.url();
+        } else if !location.contains("://") {
+            let path = std::path::absolute(&*location).with_context(|| format!("find {location}"))?;
+            *location = format!("file://{}", path.display());
+        }
     }
     Ok(())
 }

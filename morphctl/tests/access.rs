@@ -249,9 +249,13 @@ fn a_submitter_cannot_send_the_coordinator_where_only_it_can_go() {
     let world = World::new();
     let ci = world.token("ci", "submit", &[]);
     let urls = ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/latest", "https://u:secret@169.254.1.2/x"];
-    let fields = ["dataset.url", "model.weights", "trainer.loss.perceptual.weights"];
-    for (url, field) in urls.into_iter().flat_map(|url| fields.map(|field| (url, field))) {
-        let set = format!("{field}={url}");
+    let fields = ["dataset.url", "model.weights", "trainer.loss.perceptual.weights", "evaluation.truth"];
+    let part = "healthy: {split: test}, pathology: {split: val}";
+    let sets = urls.into_iter().flat_map(|url| {
+        let comparison = format!("evaluation.comparisons={{a: {{dataset: '{url}', {part}}}}}");
+        fields.map(|field| format!("{field}={url}")).into_iter().chain([comparison])
+    });
+    for set in sets {
         let (code, _, err) = world.ask(Some(&ci), &["train", EXPERIMENT, "--detach", "--name", "r", "--set", &set]);
         assert!(code == 2 && err.contains("metadata") && !err.contains("secret"), "{set}: {code} {err}");
     }

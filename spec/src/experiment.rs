@@ -46,6 +46,40 @@ pub enum Kind {
     Experiment,
 }
 
+/// A place that an experiment names, and that ranks read for whoever submits it.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The field, dotted.
+    pub field: String,
+    /// URL or path.
+    pub location: &'a mut String,
+    /// A folder; else a file.
+    pub is_folder: bool,
+}
+
+impl Experiment {
+    /// Every place that is read, datasets first. There is no other list of them: who may not be led somewhere is kept from it here.
+    pub fn places(&mut self) -> Vec<Place<'_>> {
+        let folder = |field: String, location| Place { field, location, is_folder: true };
+        let file = |field: &str, location| Place { field: field.to_owned(), location, is_folder: false };
+        let mut places = vec![folder("dataset.url".to_owned(), &mut self.dataset.url)];
+        for (name, c) in &mut self.evaluation.comparisons {
+            let parts = [
+                ("dataset", &mut c.dataset),
+                ("healthy.dataset", &mut c.healthy.dataset),
+                ("pathology.dataset", &mut c.pathology.dataset),
+            ];
+            let named = parts.into_iter().filter_map(|(part, url)| Some((part, url.as_mut()?)));
+            places.extend(named.map(|(part, url)| folder(format!("evaluation.comparisons.{name}.{part}"), url)));
+        }
+        places.extend(self.evaluation.truth.as_mut().map(|url| folder("evaluation.truth".to_owned(), url)));
+        places.extend(self.model.weights.as_mut().map(|url| file("model.weights", url)));
+        let perceptual = self.trainer.loss.perceptual.weights.as_mut().filter(|w| *w != "random");
+        places.extend(perceptual.map(|url| file("trainer.loss.perceptual.weights", url)));
+        places
+    }
+}
+
 /// A prepared dataset and which of its samples are for what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -103,11 +103,14 @@ impl Coordinator {
         Ok((digest, known))
     }
 
-    /// Refuses an experiment whose weights lie where they may not be read from. Ranks read them, for whoever submits.
-    async fn check_weights(&self, experiment: &Experiment) -> Result<(), Status> {
-        let perceptual = experiment.trainer.loss.perceptual.weights.as_deref().filter(|w| *w != "random");
-        for url in perceptual.into_iter().chain(experiment.model.weights.as_deref()) {
-            self.urls.check(url).await.map_err(|e| Status::invalid_argument(format!("weights: {e}")))?;
+    /// Refuses an experiment that names places that may not be read from; `known` are those that may.
+    async fn check_places(&self, experiment: &mut Experiment, known: &mut BTreeSet<String>) -> Result<(), Status> {
+        for place in experiment.places() {
+            if !known.contains(place.location) {
+                let refused = |e| Status::invalid_argument(format!("{}: {e}", place.field));
+                self.urls.check(place.location).await.map_err(refused)?;
+                known.insert(place.location.clone());
+            }
         }
         Ok(())
     }
@@ -232,9 +235,9 @@ impl coordinator_server::Coordinator for Coordinator {
         let v1::SubmitRunRequest { key, experiment_json, name, dataset: wanted } = request.into_inner();
         let existed = self.existing(&key).await?;
         if !existed {
-            let experiment: Experiment = document("experiment", &experiment_json)?;
+            let mut experiment: Experiment = document("experiment", &experiment_json)?;
             who.check(&experiment.scheduling.project)?;
-            self.check_weights(&experiment).await?;
+            self.check_places(&mut experiment, &mut BTreeSet::new()).await?;
             let (dataset, _) = self.register(&experiment.dataset.url).await?;
             if !wanted.is_empty() && wanted != dataset.to_string() {
                 let url = &experiment.dataset.url;
@@ -270,14 +273,11 @@ impl coordinator_server::Coordinator for Coordinator {
                 let why = format!("sweep: {runs} runs of {} bytes are too many: set run_cap", sweep_json.len());
                 return Err(Status::invalid_argument(why));
             }
-            let (mut datasets, mut weights) = (BTreeMap::new(), BTreeSet::new());
+            let (mut datasets, mut places) = (BTreeMap::new(), BTreeSet::new());
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
-                let experiment = search::with(&sweep, &point).map_err(invalid)?;
+                let mut experiment = search::with(&sweep, &point).map_err(invalid)?;
                 who.check(&experiment.scheduling.project)?;
-                let named = (experiment.trainer.loss.perceptual.weights.clone(), experiment.model.weights.clone());
-                if weights.insert(named) {
-                    self.check_weights(&experiment).await?;
-                }
+                self.check_places(&mut experiment, &mut places).await?;
                 let url = experiment.dataset.url;
                 if let std::collections::btree_map::Entry::Vacant(unknown) = datasets.entry(url) {
                     let (digest, _) = self.register(unknown.key()).await?;

@@ -414,6 +414,28 @@ mod tests {
     }
 
     #[test]
+    fn every_place_is_listed_and_can_be_moved() {
+        let mut e = with(json!({
+            "dataset.url": "there/a", "model.weights": "there/b", "evaluation.truth": "there/c",
+            "evaluation.comparisons": {"other": {
+                "dataset": "there/d",
+                "healthy": {"dataset": "there/e", "split": "test"},
+                "pathology": {"dataset": "there/f", "split": "test"},
+            }},
+        }))
+        .unwrap();
+        e.trainer.loss.perceptual.weights = Some("there/g".into());
+        let named = |e: &Experiment| serde_json::to_string(e).unwrap().matches("there/").count();
+        assert_eq!((named(&e), e.places().len()), (7, 7));
+        let files: Vec<String> = e.places().into_iter().filter(|p| !p.is_folder).map(|p| p.field).collect();
+        assert_eq!(files, ["model.weights", "trainer.loss.perceptual.weights"]);
+        e.places().into_iter().for_each(|p| *p.location = "here".into());
+        assert_eq!(named(&e), 0);
+        e.trainer.loss.perceptual.weights = Some("random".into());
+        assert_eq!(e.places().len(), 6, "no place, but weights that are drawn");
+    }
+
+    #[test]
     fn given_weights_may_be_scored_as_they_are_or_resumed() {
         with(json!({"model.weights": "a.pt", "trainer.epochs": 0})).unwrap();
         with(json!({"model.weights": "a.pt", "trainer.resume": true})).unwrap();
