@@ -89,6 +89,7 @@ fn write(home: &Path, events: u64, queue: usize) -> Result<u64> {
             worker: agents::worker(n),
             incarnation: "past".into(),
             process: "past".into(),
+            before: Vec::new(),
             host: "127.0.0.1".into(),
             slots: 1,
             version: env!("CARGO_PKG_VERSION").into(),

@@ -122,6 +122,8 @@ pub struct Hello {
     pub incarnation: String,
     /// Which start of the agent it is; empty: it does not say (0.1.0).
     pub process: String,
+    /// Processes that spoke as this incarnation before, and left the journal that it goes on with.
+    pub before: Vec<String>,
     /// Where its ranks can be reached.
     pub host: String,
     /// Ranks that fit on it.

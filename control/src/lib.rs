@@ -35,7 +35,7 @@ pub mod test_use;
 #[cfg(test)]
 mod tests;
 
-pub use clock::Clock;
+pub use clock::{Clock, WasSet};
 pub use command::{Command, Hello, Refusal, Report, Target};
 pub use decide::{apply, decide, next_deadline};
 pub use effect::{Effect, orders, react};

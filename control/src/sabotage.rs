@@ -30,6 +30,8 @@ pub enum Mechanism {
     ReplacedAgents,
     /// Of two processes that speak as one incarnation, started from copies of one home, only the newer is heard.
     OneProcess,
+    /// Numbers under which a copy of an agent spoke are not taken for those of the agent itself.
+    Lineage,
     /// A snapshot gives the state that its events give.
     Snapshot,
 }

@@ -9,7 +9,7 @@ use morph_spec::{Digest, Fence, Manifest, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Attempt, Policy, Project, Run, RunState, Target,
+    Attempt, Hello, Policy, Project, Run, RunState, Target,
     index::{Index, Load},
     sabotage::{Mechanism, is_broken},
 };
@@ -191,6 +191,21 @@ impl Cluster {
     /// Whether what is said under `fence` counts.
     pub fn is_current(&self, fence: Fence) -> bool {
         self.attempt(fence).is_some()
+    }
+
+    /// Whether what its worker's incarnation was acknowledged is of the process that says `hello`, or in the journal that this goes
+    /// on with. It is not where a copy of its home spoke meanwhile: from the copy on, the two number different reports alike.
+    /// Ask before the hello is decided on.
+    pub fn acknowledges(&self, hello: &Hello) -> bool {
+        let Some(last) = self.workers.get(&hello.worker).filter(|w| w.incarnation == hello.incarnation) else {
+            return true;
+        };
+        // Agents of 0.1.0 do not say.
+        let unknown = last.process.is_empty() || hello.process.is_empty();
+        unknown
+            || last.process == hello.process
+            || hello.before.contains(&last.process)
+            || is_broken(Mechanism::Lineage)
     }
 
     /// All runs, oldest first.

@@ -2,9 +2,12 @@
 //! number that is too good; how many chose, and among how many runs, is what a reader must know. Nothing is recorded for it: it
 //! follows from the runs' scores and the sweeps' metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use morph_spec::{Digest, SweepId};
+use morph_spec::{
+    Digest, SweepId,
+    evaluation::{Evaluation, TestPlan, TestSet},
+};
 
 use crate::{Cluster, Run, Sweep};
 
@@ -39,58 +42,99 @@ pub struct Choice {
     pub runs: u32,
 }
 
-/// Every split that was scored, of every dataset.
+/// Every split that was scored, of every dataset. Runs are looked at one by one, by the loop that decides: 100,000 take it a
+/// few hundredths of a second.
 pub fn all(cluster: &Cluster) -> Vec<TestUse> {
-    let mut all = BTreeMap::<Split, TestUse>::new();
-    let mut of = |split: Split, change: &mut dyn FnMut(&mut TestUse)| {
-        let (place, name) = split.clone();
-        change(all.entry(split).or_insert(TestUse { place, split: name, scored: 0, choices: Vec::new() }));
-    };
+    let mut looked = Looked { cluster, known: BTreeMap::new(), last: None };
+    let mut scored = BTreeMap::<usize, u32>::new();
     for run in cluster.in_order().filter(|r| !r.summary.is_empty()) {
-        for split in splits(cluster, run, |_| true) {
-            of(split, &mut |t| t.scored += 1);
+        for split in distinct(&looked.at(run).splits, |_| true) {
+            *scored.entry(split).or_default() += 1;
         }
     }
+    let mut choices = BTreeMap::<usize, Vec<Choice>>::new();
     for sweep in cluster.sweeps.values() {
-        let mut chosen = BTreeMap::<Split, u32>::new();
+        let mut chosen = BTreeMap::<usize, u32>::new();
         for run in sweep.runs.iter().filter_map(|id| cluster.runs.get(id)) {
-            for split in compared(cluster, sweep, run) {
+            for split in compared(&mut looked, sweep, run) {
                 *chosen.entry(split).or_default() += 1;
             }
         }
         // Of a single run nothing is chosen.
         for (split, runs) in chosen.into_iter().filter(|(_, runs)| *runs > 1) {
-            of(split, &mut |t| t.choices.push(Choice { sweep: sweep.id, runs }));
+            choices.entry(split).or_default().push(Choice { sweep: sweep.id, runs });
         }
     }
-    all.into_values().collect()
+    let used = |((place, split), i): (Split, usize)| {
+        let (scored, choices) = (scored.get(&i).copied().unwrap_or(0), choices.remove(&i).unwrap_or_default());
+        (scored > 0).then_some(TestUse { place, split, scored, choices })
+    };
+    looked.known.into_iter().filter_map(used).collect()
 }
 
 /// A dataset and the name of its split.
 type Split = (Place, String);
 
+/// What runs are scored on. Most have the evaluation of the run before them, so that is worth remembering.
+struct Looked<'a> {
+    cluster: &'a Cluster,
+    /// Splits, by number.
+    known: BTreeMap<Split, usize>,
+    last: Option<(&'a Evaluation, Digest, Tests)>,
+}
+
+/// See [`Evaluation::plan`]; beside each set, the number of its split.
+struct Tests {
+    plan: TestPlan,
+    splits: Vec<usize>,
+}
+
+impl<'a> Looked<'a> {
+    fn at(&mut self, run: &'a Run) -> &Tests {
+        let evaluation = &run.experiment.evaluation;
+        let last = self.last.take().filter(|(of, dataset, _)| *of == evaluation && *dataset == run.dataset);
+        let (_, _, tests) = self.last.insert(match last {
+            Some(last) => last,
+            None => (evaluation, run.dataset, tests(self.cluster, run, &mut self.known)),
+        });
+        tests
+    }
+}
+
+fn tests(cluster: &Cluster, run: &Run, known: &mut BTreeMap<Split, usize>) -> Tests {
+    let plan = run.experiment.evaluation.plan();
+    let mut number = |set: &TestSet| {
+        let place = match &set.dataset {
+            None => Place::Known(run.dataset),
+            Some(url) => {
+                cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest))
+            }
+        };
+        let next = known.len();
+        *known.entry((place, set.subset.split.clone())).or_insert(next)
+    };
+    let splits = plan.sets.iter().map(&mut number).collect();
+    Tests { plan, splits }
+}
+
 /// The splits by whose scores `sweep` compares `run` with its other runs.
-fn compared(cluster: &Cluster, sweep: &Sweep, run: &Run) -> BTreeSet<Split> {
+fn compared<'a>(looked: &mut Looked<'a>, sweep: &Sweep, run: &'a Run) -> Vec<usize> {
     let metric = &sweep.spec.metric.name;
     let Some((of, _)) = metric.split_once('/').filter(|_| run.summary.contains_key(metric)) else {
-        return BTreeSet::new();
+        return Vec::new();
     };
     // `opacity/auroc` looks at both sets of that comparison, `healthy/ssim` at one set, `mean/auroc` at all, `val/score` at none.
-    let comparisons = run.experiment.evaluation.plan().comparisons;
-    splits(cluster, run, |set| match comparisons.get(of) {
-        Some(pair) => pair.iter().any(|name| name == set),
-        None => of == set || of == "mean",
+    let Tests { plan, splits } = looked.at(run);
+    distinct(splits, |i| match plan.comparisons.get(of) {
+        Some(pair) => pair.contains(&plan.sets[i].name),
+        None => of == plan.sets[i].name || of == "mean",
     })
 }
 
-/// The splits of those of the run's evaluation sets that are `wanted`.
-fn splits(cluster: &Cluster, run: &Run, wanted: impl Fn(&str) -> bool) -> BTreeSet<Split> {
-    let place = |url: Option<&String>| match url {
-        None => Place::Known(run.dataset),
-        Some(url) => {
-            cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest))
-        }
-    };
-    let sets = run.experiment.evaluation.plan().sets.into_iter().filter(|set| wanted(&set.name));
-    sets.map(|set| (place(set.dataset.as_ref()), set.subset.split)).collect()
+/// Each of the `splits` of the sets that are `wanted`, once.
+fn distinct(splits: &[usize], wanted: impl Fn(usize) -> bool) -> Vec<usize> {
+    let mut found: Vec<usize> = (0..splits.len()).filter(|i| wanted(*i)).map(|i| splits[i]).collect();
+    found.sort_unstable();
+    found.dedup();
+    found
 }

@@ -8,9 +8,6 @@ use std::{
 use morph_control::Clock;
 use morph_spec::Timestamp;
 
-/// A machine's clock that was set by more than so many microseconds is mentioned.
-const MENTION: u64 = 1_000_000;
-
 /// Where the time comes from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source {
@@ -32,25 +29,21 @@ impl Default for Source {
 pub(crate) struct Steady {
     clock: Clock,
     source: Source,
-    asked: Duration,
 }
 
 impl Steady {
     /// Begins now, but not before `earliest`.
     pub(crate) fn after(earliest: Timestamp, source: Source) -> Self {
-        Self { clock: Clock::new((source.wall)(), earliest), source, asked: (source.running)() }
+        Self { clock: Clock::new((source.running)(), (source.wall)(), earliest), source }
     }
 
     /// The time, which never runs backwards.
     pub(crate) fn now(&mut self) -> Timestamp {
-        let asked = (self.source.running)();
-        let set = self.clock.tick(asked.saturating_sub(self.asked), (self.source.wall)());
-        self.asked = asked;
-        if set.unsigned_abs() > MENTION {
-            let (how, seconds) = (if set > 0 { "forward" } else { "back" }, set.unsigned_abs() / 1_000_000);
-            tracing::warn!("this machine's clock was set {how} by {seconds} s: deadlines stay where they are");
+        let (now, set) = self.clock.tick((self.source.running)(), (self.source.wall)());
+        if let Some(set) = set {
+            tracing::warn!("{set}");
         }
-        self.clock.now()
+        now
     }
 }
 

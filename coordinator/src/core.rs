@@ -397,6 +397,7 @@ impl Loop {
         let (incarnation, host, slots) = (hello.incarnation.clone(), hello.host.clone(), hello.slots);
         // The welcome comes before all orders.
         let orders_from = self.then.len();
+        let is_its_own = self.cluster.acknowledges(&hello);
         if let Err(refusal) = self.decide(Command::Hello(Box::new(hello))) {
             tracing::warn!(%worker, host, "an agent is turned away: {refusal}");
             // Whoever does not listen need not be told.
@@ -404,7 +405,9 @@ impl Loop {
             return;
         }
         tracing::info!(%worker, host, slots, "an agent is here");
-        let acked = self.acks.get(&worker).filter(|(i, _)| *i == incarnation).map_or(0, |(_, acked)| *acked);
+        // What it still has and a copy of it said already, it says again: that changes nothing.
+        let known = self.acks.get(&worker).filter(|(i, _)| is_its_own && *i == incarnation);
+        let acked = known.map_or(0, |(_, acked)| *acked);
         let welcome = v1::Welcome { cluster: String::new(), heartbeat_ms: self.heartbeat.as_millis() as u64, acked };
         let welcome = Then::Say(worker, session, Box::new(session_response::Message::Welcome(welcome)));
         self.then.insert(orders_from, welcome);

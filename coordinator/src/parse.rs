@@ -48,6 +48,9 @@ fn fence(fence: Option<&v1::Fence>) -> Result<Fence, String> {
     Ok(Fence { run: parsed("fence.run", &fence.run)?, attempt: fence.attempt })
 }
 
+/// Starts of an agent whose journal the next one may go on with: each of them found no coordinator.
+const MOST_BEFORE: usize = 10_000;
+
 /// An agent's introduction.
 ///
 /// # Errors
@@ -59,10 +62,14 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
     if hello.slots > MOST_SLOTS {
         return Err(format!("hello.slots: {}, {MOST_SLOTS} are the most", hello.slots));
     }
+    if hello.before.len() > MOST_BEFORE {
+        return Err(format!("hello.before: {} processes, {MOST_BEFORE} are the most", hello.before.len()));
+    }
     Ok(Hello {
         worker: parsed("hello.worker", &hello.worker)?,
         incarnation: hello.incarnation.clone(),
         process: hello.process.clone(),
+        before: hello.before.clone(),
         host: hello.host.clone(),
         slots: hello.slots,
         version: hello.version.clone(),

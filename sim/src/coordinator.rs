@@ -96,8 +96,6 @@ pub struct Process {
     writing: Option<Turn>,
     rng: Rng,
     clock: Clock,
-    /// When the clock was last asked, in real time.
-    asked: u64,
 }
 
 impl Process {
@@ -120,16 +118,14 @@ impl Process {
             }
             cluster = restored;
         }
-        let clock = Clock::new(wall, disk.events.last().map_or(Timestamp(0), |e| e.at));
+        let clock = Clock::new(Duration::from_micros(now), wall, disk.events.last().map_or(Timestamp(0), |e| e.at));
         let (sessions, acks) = (BTreeMap::new(), disk.acks.clone());
-        Ok(Self { cluster, sessions, acks, inbox: VecDeque::new(), writing: None, rng, clock, asked: now })
+        Ok(Self { cluster, sessions, acks, inbox: VecDeque::new(), writing: None, rng, clock })
     }
 
     /// The time that the core is told.
     pub fn time(&mut self, now: u64, wall: Timestamp) -> Timestamp {
-        self.clock.tick(Duration::from_micros(now - self.asked), wall);
-        self.asked = now;
-        self.clock.now()
+        self.clock.tick(Duration::from_micros(now), wall).0
     }
 
     /// Whether a turn is being written: what comes now waits.
@@ -230,11 +226,13 @@ impl Process {
         let (worker, incarnation) = (hello.worker, hello.incarnation.clone());
         // The welcome comes before all orders.
         let orders_from = turn.then.len();
+        let is_its_own = self.cluster.acknowledges(&hello);
         if self.decide(turn, now, Command::Hello(Box::new(hello)))?.is_err() {
             turn.then.push(Then::Say(session, Down::TurnedAway));
             return Ok(());
         }
-        let acked = self.acks.get(&worker).filter(|(i, _)| *i == incarnation).map_or(0, |(_, seq)| *seq);
+        let known = self.acks.get(&worker).filter(|(i, _)| is_its_own && *i == incarnation);
+        let acked = known.map_or(0, |(_, seq)| *seq);
         turn.then.insert(orders_from, Then::Say(session, Down::Say(Heard::Welcome { acked })));
         let earlier = self.sessions.insert(worker, Session { id: session, incarnation, acked });
         turn.then.extend(earlier.map(|s| Then::Close(s.id)));

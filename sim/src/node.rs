@@ -23,6 +23,8 @@ pub struct Node {
     pub life: u64,
     /// The life whose reports the agent sends: an earlier one while it delivers what that left behind.
     pub incarnation: u64,
+    /// The processes that have written the journal, by their lives.
+    pub writers: Vec<u64>,
     /// It was turned away, because another agent with its id had joined: it has ended, and nobody starts it again by itself.
     pub turned_away: bool,
     /// On the agent's disk while the coordinator has not heard everything.
@@ -50,6 +52,7 @@ impl Node {
             zone,
             life: 0,
             incarnation: 0,
+            writers: Vec::new(),
             turned_away: false,
             journal: None,
             agent: None,
@@ -63,8 +66,8 @@ impl Node {
 
     /// Another machine with a copy of this one's home as it is on its disk.
     pub fn twin(&self) -> Self {
-        let (incarnation, journal) = (self.incarnation, self.journal.clone());
-        Self { incarnation, journal, ..Self::new(self.worker, self.slots, self.zone) }
+        let (incarnation, journal, writers) = (self.incarnation, self.journal.clone(), self.writers.clone());
+        Self { incarnation, journal, writers, ..Self::new(self.worker, self.slots, self.zone) }
     }
 
     /// A new agent begins `life`: what an earlier one left behind comes first.
@@ -79,8 +82,10 @@ impl Node {
             None => {
                 self.incarnation = life;
                 self.agent = Some(Agent::default());
+                self.writers.clear();
             }
         }
+        self.writers.push(life);
     }
 
     /// Keeps the agent's journal, as its shell does.
@@ -117,6 +122,7 @@ impl Node {
             worker: self.worker,
             incarnation: self.incarnation.to_string(),
             process: self.life.to_string(),
+            before: self.writers.iter().filter(|life| **life != self.life).map(ToString::to_string).collect(),
             host: "node".into(),
             slots: self.slots,
             version: "sim".into(),

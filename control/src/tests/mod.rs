@@ -122,6 +122,7 @@ impl World {
             worker,
             incarnation: incarnation.into(),
             process: incarnation.into(),
+            before: Vec::new(),
             host: "127.0.0.1".into(),
             slots,
             version: "0.1.0".into(),

@@ -174,6 +174,7 @@ fn labels_memory_and_parts_of_slots_are_kept_to() {
         worker: worker(2),
         incarnation: "a".into(),
         process: "a".into(),
+        before: Vec::new(),
         host: "h".into(),
         slots: 2,
         version: "0.1.0".into(),

@@ -2,14 +2,19 @@
 
 use super::*;
 
-/// An agent of worker 1 joins: `process` speaks as `incarnation`.
-fn join(w: &mut World, incarnation: &str, process: &str) -> Result<Vec<Effect>, Refusal> {
+/// An agent of worker 1: `process` speaks as `incarnation`.
+fn hello(incarnation: &str, process: &str) -> Hello {
     let (worker, slots) = (worker(1), 2);
     let (incarnation, process) = (incarnation.to_owned(), process.to_owned());
     let (host, version) = (process.clone(), "0.1.0".to_owned());
     let (live, cached, labels, memory) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
-    let hello = Hello { worker, incarnation, process, host, slots, version, live, cached, labels, memory };
-    w.tell(Command::Hello(Box::new(hello)))
+    let before = Vec::new();
+    Hello { worker, incarnation, process, before, host, slots, version, live, cached, labels, memory }
+}
+
+/// It joins.
+fn join(w: &mut World, incarnation: &str, process: &str) -> Result<Vec<Effect>, Refusal> {
+    w.tell(Command::Hello(Box::new(hello(incarnation, process))))
 }
 
 fn is_turned_away(answer: &Result<Vec<Effect>, Refusal>) -> bool {
@@ -49,4 +54,23 @@ fn agents_that_do_not_name_their_process_are_told_apart_by_incarnation() {
     join(&mut w, "a", "").unwrap();
     join(&mut w, "b", "").unwrap();
     assert!(is_turned_away(&join(&mut w, "a", "")));
+}
+
+#[test]
+fn what_a_copy_was_acknowledged_is_not_the_originals() {
+    let mut w = World::new();
+    let after = |process: &str, before: &[&str]| {
+        let before = before.iter().map(|p| (*p).to_owned()).collect();
+        Hello { before, ..hello("a", process) }
+    };
+    assert!(w.cluster.acknowledges(&after("a", &[])), "nothing is known");
+    join(&mut w, "a", "a").unwrap();
+    assert!(w.cluster.acknowledges(&after("a", &[])), "the same process");
+    assert!(w.cluster.acknowledges(&after("next", &["a"])), "it goes on with that one's journal");
+    assert!(w.cluster.acknowledges(&after("third", &["a", "next"])), "whether or not the second was ever here");
+    join(&mut w, "a", "copy").unwrap();
+    assert!(!w.cluster.acknowledges(&after("next", &["a"])), "the copy has numbered what it said by itself");
+    assert!(w.cluster.acknowledges(&after("of-copy", &["a", "copy"])));
+    assert!(w.cluster.acknowledges(&hello("b", "b")), "nothing was acknowledged to that incarnation");
+    assert!(w.cluster.acknowledges(&hello("a", "")), "agents of 0.1.0 do not say");
 }

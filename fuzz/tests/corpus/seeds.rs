@@ -327,6 +327,7 @@ fn wire() -> Vec<Seed> {
         worker,
         incarnation: "one".into(),
         process: "first".into(),
+        before: vec!["zeroth".into()],
         host: "127.0.0.1".into(),
         slots: 4,
         version: "0.1.0".into(),

@@ -2,7 +2,7 @@
 //! `HOME/journal`, so that an agent that dies meanwhile, or ends, leaves it to the next one.
 //!
 //! Frames of length (u32, little-endian), the first eight bytes of BLAKE3, and a protobuf message; the first names the
-//! incarnation. A frame that is cut short or wrong ends the file: what came after it was never told to anybody.
+//! incarnation, and those after it the processes that have written here. A frame that is cut short or wrong ends the file: what came after it was never told to anybody.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,7 +25,7 @@ const LONGEST: usize = 64 << 20;
 /// One frame.
 #[derive(Clone, PartialEq, Message)]
 struct Frame {
-    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6, 7")]
     what: Option<What>,
 }
 
@@ -44,6 +44,9 @@ enum What {
     Ended(Rank),
     #[prost(message, tag = "6")]
     Stopped(v1::Fence),
+    /// Who writes from here on.
+    #[prost(string, tag = "7")]
+    Writer(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -59,6 +62,8 @@ struct Rank {
 pub struct Left {
     /// Under which incarnation.
     pub incarnation: String,
+    /// The processes that have written it.
+    pub writers: Vec<String>,
     /// All that it remembered.
     pub entries: Vec<Entry<Post>>,
     /// The file, to go on with.
@@ -119,18 +124,21 @@ impl Journal {
             Ok(file)
         });
         let file = file.with_context(|| format!("open {}", path.display()))?;
+        let writer = |what: &What| if let What::Writer(process) = what { Some(process.clone()) } else { None };
+        let writers = frames.iter().filter_map(writer).collect();
         let entries = frames.into_iter().skip(1).filter_map(entry).collect();
-        Ok(Some(Left { incarnation, entries, journal: Self { path, file: Some(file), dirty: false } }))
+        Ok(Some(Left { incarnation, writers, entries, journal: Self { path, file: Some(file), dirty: false } }))
     }
 
     /// Begins anew with all that there is to remember.
     ///
     /// # Errors
     /// When it cannot be written; then there is none.
-    pub fn begin(&mut self, incarnation: &str, entries: Vec<Entry<Post>>) -> io::Result<()> {
+    pub fn begin(&mut self, incarnation: &str, writers: &[String], entries: Vec<Entry<Post>>) -> io::Result<()> {
         self.end();
         let mut bytes = Vec::new();
         put(What::Incarnation(incarnation.to_owned()), &mut bytes);
+        writers.iter().for_each(|process| put(What::Writer(process.clone()), &mut bytes));
         entries.into_iter().for_each(|e| put(frame(e), &mut bytes));
         let tmp = self.path.with_extension("tmp");
         let mut file = OpenOptions::new().create(true).append(true).open(&tmp)?;
@@ -145,19 +153,33 @@ impl Journal {
         Ok(())
     }
 
+    /// `process` writes from here on.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn continued(&mut self, process: &str) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        put(What::Writer(process.to_owned()), &mut bytes);
+        self.write(&bytes)
+    }
+
     /// Appends; it survives this process when this returns.
     ///
     /// # Errors
     /// When it cannot be written. Then it is removed: half of it would be worse than none.
     pub fn append(&mut self, entries: Vec<Entry<Post>>) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if entries.is_empty() {
-            return Ok(());
-        }
         let mut bytes = Vec::new();
         entries.into_iter().for_each(|e| put(frame(e), &mut bytes));
+        self.write(&bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.dirty = true;
-        file.write_all(&bytes).inspect_err(|_| self.end())
+        file.write_all(bytes).inspect_err(|_| self.end())
     }
 
     /// Makes sure that all of it survives the machine, too.
@@ -226,7 +248,7 @@ fn frame(entry: Entry<Post>) -> What {
 fn entry(what: What) -> Option<Entry<Post>> {
     let key = |rank: Rank| Some(Key { fence: letters::parsed(rank.fence.as_ref())?, rank: rank.rank });
     Some(match what {
-        What::Incarnation(_) => return None,
+        What::Incarnation(_) | What::Writer(_) => return None,
         What::Numbered(last) => Entry::Numbered(last),
         What::Report(v1::Report { seq, report }) => Entry::Report { seq, letter: Post(report?) },
         What::Started(rank) => Entry::Started(key(rank)?),
@@ -261,15 +283,17 @@ mod tests {
         assert!(Journal::left(home.path()).unwrap().is_none());
         let mut journal = Journal::new(home.path());
         let (first, second) = (all()[..2].to_vec(), all()[2..].to_vec());
-        journal.begin("me", first).unwrap();
+        journal.begin("me", &["me".to_owned()], first).unwrap();
         journal.append(second[..1].to_vec()).unwrap();
         drop(journal);
         let mut left = Journal::left(home.path()).unwrap().unwrap();
         assert_eq!((left.incarnation.as_str(), left.entries), ("me", all()[..3].to_vec()));
+        assert_eq!(left.writers, ["me"]);
+        left.journal.continued("next").unwrap();
         left.journal.append(second[1..].to_vec()).unwrap();
         left.journal.sync().unwrap();
         let mut left = Journal::left(home.path()).unwrap().unwrap();
-        assert_eq!(left.entries, all());
+        assert_eq!((left.writers.join(" ").as_str(), left.entries), ("me next", all()));
         left.journal.end();
         assert!(Journal::left(home.path()).unwrap().is_none());
     }
@@ -278,7 +302,7 @@ mod tests {
     fn wherever_it_was_cut_or_flipped_what_stands_before_counts_and_more_can_follow() {
         let home = tempfile::tempdir().unwrap();
         let mut journal = Journal::new(home.path());
-        journal.begin("me", all()).unwrap();
+        journal.begin("me", &["me".to_owned()], all()).unwrap();
         let path = home.path().join(NAME);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
