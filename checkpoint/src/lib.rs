@@ -23,7 +23,7 @@ use morph_spec::Digest;
 use serde::{Deserialize, Serialize};
 
 pub use error::Error;
-pub use store::{FileEntry, MANIFEST, Manifest, Saved, inspect, load, remove, save};
+pub use store::{FileEntry, MANIFEST, Manifest, Saved, inspect, load, manifest_url, remove, save};
 pub use tensor::{Dtype, TensorData};
 
 /// Tensors by name.

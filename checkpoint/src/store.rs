@@ -14,6 +14,25 @@ const VERSION: u32 = 1;
 /// Bytes of a manifest: they are thousands.
 const LARGEST: u64 = 64 << 20;
 
+/// The URL of the manifest of the checkpoint at `place`: the URL or path of that, or of its folder.
+///
+/// # Errors
+/// When it is no URL of a store that is known.
+pub fn manifest_url(place: &str) -> Result<String, Error> {
+    if !place.ends_with(".json") {
+        return Ok(Objects::open(place)?.url_of(MANIFEST));
+    }
+    let beside_us;
+    let place = if place.contains('/') {
+        place
+    } else {
+        beside_us = format!("./{place}");
+        &beside_us
+    };
+    let (folder, name) = split_url(place)?;
+    Ok(folder.url_of(&name))
+}
+
 /// What a checkpoint says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -77,6 +77,9 @@ use crate::{
 const DATABASE: &str = "state.db";
 /// Largest message taken: an experiment or a batch of log lines is far below it.
 const LARGEST: usize = 64 << 20;
+/// Largest message taken from an agent, which keeps what its ranks say in one breath far below it. Two bytes on the wire can be
+/// a hundred in memory.
+const LARGEST_OF_AGENTS: usize = 8 << 20;
 /// Requests open at a time on one connection.
 const STREAMS: u32 = 1024;
 /// How long open streams may take to end.
@@ -297,7 +300,7 @@ where
         stop: stop.clone(),
     };
     let people = services::coordinator::Coordinator { core, database, urls: options.urls(), stop: stop.clone() };
-    let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST);
+    let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST_OF_AGENTS);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
     let access = AccessServer::new(services::access::Access { tokens: tokens.clone() });
     let proof = match (&options.tls, options.insecure) {

@@ -3,7 +3,11 @@
 //! A map that is stretched to its own maximum shows bright spots in healthy lungs, too. So there is no way here to draw one
 //! without saying what its brightest colour means; take it from the validation set's residuals, the same for all images.
 
-use crate::{Error, font, readers::Grey};
+use crate::{
+    Error, font,
+    picture::{INK, PAPER, Rgb},
+    readers::Grey,
+};
 
 /// The inferno colour map (Smith & van der Walt 2015, CC0), dark to bright, as 0xRRGGBB.
 #[rustfmt::skip]
@@ -42,19 +46,6 @@ const MIDDLE: u8 = 128;
 const WIDTH_PER_ZOOM: usize = 256;
 const GAP: usize = 4;
 const BAR: usize = 6;
-const PAPER: [u8; 3] = [18, 18, 22];
-const INK: [u8; 3] = [225, 225, 230];
-
-/// A colour image: 8 bits a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rgb {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Row-major pixels: red, green, blue.
-    pub pixels: Vec<u8>,
-}
 
 /// How anomalous each pixel is: mostly |x − x̂|, smoothed or not; at the network's resolution, which may be coarser than the
 /// image's.
@@ -136,8 +127,8 @@ pub fn captioned(image: &Rgb, scale: f32, text: &str) -> Rgb {
     let lines = wrapped(text, (inner / step).max(1));
     let line = font::HEIGHT * zoom + gap;
     let height = image.height + gap + BAR * zoom + gap + line * (1 + lines.len());
-    let mut out = Rgb { width: image.width, height, pixels: image.pixels.clone() };
-    out.pixels.extend(PAPER.repeat(image.width * (height - image.height)));
+    let mut out = Rgb::filled(image.width, height, PAPER);
+    out.pixels[..image.pixels.len()].copy_from_slice(&image.pixels);
     let mut y = image.height + gap;
     for row in y..y + BAR * zoom {
         for column in 0..inner {
@@ -146,11 +137,11 @@ pub fn captioned(image: &Rgb, scale: f32, text: &str) -> Rgb {
     }
     y += BAR * zoom + gap;
     let end = format!("{scale:.3}");
-    out.text(gap, y, zoom, "0");
-    out.text((gap + inner).saturating_sub(end.len() * step).max(gap + 2 * step), y, zoom, &end);
+    out.text(gap, y, zoom, INK, "0");
+    out.text((gap + inner).saturating_sub(end.len() * step).max(gap + 2 * step), y, zoom, INK, &end);
     for text in &lines {
         y += line;
-        out.text(gap, y, zoom, text);
+        out.text(gap, y, zoom, INK, text);
     }
     out
 }
@@ -175,45 +166,6 @@ fn wrapped(text: &str, columns: usize) -> Vec<String> {
     lines.push(line);
     lines.retain(|l| !l.is_empty());
     lines
-}
-
-impl Rgb {
-    fn dot(&mut self, x: usize, y: usize, colour: [u8; 3]) {
-        if x < self.width && y < self.height {
-            let at = (y * self.width + x) * 3;
-            self.pixels[at..at + 3].copy_from_slice(&colour);
-        }
-    }
-
-    fn text(&mut self, x: usize, y: usize, zoom: usize, text: &str) {
-        for (i, c) in text.chars().enumerate() {
-            let left = x + i * (font::WIDTH + 1) * zoom;
-            for (row, bits) in font::glyph(c).into_iter().enumerate() {
-                for column in (0..font::WIDTH).filter(|column| bits >> (font::WIDTH - 1 - column) & 1 == 1) {
-                    for (dy, dx) in (0..zoom).flat_map(|dy| (0..zoom).map(move |dx| (dy, dx))) {
-                        self.dot(left + column * zoom + dx, y + row * zoom + dy, INK);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The image as a PNG file.
-    ///
-    /// # Errors
-    /// [`Error::Picture`] when the pixels do not fill the image.
-    pub fn png(&self) -> Result<Vec<u8>, Error> {
-        let bad = |why: String| Error::Picture(why);
-        let side = |n: usize| u32::try_from(n).map_err(|_| bad(format!("{n} pixels a side are too many for a PNG")));
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, side(self.width)?, side(self.height)?);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header().map_err(|e| bad(e.to_string()))?;
-        writer.write_image_data(&self.pixels).map_err(|e| bad(e.to_string()))?;
-        writer.finish().map_err(|e| bad(e.to_string()))?;
-        Ok(bytes)
-    }
 }
 
 #[cfg(test)]
@@ -297,17 +249,5 @@ mod tests {
         let wide = captioned(&Rgb { width: 512, height: 1, pixels: vec![0; 512 * 3] }, 0.25, "x");
         assert!(wide.height - 1 > 2 * (GAP + BAR), "large images have large letters");
         assert_eq!(wrapped("not for diagnosis abcdefghijkl", 9), ["not for", "diagnosis", "abcdefghi", "jkl"]);
-    }
-
-    #[test]
-    fn the_png_holds_the_pixels() {
-        let image = Rgb { width: 3, height: 2, pixels: (0..18).map(|i| i * 14).collect() };
-        let file = image.png().unwrap();
-        let mut reader = png::Decoder::new(std::io::Cursor::new(&file[..])).read_info().unwrap();
-        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut pixels).unwrap();
-        assert_eq!((info.width, info.height, info.color_type), (3, 2, png::ColorType::Rgb));
-        assert_eq!(pixels, image.pixels);
-        assert!(Rgb { width: 3, height: 3, ..image }.png().is_err());
     }
 }

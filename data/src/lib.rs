@@ -15,6 +15,7 @@ pub mod layouts;
 pub mod manifest;
 mod mmap;
 pub mod phantom;
+pub mod picture;
 pub mod prepare;
 mod progress;
 pub mod readers;
@@ -28,4 +29,4 @@ pub mod truth;
 
 pub use error::Error;
 pub use progress::{Progress, Silent};
-pub use samples::{Meta, Samples};
+pub use samples::{Meta, Samples, stays_within};

@@ -6,13 +6,10 @@ use bytes::Bytes;
 use morph_objects::Objects;
 use morph_spec::{
     Digest, Manifest,
-    manifest::{FILE, VERSION},
+    manifest::{FILE, LARGEST, VERSION},
 };
 
 use crate::Error;
-
-/// Bytes of a manifest: one of a hundred thousand shards is far below it.
-const LARGEST: u64 = 256 << 20;
 
 /// The manifest in the folder `dataset`, and the BLAKE3 of its file.
 ///

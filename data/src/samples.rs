@@ -7,6 +7,11 @@ use morph_spec::{Digest, Manifest, experiment::Subset};
 
 use crate::{Error, manifest, mmap, shard::Shard};
 
+/// Whether a file that is named after the sample `id` stays in its folder, or in one below: an id that is a path would lead out.
+pub fn stays_within(id: &str) -> bool {
+    !id.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+}
+
 /// What is known of a sample besides its pixels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Meta {

@@ -15,7 +15,7 @@ use dicom_core::{
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject, OpenFileOptions, file::ReadPreamble};
 
-use crate::{Error, heatmap::Rgb};
+use crate::{Error, picture::Rgb};
 
 /// What every capture says of itself, in its series' description and in its comments; to be written into the picture, too
 /// ([`crate::heatmap::captioned`]), for not every viewer shows those.

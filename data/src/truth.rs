@@ -7,7 +7,7 @@
 
 use morph_objects::Objects;
 
-use crate::{Error, readers::png, resize::pillow_bilinear};
+use crate::{Error, readers::png, resize::pillow_bilinear, stays_within};
 
 /// The folder's name beside a phantom's raw files.
 pub const FOLDER: &str = "truth";
@@ -58,8 +58,7 @@ pub struct Truth {
 /// # Errors
 /// When a file cannot be fetched or is no PNG.
 pub async fn read(truth: &Objects, id: &str, [height, width]: [u32; 2]) -> Result<Truth, Error> {
-    // An id that is a path would lead out of the folder.
-    if id.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if !stays_within(id) {
         return Ok(Truth::default());
     }
     let mut found = [None, None, None];

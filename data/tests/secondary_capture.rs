@@ -8,7 +8,8 @@ use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject, OpenFileOptions, file::ReadPreamble};
 use morph_data::{
-    heatmap::{self, Map, Rgb},
+    heatmap::{self, Map},
+    picture::Rgb,
     readers::{self, Grey},
     secondary_capture::{Capture, RESEARCH_USE_ONLY, Source, Uids, uid, write},
 };

@@ -4,6 +4,7 @@ use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use morph_e2e::{Home, cluster::Process, expect, job, program, run, wait_for};
+use morph_spec::evaluation::{MEASURES, PLAIN};
 
 const SWEEP: &str = "kind: sweep\nname: tiny\nexperiment: experiment.yaml\nmethod: grid\n\
     metric: {name: opacity/auroc, goal: maximize}\nparameters:\n  trainer.optimizer.lr: {values: [1e-3, 2e-3]}\n";
@@ -12,7 +13,8 @@ const SWEEP: &str = "kind: sweep\nname: tiny\nexperiment: experiment.yaml\nmetho
 fn a_sweep_trains_scores_and_is_reused() -> Result<()> {
     let home = Home::new()?;
     job::dataset(&home, 40, 8)?;
-    job::experiment(&home, 2)?;
+    let experiment = fs::read_to_string(job::experiment(&home, 2)?)?;
+    home.write("experiment.yaml", &format!("{experiment}evaluation: {{truth: '${{MORPH_HOME}}/raw/truth'}}\n"))?;
     let sweep = home.write("sweep.yaml", SWEEP)?;
     let said = expect(home.morphctl()?.args(["sweep", "--local", "--slots", "2"]).arg(&sweep), 0)?;
     ensure!(said.contains("2 ok"), "{said}");
@@ -25,6 +27,11 @@ fn a_sweep_trains_scores_and_is_reused() -> Result<()> {
         for name in ["opacity/auroc", "opacity/auroc_view", "opacity/auroc_intensity", "healthy/ssim", "healthy/l1"] {
             let value = run["summary"][name].as_f64().with_context(|| format!("no {name}: {run:#}"))?;
             ensure!((0.0..=1.0).contains(&value), "{name} = {value}");
+        }
+        // A sweep may be by any of these, so each must be there.
+        let plain = PLAIN.iter().filter(|m| !m.starts_with("mean/")).map(|m| (*m).to_owned());
+        for name in MEASURES.iter().map(|m| format!("opacity/{m}")).chain(plain) {
+            ensure!(run["summary"][&name].is_f64(), "no {name}: {:#}", run["summary"]);
         }
         let panel =
             home.path().join("objects/runs").join(run["id"].as_str().context("id")?).join("artifacts/panel.png");

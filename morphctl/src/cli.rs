@@ -491,7 +491,7 @@ pub struct Evaluate {
     pub on: Vec<String>,
     /// The score that metrics, thresholds, subgroups and p-values are of (l1, mse, q95, top5, prior_l1, prior_top5, or one of
     /// them with _masked).
-    #[arg(long, value_name = "NAME", value_parser = score_name)]
+    #[arg(long, value_name = "NAME")]
     pub score: Option<Score>,
     /// Folder with twins/, lesions/ and masks/ of the images.
     #[arg(long, value_name = "URL")]
@@ -517,12 +517,6 @@ pub struct Evaluate {
     /// Root of the raw files: heat maps are drawn over these, and as DICOM Secondary Captures, too.
     #[arg(long, value_name = "DIR", requires = "heatmaps")]
     pub source: Option<PathBuf>,
-}
-
-fn score_name(text: &str) -> Result<Score, String> {
-    let names: Vec<&str> = Score::ALL.into_iter().map(Score::name).collect();
-    let found = Score::ALL.into_iter().find(|s| s.name() == text);
-    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 /// What `train` and `sweep` take.

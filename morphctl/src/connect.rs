@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use morph_coordinator::auth::secret::Secret;
 use morph_coordinator::{Handle, Options};
-use morph_proto::v1::{access_client::AccessClient, coordinator_client::CoordinatorClient};
+use morph_proto::v1::{self, access_client::AccessClient, coordinator_client::CoordinatorClient};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -42,6 +42,15 @@ impl Interceptor for Bearer {
         }
         Ok(request)
     }
+}
+
+/// The run that is called `id`, with everything.
+///
+/// # Errors
+/// When there is none.
+pub async fn run(client: &mut Client, id: &str) -> Result<v1::Run> {
+    let request = v1::GetRunRequest { run: id.to_owned() };
+    Ok(client.get_run(request).await.map_err(|s| fail::status(&s))?.into_inner().run.unwrap_or_default())
 }
 
 /// How long a coordinator that has taken the home may take to say where it listens.
@@ -175,7 +184,7 @@ pub async fn wire(url: &str, token: Option<&Secret>, tls: Option<ClientTlsConfig
 
 /// `wire`, if who is at its other end serves; of several coordinators one does, and the others stand by.
 async fn serves(url: &str, wire: Wire) -> Result<Wire> {
-    let service = morph_proto::v1::coordinator_server::SERVICE_NAME.to_owned();
+    let service = v1::coordinator_server::SERVICE_NAME.to_owned();
     match HealthClient::new(wire.clone()).check(HealthCheckRequest { service }).await {
         Ok(_) => Ok(wire),
         Err(status) if status.code() == Code::Unavailable => {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     cli::{Format, Global, Thing},
     compare::{gather::test_sets, ledger::Use},
-    connect::{Client, Connection, Purpose},
+    connect::{self, Client, Connection, Purpose},
     fail::{NOT_FOUND, coded, status},
     get, json, print, text, watch,
 };
@@ -37,8 +37,7 @@ pub async fn describe(global: &Global, what: Thing, id: &str) -> Result<()> {
 async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, String, String)> {
     match what {
         Thing::Run => {
-            let request = v1::GetRunRequest { run: id.to_owned() };
-            let run = client.get_run(request).await.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default();
+            let run = connect::run(client, id).await?;
             let events = events(client, &run.id).await?;
             let mut json = json::run(&run);
             json["events"] = events.iter().map(json::event).collect();

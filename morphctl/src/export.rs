@@ -4,18 +4,17 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use anyhow::{Context, Result};
 use morph_checkpoint::{
-    MANIFEST, Snapshot, State, Tensors, file,
+    Snapshot, State, Tensors, file,
     pt::{self, Item},
     weights,
 };
-use morph_proto::v1;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
+    checkpoint::{self, Found},
     cli::{Format, Global, Layout, Weights},
-    connect::{Connection, Purpose},
-    fail::{ERROR, REFUSED, USAGE, coded, status},
+    fail::{ERROR, REFUSED, USAGE, coded},
     local, print,
 };
 
@@ -46,7 +45,7 @@ pub async fn export(global: &Global, request: Request<'_>) -> Result<u8> {
         return Err(coded(USAGE, "--layout paper is of --format pt only: the published code reads nothing else"));
     }
     file::is_free(out, force).map_err(|e| refused(out, &e))?;
-    let url = if is_checkpoint(what) { manifest(what)? } else { of_run(global, request).await? };
+    let Found { url, .. } = checkpoint::find(global, what, request.newest).await?;
     let state = match (format, layout) {
         (Weights::Pt, Layout::State) | (Weights::Safetensors, _) => {
             let snapshot = morph_checkpoint::load(&url, None).await?;
@@ -70,36 +69,6 @@ pub fn refused(out: &Path, e: &io::Error) -> anyhow::Error {
         io::ErrorKind::NotFound => coded(ERROR, format!("{}: its folder is not there", out.display())),
         _ => coded(ERROR, format!("write {}: {e}", out.display())),
     }
-}
-
-/// Whether `what` is a place and not a run's name, which holds no slash.
-fn is_checkpoint(what: &str) -> bool {
-    what.contains('/') || what.ends_with(MANIFEST) || Path::new(what).join(MANIFEST).is_file()
-}
-
-/// The URL of the manifest of the checkpoint at `place`: a URL or path of it, or of its folder.
-fn manifest(place: &str) -> Result<String> {
-    let mut url = place.to_owned();
-    if !url.ends_with(".json") {
-        url = format!("{}/{MANIFEST}", url.trim_end_matches('/'));
-    }
-    if url.contains("://") {
-        return Ok(url);
-    }
-    let path = std::path::absolute(&url).with_context(|| format!("find {url}"))?;
-    Ok(format!("file://{}", path.display()))
-}
-
-/// The manifest's URL of the run's best checkpoint, or its newest.
-async fn of_run(global: &Global, request: Request<'_>) -> Result<String> {
-    let mut connection = Connection::open(global, Purpose::Ask).await?;
-    let found = connection.client.get_run(v1::GetRunRequest { run: request.what.to_owned() }).await;
-    connection.close().await;
-    let run = found.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default();
-    let best = run.checkpoints.iter().rev().find(|c| c.best && !request.newest);
-    let checkpoint = best.or_else(|| run.checkpoints.iter().max_by_key(|c| c.step));
-    let none = || coded(REFUSED, format!("run {} has no checkpoint yet", run.name));
-    Ok(checkpoint.ok_or_else(none)?.url.clone())
 }
 
 fn encoded(snapshot: &Snapshot, format: Weights) -> Result<Vec<u8>> {

@@ -8,6 +8,7 @@ macro_rules! say {
 
 mod certs;
 mod change;
+mod checkpoint;
 mod cli;
 mod compare;
 mod connect;

@@ -8,7 +8,8 @@ use morph_spec::{Experiment, sweep::EXPERIMENT};
 
 use crate::{
     cli::{Format, Global},
-    connect::Client,
+    compare::gather,
+    connect::{self, Client},
     fail::{CANCELLED, FAILED, OK},
     json, print, text, watch,
 };
@@ -161,13 +162,9 @@ fn default_metric(runs: &[v1::Run]) -> String {
 /// Whether the runs were made on phantoms.
 async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
     let Some(first) = runs.first() else { return false };
-    let Ok(run) = client.get_run(v1::GetRunRequest { run: first.id.clone() }).await else { return false };
-    let json = run.into_inner().run.unwrap_or_default().experiment_json;
-    let Ok(experiment) = serde_json::from_str::<Experiment>(&json) else { return false };
-    let request = v1::RegisterDatasetRequest { url: experiment.dataset.url };
-    let Ok(found) = client.register_dataset(request).await else { return false };
-    let json = found.into_inner().dataset.unwrap_or_default().manifest_json;
-    serde_json::from_str::<morph_spec::Manifest>(&json).is_ok_and(|m| m.synthetic)
+    let Ok(run) = connect::run(client, &first.id).await else { return false };
+    let Ok(experiment) = serde_json::from_str::<Experiment>(&run.experiment_json) else { return false };
+    gather::manifest(&run, &experiment).await.is_some_and(|m| m.synthetic)
 }
 
 #[cfg(test)]

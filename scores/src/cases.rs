@@ -5,7 +5,7 @@
 //! known ones). An empty cell is a number that the case does not have (where a finding is, of a healthy image). Numbers are
 //! written so that reading them gives the same bits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,6 +90,34 @@ pub struct TableError {
 
 fn part(before: &str, text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{before}{text}") }
+}
+
+/// Each person of some cases as a number. Patients of two datasets are two persons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Persons<'a>(BTreeMap<(&'a str, &'a str), u64>);
+
+impl<'a> Persons<'a> {
+    /// The persons of `cases`, in the order in which they come.
+    pub fn of(cases: impl IntoIterator<Item = &'a Case>) -> Self {
+        let mut all = BTreeMap::new();
+        for case in cases {
+            let next = all.len() as u64;
+            if let Some(patient) = &case.patient {
+                all.entry((case.dataset.as_str(), patient.as_str())).or_insert(next);
+            }
+        }
+        Self(all)
+    }
+
+    /// Of `case`, if its person is known.
+    pub fn number(&self, case: &Case) -> Option<u64> {
+        case.patient.as_deref().and_then(|p| self.0.get(&(case.dataset.as_str(), p)).copied())
+    }
+
+    /// Of each case, where all have one.
+    pub fn numbers<'c>(&self, cases: impl IntoIterator<Item = &'c Case>) -> Option<Vec<u64>> {
+        cases.into_iter().map(|c| self.number(c)).collect()
+    }
 }
 
 impl Cases {

@@ -1,10 +1,48 @@
 //! `evaluation`: what is scored after training, and how.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::Subset;
+
+/// The numbers by which runs can be compared, of each comparison: `<comparison>/<measure>`.
+pub const MEASURES: [&str; 30] = [
+    "auroc",
+    "auroc_low",
+    "auroc_high",
+    "auprc",
+    "auprc_low",
+    "auprc_high",
+    "fpr95",
+    "fpr99",
+    "sens90",
+    "sens95",
+    "sensitivity",
+    "specificity",
+    "prevalence",
+    "auroc_l1",
+    "auroc_mse",
+    "auroc_q95",
+    "auroc_top5",
+    "auprc_top5",
+    "auroc_prior",
+    "auroc_prior_top5",
+    "auroc_view",
+    "auroc_view_matched",
+    "auroc_intensity",
+    // Where the pathology has boxes.
+    "pointing",
+    "energy_inside",
+    "pixel_auroc",
+    "pixel_auprc",
+    "box_ap",
+    // Where there are twins.
+    "twin_ssim",
+    "lesion_removed",
+];
+/// Further ones; `mean/…` where there are several comparisons.
+pub const PLAIN: [&str; 6] = ["healthy/ssim", "healthy/l1", "healthy/psnr", "mean/auroc", "mean/auprc", "val/score"];
 
 /// What is scored after training, with the best checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +198,16 @@ impl Score {
     }
 }
 
+impl FromStr for Score {
+    type Err = String;
+
+    /// By its [`Score::name`].
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|s| s.name() == text);
+        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
 /// What becomes of test images that had a part in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -255,8 +303,10 @@ mod tests {
     fn scores_are_called_in_yaml_as_in_tables() {
         for score in Score::ALL {
             assert_eq!(json!(score), json!(score.name()));
+            assert_eq!(score.name().parse(), Ok(score));
         }
         assert_eq!(Score::ALL.iter().filter(|s| s.is_masked()).count(), 6);
+        assert!("l3".parse::<Score>().is_err_and(|e| e.contains("l1, mse")));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::{Digest, dataset::Preprocess};
 
 /// The name of the manifest inside a dataset's folder.
 pub const FILE: &str = "manifest.json";
+/// Bytes of a manifest at most: one of a hundred thousand shards is far below it.
+pub const LARGEST: u64 = 256 << 20;
 /// The version that this build writes; [`Manifest::version`] above it is refused.
 pub const VERSION: u32 = 1;
 

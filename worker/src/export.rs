@@ -46,9 +46,7 @@ pub fn checkpoint(url: &str, format: Format, to: &Path, force: bool) -> Result<E
     };
     file::is_free(to, force).map_err(io)?;
     let runtime = rank::runtime()?;
-    let snapshot: Snapshot = runtime.block_on(morph_checkpoint::load(url, None))?;
-    let experiment: Experiment = serde_json::from_value(snapshot.state.experiment.clone())
-        .map_err(|e| Failure::User(format!("{url}: its experiment cannot be read: {e}")))?;
+    let (snapshot, experiment) = runtime.block_on(snapshot::read(url))?;
     rank::set_up(experiment.trainer.threads)?;
     let half = file::beside(to);
     let written = match format {

@@ -109,11 +109,6 @@ struct AgentArgs {
     memory: Option<Bytes>,
 }
 
-fn score_name(text: &str) -> Result<Score, String> {
-    let names = || Score::ALL.map(Score::name).join(", ");
-    Score::ALL.into_iter().find(|s| s.name() == text).ok_or_else(|| format!("expected one of {}", names()))
-}
-
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -142,7 +137,7 @@ struct EvaluateArgs {
     #[arg(long, value_name = "URL")]
     on: Vec<String>,
     /// The score that thresholds, subgroups and p-values are of: l1, top5, …
-    #[arg(long, value_parser = score_name)]
+    #[arg(long)]
     score: Option<Score>,
     /// Folder with twins/, lesions/ and masks/ of the images.
     #[arg(long, value_name = "URL")]
@@ -293,32 +288,20 @@ fn parity(dir: &std::path::Path, json: bool) -> ExitCode {
     }
 }
 
-/// The URL of a checkpoint's manifest; by URL or path of it, or of its folder.
-fn manifest(checkpoint: String) -> Result<String> {
-    let mut url = checkpoint;
-    if !url.ends_with(".json") {
-        url = format!("{}/{}", url.trim_end_matches('/'), morph_checkpoint::MANIFEST);
-    }
-    if !url.contains("://") {
-        let path = std::path::absolute(&url).with_context(|| format!("find {url}"))?;
-        url = format!("file://{}", path.display());
-    }
-    Ok(url)
-}
-
 fn write(args: ExportArgs) -> Result<()> {
     let format = match args.format {
         Exported::Paper => export::Format::Paper,
         Exported::Torchscript => export::Format::TorchScript,
         Exported::Onnx => export::Format::Onnx,
     };
-    let exported = export::checkpoint(&manifest(args.checkpoint)?, format, &args.out, args.force)?;
+    let exported =
+        export::checkpoint(&morph_checkpoint::manifest_url(&args.checkpoint)?, format, &args.out, args.force)?;
     exported.notes.iter().for_each(|note| complain(note));
     Ok(())
 }
 
 fn score(args: EvaluateArgs) -> Result<()> {
-    let url = manifest(args.checkpoint)?;
+    let url = morph_checkpoint::manifest_url(&args.checkpoint)?;
     let cache = args.cache.unwrap_or_else(|| std::env::temp_dir().join("morph-cache"));
     let request = checkpoint::Request {
         url,

@@ -27,8 +27,6 @@ use crate::{
     view::{self, View},
 };
 
-/// Bytes of a manifest: one of a hundred thousand shards is far below it.
-const LARGEST_MANIFEST: u64 = 256 << 20;
 /// Bytes of an experiment or sweep: YAML files have no more than 1 MiB.
 const LARGEST_DOCUMENT: usize = 4 << 20;
 /// Bytes that the experiments of all runs of a sweep may have: each is recorded with its run.
@@ -76,7 +74,7 @@ impl Coordinator {
     /// Reads the manifest at `url` and has it registered.
     async fn register(&self, url: &str) -> Result<(Digest, bool), Status> {
         let objects = self.urls.open(url).await.map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let bytes = objects.get_up_to(manifest::FILE, LARGEST_MANIFEST).await.map_err(|e| match e {
+        let bytes = objects.get_up_to(manifest::FILE, manifest::LARGEST).await.map_err(|e| match e {
             morph_objects::Error::NotFound { .. } => Status::not_found(format!(
                 "there is no dataset at {}: prepare it first, morphctl data prepare FILE",
                 objects.url()

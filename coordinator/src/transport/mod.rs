@@ -7,6 +7,9 @@
 
 mod agents;
 mod calls;
+/// What the agent makes of the wire's messages.
+#[path = "../../../worker/src/agent/letters.rs"]
+mod letters;
 /// The agent's own link, in this network.
 #[path = "../../../worker/src/agent/link.rs"]
 mod link;

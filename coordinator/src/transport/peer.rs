@@ -8,19 +8,21 @@ use std::{
 
 use morph_control::{
     Exit,
-    agent::{Action, Agent, Ended, Heard, Key, Letter, Line, Said, Status, Tell},
+    agent::{Action, Agent, Key, Said, Status, Tell},
 };
-use morph_proto::v1::{
-    self, Hello, SessionRequest, report::Report, session_request::Message as Saying, session_response::Message,
-};
-use morph_spec::{Digest, Fence, Rng, Timestamp, WorkerId};
+use morph_proto::v1::{self, Hello, SessionRequest, report::Report, session_request::Message as Saying};
+use morph_spec::{Digest, Rng, Timestamp, WorkerId};
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::{URL, link};
+use super::{
+    URL,
+    letters::{Post, fence, heard},
+    link,
+};
 
 /// Time that a step takes.
 const STEP: Duration = Duration::from_millis(100);
@@ -158,76 +160,6 @@ fn now() -> u64 {
 
 fn request(message: Saying) -> SessionRequest {
     SessionRequest { message: Some(message) }
-}
-
-fn fence(fence: Fence) -> v1::Fence {
-    v1::Fence { run: fence.run.to_string(), attempt: fence.attempt }
-}
-
-fn parsed(fence: Option<v1::Fence>) -> Option<Fence> {
-    let fence = fence?;
-    Some(Fence { run: fence.run.parse().ok()?, attempt: fence.attempt })
-}
-
-/// What the coordinator said.
-fn heard(message: Message) -> Option<Heard<Box<v1::StartRank>>> {
-    Some(match message {
-        Message::Welcome(w) => Heard::Welcome { acked: w.acked },
-        Message::Ack(a) => Heard::Ack { seq: a.seq },
-        Message::Start(start) => {
-            let key = Key { fence: parsed(start.fence.clone())?, rank: start.rank };
-            Heard::Start { key, world_size: start.world_size, patience: 0, start: Box::new(start) }
-        }
-        Message::Rendezvous(r) => Heard::Rendezvous { fence: parsed(r.fence)?, address: r.address },
-        Message::CheckpointAck(c) => Heard::CheckpointAck { fence: parsed(c.fence)?, step: c.step },
-        Message::Stop(s) => {
-            Heard::Stop { fence: parsed(s.fence)?, checkpoint: s.checkpoint, now: s.now, reason: s.reason }
-        }
-        Message::Drain(v1::Drain { reason, leave: true }) => Heard::Leave { reason },
-        Message::Drain(_) => Heard::Drain,
-    })
-}
-
-/// A report.
-#[derive(Debug, Clone, PartialEq)]
-struct Post(Report);
-
-impl Letter for Post {
-    fn ended(Ended { key, exit, error, .. }: Ended) -> Self {
-        let exit = match exit {
-            Exit::Succeeded => v1::Exit::Succeeded,
-            Exit::Stopped => v1::Exit::Stopped,
-            _ => v1::Exit::Infra,
-        };
-        let (fence, exit) = (Some(fence(key.fence)), exit.into());
-        Self(Report::Exited(v1::RankExited { fence, rank: key.rank, exit, error, ..v1::RankExited::default() }))
-    }
-
-    fn leaving() -> Self {
-        Self(Report::Leaving(v1::Leaving {}))
-    }
-
-    fn not_here(of: Fence) -> Self {
-        Self(Report::NotHere(v1::AttemptNotHere { fence: Some(fence(of)) }))
-    }
-
-    fn line(Line { key, seq, at, stream, text }: Line) -> Self {
-        let v1::Fence { run, attempt } = fence(key.fence);
-        let line = v1::LogLine { run, attempt, rank: key.rank, seq, at, stream: stream.to_owned(), text };
-        Self(Report::Logs(v1::Logs { lines: vec![line] }))
-    }
-
-    fn size(&self) -> usize {
-        self.0.encoded_len()
-    }
-
-    fn merge(&mut self, newer: &Self) -> Option<usize> {
-        match (&mut self.0, &newer.0) {
-            (Report::Metrics(a), Report::Metrics(b)) if a.fence == b.fence => a.points.extend(b.points.clone()),
-            _ => return None,
-        }
-        Some(newer.size())
-    }
 }
 
 /// Something that a rank says.

@@ -34,6 +34,8 @@ const LIMIT: u64 = 8 << 30;
 /// Asks for another number of mutations of each input set than CI's; and for others, by their seed.
 const ROUNDS: &str = "MORPH_FUZZ_ROUNDS";
 const SEED: &str = "MORPH_FUZZ_SEED";
+/// 1: seeds that are missing, or that morph's writers would write otherwise by now, are written.
+const WRITE: &str = "MORPH_FUZZ_WRITE";
 
 fn asked(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -98,7 +100,7 @@ fn replay(target: &str, rounds: u64) {
     // Not captured: it is to be seen when the process ends before the test does.
     drop(writeln!(std::io::stderr(), "the input at work lies in {}", replay.path.display()));
     let known = known(target);
-    assert!(!known.is_empty(), "there are no seeds: cargo test -p morph-fuzz -- --ignored");
+    assert!(!known.is_empty(), "there are no seeds: {WRITE}=1 cargo test -p morph-fuzz seeds_are");
     for (name, input) in &known {
         replay.feed(name, input);
     }
@@ -151,14 +153,19 @@ replays! {
 }
 
 #[test]
-#[ignore = "writes the seeds that morph's own writers make"]
-fn write_seeds() {
+fn seeds_are_what_morph_writes() {
     for (target, name, bytes) in seeds::all() {
-        fs::create_dir_all(folder(target)).unwrap();
-        let path = folder(target).join(name);
+        let path = folder(target).join(&name);
         // A certificate is another one each time.
-        if target != "certificate" || !path.exists() {
-            fs::write(path, bytes).unwrap();
+        let is_same = fs::read(&path).is_ok_and(|there| there == bytes || target == "certificate");
+        if !is_same && asked(WRITE) == Some(1) {
+            fs::create_dir_all(folder(target)).unwrap();
+            fs::write(&path, &bytes).unwrap();
+            continue;
         }
+        assert!(
+            is_same,
+            "seeds/{target}/{name} is not what morph writes now: {WRITE}=1 cargo test -p morph-fuzz seeds_are"
+        );
     }
 }

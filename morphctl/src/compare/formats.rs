@@ -1,5 +1,6 @@
 //! The table for terminals, spreadsheets and papers.
 
+use anyhow::Result;
 use morph_scores::{format_interval, format_p};
 
 use super::table::{Cell, Comparison, DECIMALS, Row, Table};
@@ -125,7 +126,10 @@ pub fn text(table: &Table) -> String {
 }
 
 /// One row a method and comparison, numbers in full.
-pub fn csv(table: &Table) -> String {
+///
+/// # Errors
+/// When a line is not as long as the first.
+pub fn csv(table: &Table) -> Result<String> {
     let names = ["auroc", "auprc", "fpr95", "fpr99", "ssim", "l1"];
     let mut head: Vec<String> = ["comparison", "datasets", "healthy", "pathology", "prevalence", "score"]
         .into_iter()
@@ -137,7 +141,7 @@ pub fn csv(table: &Table) -> String {
     }
     let test = ["against", "auroc_difference", "auroc_difference_low", "auroc_difference_high", "p", "p_holm"];
     head.extend(test.map(ToOwned::to_owned));
-    let mut out = line(&head);
+    let mut lines = vec![head];
     for c in &table.comparisons {
         for row in &c.rows {
             let joined = |list: Vec<String>| list.join(" ");
@@ -174,17 +178,16 @@ pub fn csv(table: &Table) -> String {
                     [c.against.clone(), value, low, high, p, p_holm]
                 }
             });
-            out.push_str(&line(&cols));
+            lines.push(cols);
         }
     }
-    out.trim_end().to_owned()
+    text_of(&lines)
 }
 
-fn line(cells: &[String]) -> String {
-    let quoted = |text: &String| {
-        if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.clone() }
-    };
-    format!("{}\n", cells.iter().map(quoted).collect::<Vec<_>>().join(","))
+fn text_of(lines: &[Vec<String>]) -> Result<String> {
+    let mut out = csv::Writer::from_writer(Vec::new());
+    lines.iter().try_for_each(|line| out.write_record(line))?;
+    Ok(String::from_utf8(out.into_inner()?)?.trim_end().to_owned())
 }
 
 /// For a README: one table a comparison, best in bold.

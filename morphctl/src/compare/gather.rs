@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use morph_objects::Objects;
+use morph_objects::{Objects, split_url};
 use morph_proto::v1::{self, RunState};
 use morph_scores::{cases::Cases, evaluation::Evaluation};
-use morph_spec::Experiment;
+use morph_spec::{Experiment, Manifest};
 
 use crate::{
-    connect::Client,
+    connect::{Client, run},
     fail::{NOT_FOUND, REFUSED, code, coded, status},
     json,
 };
@@ -88,13 +88,12 @@ pub async fn gather(client: &mut Client, ids: &[String]) -> Result<Gathered> {
     Ok(out)
 }
 
-/// A run, with everything.
-///
-/// # Errors
-/// When there is none.
-pub async fn run(client: &mut Client, id: &str) -> Result<v1::Run> {
-    let request = v1::GetRunRequest { run: id.to_owned() };
-    Ok(client.get_run(request).await.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default())
+/// What the dataset that `run` was trained on says of itself, if that still lies there and can be read from here.
+pub async fn manifest(run: &v1::Run, experiment: &Experiment) -> Option<Manifest> {
+    let folder = Objects::open(&experiment.dataset.url).ok()?;
+    let (manifest, digest) = morph_data::manifest::read(&folder).await.ok()?;
+    // It may be another one by now.
+    (digest.to_string() == run.dataset).then_some(manifest)
 }
 
 /// How the test sets of `datasets` were used.
@@ -138,6 +137,6 @@ pub fn artifact<'a>(run: &'a v1::Run, name: &str) -> Option<&'a str> {
 /// # Errors
 /// When they cannot be read.
 pub async fn read(url: &str) -> Result<Vec<u8>> {
-    let (folder, name) = url.rsplit_once('/').unwrap_or((".", url));
-    Ok(Objects::open(folder)?.get(name).await?.to_vec())
+    let (folder, name) = split_url(url)?;
+    Ok(folder.get(&name).await?.to_vec())
 }

@@ -48,7 +48,7 @@ pub async fn compare(global: &Global, ids: &[String], how: &How) -> Result<()> {
     let table = table_of(&gathered, how)?;
     match global.asked {
         Output::Table => print::line(formats::text(&table).trim_end()),
-        Output::Csv => print::line(&formats::csv(&table)),
+        Output::Csv => print::line(&formats::csv(&table)?),
         Output::Latex => print::line(&formats::latex(&table)),
         Output::Markdown => print::line(&formats::markdown(&table)),
         Output::Json | Output::Yaml => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use morph_scores::cases::Case;
+use morph_scores::cases::{Case, Persons};
 
 use super::{gather::Scored, groups::Group, table::key};
 
@@ -59,7 +59,9 @@ impl<'a> Pairs<'a> {
                 other.run.name, first.run.name
             ));
         }
-        let patients = persons(&cases);
+        let persons = Persons::of(cases.iter().flatten().copied());
+        let numbers = |class: usize| persons.numbers(cases[class].iter().copied());
+        let patients = numbers(0).zip(numbers(1)).map(<[Vec<u64>; 2]>::from);
         Ok(Self { name: name.to_owned(), cases, patients, notes })
     }
 
@@ -114,19 +116,4 @@ fn absent(class: &str, ours: &[&Case], of_ours: &Scored, theirs: &[&Case], of_th
         of_theirs.run.name,
         missing[..missing.len().min(NAMED)].join(", ")
     ))
-}
-
-/// The person of each case as a number; `None` where one is unknown.
-fn persons(cases: &[Vec<&Case>; 2]) -> Option<[Vec<u64>; 2]> {
-    let mut known = BTreeMap::new();
-    let mut of = |cases: &[&Case]| -> Option<Vec<u64>> {
-        let mut out = Vec::new();
-        for case in cases {
-            let next = known.len() as u64;
-            let patient = case.patient.clone()?;
-            out.push(*known.entry((case.dataset.clone(), patient)).or_insert(next));
-        }
-        Some(out)
-    };
-    Some([of(&cases[0])?, of(&cases[1])?])
 }

@@ -220,7 +220,7 @@ fn all_formats_have_the_same_numbers() {
     let latex = formats::latex(&t);
     assert!(latex.contains(&format!("\\textbf{{{value}}}")) && latex.contains("\\bottomrule"), "{latex}");
     assert!(!latex.contains('±') && latex.contains("95 \\%"), "{latex}");
-    let csv = formats::csv(&t);
+    let csv = formats::csv(&t).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 5, "a head and four rows: {csv}");
     let columns = lines[0].split(',').count();

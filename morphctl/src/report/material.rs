@@ -61,7 +61,7 @@ pub async fn material(client: &mut Client, ids: &[String], how: &How) -> Result<
             panels.insert(run.id.clone(), gather::read(url).await?);
         }
     }
-    let manifests = manifests(client, &gathered.runs).await;
+    let manifests = manifests(&gathered.runs).await;
     Ok(Material { gathered, table, training, panels, manifests, at: text::now() })
 }
 
@@ -86,19 +86,14 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// The manifests of the datasets that runs were trained on. A report without them says less, and is still one.
-async fn manifests(client: &mut Client, runs: &[Scored]) -> BTreeMap<String, Manifest> {
+async fn manifests(runs: &[Scored]) -> BTreeMap<String, Manifest> {
     let mut out = BTreeMap::new();
     for scored in runs {
         if out.contains_key(&scored.run.dataset) {
             continue;
         }
-        // Registering what is registered only returns it, with its manifest.
-        let request = v1::RegisterDatasetRequest { url: scored.experiment.dataset.url.clone() };
-        let found = client.register_dataset(request).await.ok().and_then(|r| r.into_inner().dataset);
-        // What lies there may be another one by now.
-        let same = found.filter(|d| d.digest == scored.run.dataset);
-        let manifest = same.and_then(|d| serde_json::from_str(&d.manifest_json).ok());
-        out.extend(manifest.map(|m| (scored.run.dataset.clone(), m)));
+        let found = gather::manifest(&scored.run, &scored.experiment).await;
+        out.extend(found.map(|m| (scored.run.dataset.clone(), m)));
     }
     out
 }

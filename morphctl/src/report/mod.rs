@@ -11,9 +11,10 @@ mod svg;
 mod tests;
 mod trained;
 
-use std::{fs, io::Write as _, path::Path};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
+use morph_checkpoint::file;
 
 use crate::{
     cli::{Format, Global},
@@ -46,15 +47,6 @@ pub async fn report(global: &Global, ids: &[String], out: &Path, how: &How) -> R
 /// Writes the page whole or not at all.
 fn write(folder: &Path, page: &str) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let (path, half) = (folder.join(FILE), folder.join(format!(".{FILE}.{}", std::process::id())));
-    let written = fs::File::create(&half).and_then(|mut file| {
-        file.write_all(page.as_bytes())?;
-        file.sync_all()
-    });
-    let placed = written.and_then(|()| fs::rename(&half, &path));
-    if placed.is_err() {
-        // What is half written is of no use; that it cannot be removed either is said by the error below.
-        fs::remove_file(&half).ok();
-    }
-    placed.with_context(|| format!("write {}", path.display()))
+    let path = folder.join(FILE);
+    file::write(&path, page.as_bytes(), true).with_context(|| format!("write {}", path.display()))
 }

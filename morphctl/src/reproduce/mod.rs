@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{Format, Global},
-    connect::{Client, Connection, Purpose},
+    connect::{self, Client, Connection, Purpose},
     fail::{CANCELLED, DIFFERS, FAILED, OK, REFUSED, coded, status},
     print,
     submit::{Errand, Job},
@@ -41,7 +41,7 @@ pub struct Place {
 /// When there is no such run, there is nothing to compare with, or its dataset is another one now.
 pub async fn reproduce(global: &Global, id: &str, place: Place) -> Result<u8> {
     let mut connection = Connection::open(global, Purpose::Ask).await?;
-    let found = get_run(&mut connection.client, id).await;
+    let found = connect::run(&mut connection.client, id).await;
     connection.close().await;
     let original = Original::new(found?)?;
     original.check_checkpoint().await?;
@@ -50,11 +50,6 @@ pub async fn reproduce(global: &Global, id: &str, place: Place) -> Result<u8> {
     }
     let job = Job::Again(Box::new(original));
     Errand { verb: "reproduction", job, local: place.local, slots: place.slots, detach: false }.run(global).await
-}
-
-async fn get_run(client: &mut Client, id: &str) -> Result<v1::Run> {
-    let request = v1::GetRunRequest { run: id.to_owned() };
-    Ok(client.get_run(request).await.map_err(|s| status(&s))?.into_inner().run.unwrap_or_default())
 }
 
 impl Original {
@@ -113,7 +108,7 @@ impl Original {
     /// When somebody does not answer.
     pub async fn conclude(&self, global: &Global, client: &mut Client, end: &v1::WatchResponse) -> Result<u8> {
         let id = end.runs.first().map(|r| r.id.clone()).unwrap_or_default();
-        let again = get_run(client, &id).await?;
+        let again = connect::run(client, &id).await?;
         match again.state() {
             RunState::Succeeded => {}
             RunState::Cancelled => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     Cases as Samples, Confusion, Detection, Error, Estimate, Plan, Ranked, Reference, age_band, bootstrap_detection,
     bootstrap_matched_auroc, bootstrap_mean,
-    cases::{Case, Cases, Role},
+    cases::{Case, Cases, Persons, Role},
     columns::{self, Kind},
     evaluation::{Comparison, Design, Evaluation, Mean, Operating, Pair, SCHEMA, Separation, Set, Thresholds},
     subgroup, subgroups, threshold_at_specificity,
@@ -21,7 +21,7 @@ const WHAT: &str = "evaluation";
 /// When a set is missing or has another role than its comparison says, a case lacks the primary score (it is named), or the
 /// plan does not fit.
 pub fn evaluate(cases: &Cases, design: &Design) -> Result<Evaluation, Error> {
-    let persons = Persons::new(cases);
+    let persons = Persons::of(cases.cases());
     if cases.column(&design.score).is_none() {
         let why = format!("there is no score {:?}; there are {}", design.score, cases.names().join(", "));
         return Err(Error::Shape { what: WHAT, why });
@@ -66,31 +66,6 @@ fn validation(cases: &Cases, score: &str) -> Result<Option<Vec<f64>>, Error> {
     set.map(|(name, _)| cases.values(name, score)).transpose()
 }
 
-/// Each person of the table as a number.
-struct Persons<'a>(BTreeMap<(&'a str, &'a str), u64>);
-
-impl<'a> Persons<'a> {
-    fn new(cases: &'a Cases) -> Self {
-        let mut all = BTreeMap::new();
-        for case in cases.cases() {
-            let next = all.len() as u64;
-            if let Some(patient) = &case.patient {
-                all.entry((case.dataset.as_str(), patient.as_str())).or_insert(next);
-            }
-        }
-        Self(all)
-    }
-
-    fn of(&self, case: &Case) -> Option<u64> {
-        case.patient.as_deref().and_then(|p| self.0.get(&(case.dataset.as_str(), p)).copied())
-    }
-
-    /// Of each case, where all have one.
-    fn all<'c>(&self, cases: impl IntoIterator<Item = &'c Case>) -> Option<Vec<u64>> {
-        cases.into_iter().map(|c| self.of(c)).collect()
-    }
-}
-
 fn set(cases: &Cases, name: &str, role: Role, persons: &Persons<'_>, plan: Plan) -> Result<Set, Error> {
     let mut labels = BTreeMap::new();
     let mut datasets = BTreeSet::new();
@@ -107,12 +82,12 @@ fn set(cases: &Cases, name: &str, role: Role, persons: &Persons<'_>, plan: Plan)
         let having: Vec<&Case> = cases.set(name).filter(|c| c.scores[at].is_some()).collect();
         let values: Vec<f64> = having.iter().filter_map(|c| c.scores[at]).collect();
         if !values.is_empty() {
-            let who = persons.all(having);
+            let who = persons.numbers(having);
             let estimate = bootstrap_mean(&values, who.as_deref(), plan)?;
             means.insert(column.clone(), Mean { estimate, cases: values.len() });
         }
     }
-    let who = persons.all(cases.set(name)).map(|who| who.into_iter().collect::<BTreeSet<u64>>().len());
+    let who = persons.numbers(cases.set(name)).map(|who| who.into_iter().collect::<BTreeSet<u64>>().len());
     let datasets = datasets.into_iter().collect();
     Ok(Set { role, datasets, cases: cases.set(name).count(), persons: who, labels, means })
 }
@@ -129,7 +104,7 @@ fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -
     // The primary score must be there; the others are compared where all cases have them.
     cases.values(&pair.healthy, &design.score)?;
     cases.values(&pair.pathology, &design.score)?;
-    let who = persons.all(cases.set(&pair.healthy)).zip(persons.all(cases.set(&pair.pathology)));
+    let who = persons.numbers(cases.set(&pair.healthy)).zip(persons.numbers(cases.set(&pair.pathology)));
     let mut by = [BTreeMap::new(), BTreeMap::new()];
     for name in cases.names() {
         let place = match columns::kind(name) {
@@ -220,7 +195,7 @@ fn grouped<'c>(
     let of = |set: &'c str, sick: bool| {
         cases.set(set).filter_map(move |c| {
             let score = at.and_then(|at| c.scores[at])?;
-            Some(subgroup::Case { group: group(c), sick, score, patient: persons.of(c) })
+            Some(subgroup::Case { group: group(c), sick, score, patient: persons.number(c) })
         })
     };
     of(&pair.healthy, false).chain(of(&pair.pathology, true)).collect()

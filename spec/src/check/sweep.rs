@@ -7,47 +7,11 @@ use serde_json::{Number, Value, json};
 use super::{Checks, FieldProblem, fields};
 use crate::{
     Experiment, Sweep,
+    evaluation::{MEASURES, PLAIN},
     nearest::{nearest, suggest},
     sweep::{Distribution, EXPERIMENT, MOST_RUNS, Method, Parameter},
 };
 
-/// What is measured of each comparison, as `<comparison>/<measure>`.
-const MEASURES: [&str; 30] = [
-    "auroc",
-    "auroc_low",
-    "auroc_high",
-    "auprc",
-    "auprc_low",
-    "auprc_high",
-    "fpr95",
-    "fpr99",
-    "sens90",
-    "sens95",
-    "sensitivity",
-    "specificity",
-    "prevalence",
-    "auroc_l1",
-    "auroc_mse",
-    "auroc_q95",
-    "auroc_top5",
-    "auprc_top5",
-    "auroc_prior",
-    "auroc_prior_top5",
-    "auroc_view",
-    "auroc_view_matched",
-    "auroc_intensity",
-    // Where the pathology has boxes.
-    "pointing",
-    "energy_inside",
-    "pixel_auroc",
-    "pixel_auprc",
-    "box_ap",
-    // Where there are twins.
-    "twin_ssim",
-    "lesion_removed",
-];
-/// What is measured without a pathology.
-const PLAIN: [&str; 6] = ["healthy/ssim", "healthy/l1", "healthy/psnr", "mean/auroc", "mean/auprc", "val/score"];
 /// Of larger grids the values are checked one by one, but not all their combinations.
 const COMBINATIONS: usize = 1000;
 

@@ -1,14 +1,12 @@
-//! Between the wire's messages, the ranks' words and the plain values of the protocol.
+//! Between the wire's messages and the plain values of the protocol. The coordinator's transport tests speak by it, too.
 
 use morph_control::{
     Exit as Verdict,
-    agent::{Ended, Heard, Key, Letter, Line, Said, Tell},
+    agent::{Ended, Heard, Key, Letter, Line},
 };
 use morph_proto::v1::{self, report::Report, session_response::Message};
 use morph_spec::Fence;
 use prost::Message as _;
-
-use crate::wire::{Event, Exit, Order};
 
 /// A report that has not been sent yet grows to at most this many points or lines.
 const MERGE: usize = 512;
@@ -52,36 +50,6 @@ pub fn heard(message: Message) -> Option<Heard<Box<v1::StartRank>>> {
         Message::Drain(v1::Drain { reason, leave: true }) => Heard::Leave { reason },
         Message::Drain(_) => Heard::Drain,
     })
-}
-
-/// What a rank said.
-pub fn said(key: &Key, event: Event) -> Said<Post> {
-    match event.report(&fence(key.fence), key.rank) {
-        Ok(report) => Said::Report(Post(report)),
-        Err((exit, error)) => Said::Exiting { exit: exit.into(), error },
-    }
-}
-
-impl From<Tell> for Order {
-    fn from(tell: Tell) -> Self {
-        match tell {
-            Tell::Rendezvous { address } => Self::Rendezvous { address },
-            Tell::CheckpointAck { step } => Self::CheckpointAck { step },
-            Tell::Stop { reason } => Self::Stop { reason },
-        }
-    }
-}
-
-impl From<Exit> for Verdict {
-    fn from(exit: Exit) -> Self {
-        match exit {
-            Exit::Succeeded => Self::Succeeded,
-            Exit::Stopped => Self::Stopped,
-            Exit::PeerLost => Self::PeerLost,
-            Exit::User => Self::User,
-            Exit::Infra => Self::Infra,
-        }
-    }
 }
 
 fn on_the_wire(exit: Verdict) -> v1::Exit {

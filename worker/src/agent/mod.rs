@@ -13,6 +13,7 @@ pub mod journal;
 pub mod letters;
 pub mod link;
 pub mod process;
+pub mod words;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -81,8 +82,11 @@ pub async fn run(options: Options) -> Result<()> {
     if let Some(left) = left {
         tracing::info!(%worker, "what an earlier agent had yet to say is delivered first");
         shell.incarnation = left.incarnation;
+        shell.writers.splice(..0, left.writers);
         shell.agent = Agent::recovered(left.entries);
         shell.journal = left.journal;
+        let continued = shell.journal.continued(&shell.process);
+        shell.unwritten(continued);
         shell.recovering = true;
         shell = match shell.serve().await? {
             Some(shell) => Shell::new(shell.options, shell.home),
@@ -114,6 +118,8 @@ struct Shell {
     process: String,
     /// Whose reports are sent: this start's, or those of an earlier one that left a journal.
     incarnation: String,
+    /// The processes that spoke as this incarnation, the last is this one.
+    writers: Vec<String>,
     agent: Agent<Post>,
     journal: Journal,
     /// Only what an earlier agent had left is delivered.
@@ -131,6 +137,7 @@ impl Shell {
         let process = home::fresh_id(crate::now()).to_string();
         Self {
             incarnation: process.clone(),
+            writers: vec![process.clone()],
             process,
             agent: Agent::default(),
             journal: Journal::new(&home.dir),
@@ -233,7 +240,7 @@ impl Shell {
     fn remember(&mut self) {
         if !self.journal.is_open() {
             let all = self.agent.remember();
-            let begun = self.journal.begin(&self.incarnation, all);
+            let begun = self.journal.begin(&self.incarnation, &self.writers, all);
             self.unwritten(begun);
         }
     }
@@ -268,6 +275,7 @@ impl Shell {
                     worker: self.home.worker.to_string(),
                     incarnation: self.incarnation.clone(),
                     process: self.process.clone(),
+                    before: self.writers[..self.writers.len() - 1].to_vec(),
                     host: self.options.host.clone(),
                     slots: self.options.slots,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -314,7 +322,7 @@ impl Shell {
     fn hear(&mut self, heard: Heard) {
         let now = self.time.now();
         match heard {
-            Heard::Event(key, event) => self.agent.event(&key, letters::said(&key, event), now),
+            Heard::Event(key, event) => self.agent.event(&key, words::said(&key, event), now),
             Heard::Line(key, stream, text) => self.agent.log(key, stream, text, now),
             Heard::Exited(key, status) => {
                 let (run, attempt, rank) = key.parts();

@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
     process::{Child, Command},
     sync::mpsc,
     task::JoinHandle,
@@ -20,6 +20,9 @@ use tokio::{
 
 use crate::wire::{Event, Order};
 
+/// Bytes of a line that are kept: what a rank says of a whole evaluation has thousands, and a report must stay below what a
+/// coordinator takes.
+const LONGEST: usize = 4 << 20;
 /// Longest log line that is kept whole, in bytes.
 const LINE: usize = 8 << 10;
 /// How long pipes are read after the process has ended: something it started may hold them open.
@@ -202,23 +205,39 @@ async fn finish(mut reader: JoinHandle<()>) {
     }
 }
 
+/// The next line without its end, of which no more than [`LONGEST`] bytes are kept; `None`: there is none.
+async fn next_line<'a>(reader: &mut (impl AsyncBufRead + Unpin), line: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    line.clear();
+    let mut is_empty = true;
+    loop {
+        let (used, is_whole) = match reader.fill_buf().await {
+            Ok(some) if !some.is_empty() => {
+                let end = some.iter().position(|b| *b == b'\n');
+                let new = &some[..end.unwrap_or(some.len())];
+                line.extend_from_slice(&new[..new.len().min(LONGEST - line.len())]);
+                (end.map_or(some.len(), |at| at + 1), end.is_some())
+            }
+            _ if is_empty => return None,
+            _ => (0, true),
+        };
+        reader.consume(used);
+        is_empty = false;
+        if is_whole {
+            let kept = line.iter().rposition(|b| *b != b'\r').map_or(0, |last| last + 1);
+            return Some(&line[..kept]);
+        }
+    }
+}
+
 async fn read(key: Key, stream: &'static str, pipe: impl AsyncRead + Unpin, heard: mpsc::Sender<Heard>) {
     let mut reader = BufReader::with_capacity(64 << 10, pipe);
     let mut line = Vec::new();
-    loop {
-        line.clear();
-        match reader.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
-            line.pop();
-        }
-        let said = if stream == "stdout" { serde_json::from_slice(&line).ok() } else { None };
+    while let Some(line) = next_line(&mut reader, &mut line).await {
+        let said = if stream == "stdout" { serde_json::from_slice(line).ok() } else { None };
         let message = match said {
             Some(event) => Heard::Event(key, event),
             // A library that prints to stdout is heard too.
-            None => Heard::Line(key, stream, text(&line)),
+            None => Heard::Line(key, stream, text(line)),
         };
         if heard.send(message).await.is_err() {
             return;
@@ -269,5 +288,17 @@ mod tests {
         assert!(matches!(heard.recv().await, Some(Heard::Line(_, "stdout", line)) if line == "noise"));
         assert!(matches!(heard.recv().await, Some(Heard::Line(..))));
         assert!(heard.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_takes_no_more_memory_than_it_may() {
+        let endless = [&b"x".repeat(LONGEST + 70_000)[..], b"\r\n\nlast"].concat();
+        let mut reader = BufReader::with_capacity(4096, &endless[..]);
+        let mut line = Vec::new();
+        assert_eq!(next_line(&mut reader, &mut line).await.map(<[u8]>::len), Some(LONGEST));
+        assert!(line.capacity() <= 2 * LONGEST);
+        assert_eq!(next_line(&mut reader, &mut line).await, Some(&b""[..]));
+        assert_eq!(next_line(&mut reader, &mut line).await, Some(&b"last"[..]));
+        assert_eq!(next_line(&mut reader, &mut line).await, None);
     }
 }

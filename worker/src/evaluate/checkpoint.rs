@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use morph_checkpoint::Snapshot;
 use morph_data::Samples;
 use morph_scores::evaluation::{Leakage, Scored};
 use morph_spec::{
@@ -48,9 +47,7 @@ pub struct Request {
 pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Outcome, Failure> {
     let runtime = rank::runtime()?;
     let url = &request.url;
-    let snapshot: Snapshot = runtime.block_on(morph_checkpoint::load(url, None))?;
-    let mut experiment: Experiment = serde_json::from_value(snapshot.state.experiment.clone())
-        .map_err(|e| Failure::User(format!("{url}: its experiment cannot be read: {e}")))?;
+    let (snapshot, mut experiment) = runtime.block_on(snapshot::read(url))?;
     if let Some(score) = request.score {
         experiment.evaluation.score = score;
     }

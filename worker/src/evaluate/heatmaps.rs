@@ -5,10 +5,12 @@ use std::{fs, path::Path};
 
 use morph_data::{
     Meta, Samples,
-    heatmap::{Map, Rgb, captioned, overlay},
+    heatmap::{Map, captioned, overlay},
+    picture::Rgb,
     readers::{Grey, dicom},
     resize::pillow_bilinear,
     secondary_capture::{self, Capture, RESEARCH_USE_ONLY, Source, Uids},
+    stays_within,
 };
 use morph_model::Method;
 
@@ -126,8 +128,7 @@ fn captured(
 
 /// Where the picture of `id` goes, without its extension.
 fn place(folder: &Path, set: &str, id: &str) -> Result<std::path::PathBuf, String> {
-    // An id that is a path would lead out of the folder.
-    if id.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+    if !stays_within(id) {
         return Err(format!("{id:?} is no name of a file"));
     }
     Ok(folder.join(set).join(id))

@@ -3,9 +3,11 @@
 //! Both residual columns share ONE scale, taken from the validation set: a picture whose every image is stretched to its own
 //! maximum shows bright spots in healthy lungs, too.
 
-use std::io;
-
-use morph_data::font;
+use morph_data::{
+    font,
+    heatmap::inferno,
+    picture::{INK, PAPER, Rgb},
+};
 
 /// Titles of the columns.
 const TITLES: [&str; 6] = ["input", "prior", "reconstruction", "|input-prior|", "|input-rec.|", "deformation"];
@@ -13,8 +15,6 @@ const TITLES: [&str; 6] = ["input", "prior", "reconstruction", "|input-prior|", 
 const CELL: usize = 128;
 const GAP: usize = 6;
 const TITLE: usize = font::HEIGHT + 2 * GAP;
-const BACKGROUND: [u8; 3] = [18, 18, 22];
-const INK: [u8; 3] = [225, 225, 230];
 const BOX: [u8; 3] = [255, 80, 60];
 const GRID: [u8; 3] = [90, 200, 250];
 /// Pixels of the image between two lines of the grid.
@@ -37,16 +37,16 @@ pub struct Case {
     pub boxes: Vec<[f32; 4]>,
 }
 
-/// Draws `cases` of `side` × `side` pixels as a PNG; residuals are white at `scale`.
+/// Draws `cases` of `side` × `side` pixels as a PNG; residuals are brightest at `scale`.
 ///
 /// # Errors
-/// When the encoder fails.
-pub fn draw(cases: &[Case], side: usize, scale: f64) -> io::Result<Vec<u8>> {
+/// When the picture is too large for a PNG.
+pub fn draw(cases: &[Case], side: usize, scale: f64) -> Result<Vec<u8>, morph_data::Error> {
     let zoom = CELL.div_ceil(side.max(1)).max(1);
     let cell = side * zoom;
     let width = TITLES.len() * (cell + GAP) + GAP;
     let header = TITLE + font::HEIGHT + GAP;
-    let mut canvas = Canvas::new(width, header + cases.len() * (cell + TITLE) + GAP);
+    let mut canvas = Canvas(Rgb::filled(width, header + cases.len() * (cell + TITLE) + GAP, PAPER));
     for (column, title) in TITLES.iter().enumerate() {
         canvas.text(GAP + column * (cell + GAP), GAP, title);
     }
@@ -66,7 +66,7 @@ pub fn draw(cases: &[Case], side: usize, scale: f64) -> io::Result<Vec<u8>> {
         }
         for (column, picture) in [(3, &case.prior), (4, &case.reconstruction)] {
             canvas.picture(x(column), y, side, zoom, |i| {
-                heat((case.input[i] - picture[i]).abs() / (scale as f32).max(f32::MIN_POSITIVE))
+                inferno((case.input[i] - picture[i]).abs() / (scale as f32).max(f32::MIN_POSITIVE))
             });
         }
         match &case.displacement {
@@ -77,53 +77,20 @@ pub fn draw(cases: &[Case], side: usize, scale: f64) -> io::Result<Vec<u8>> {
             canvas.outline(x(0), y, cell, *b);
         }
     }
-    canvas.png()
+    canvas.0.png()
 }
 
-/// Black, violet, orange, white: dark to bright in every channel's sum, so it reads in grey, too.
-fn heat(v: f32) -> [u8; 3] {
-    const STOPS: [[f32; 3]; 5] =
-        [[0.0, 0.0, 0.0], [80.0, 20.0, 110.0], [200.0, 60.0, 70.0], [250.0, 160.0, 40.0], [255.0, 255.0, 235.0]];
-    let at = v.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
-    let low = (at as usize).min(STOPS.len() - 2);
-    let part = at - low as f32;
-    std::array::from_fn(|c| (STOPS[low][c] + (STOPS[low + 1][c] - STOPS[low][c]) * part).round() as u8)
-}
-
-struct Canvas {
-    width: usize,
-    height: usize,
-    rgb: Vec<u8>,
-}
+struct Canvas(Rgb);
 
 impl Canvas {
-    fn new(width: usize, height: usize) -> Self {
-        Self { width, height, rgb: BACKGROUND.repeat(width * height) }
-    }
-
-    fn dot(&mut self, x: usize, y: usize, colour: [u8; 3]) {
-        if x < self.width && y < self.height {
-            let at = (y * self.width + x) * 3;
-            self.rgb[at..at + 3].copy_from_slice(&colour);
-        }
-    }
-
     fn text(&mut self, x: usize, y: usize, text: &str) {
-        for (i, c) in text.chars().enumerate() {
-            for (row, bits) in font::glyph(c).into_iter().enumerate() {
-                for column in 0..font::WIDTH {
-                    if bits >> (font::WIDTH - 1 - column) & 1 == 1 {
-                        self.dot(x + i * (font::WIDTH + 1) + column, y + row, INK);
-                    }
-                }
-            }
-        }
+        self.0.text(x, y, 1, INK, text);
     }
 
     fn picture(&mut self, x: usize, y: usize, side: usize, zoom: usize, colour: impl Fn(usize) -> [u8; 3]) {
         for row in 0..side * zoom {
             for column in 0..side * zoom {
-                self.dot(x + column, y + row, colour(row / zoom * side + column / zoom));
+                self.0.dot(x + column, y + row, colour(row / zoom * side + column / zoom));
             }
         }
     }
@@ -136,7 +103,7 @@ impl Canvas {
                 let from = |at: usize, u: f32| (at as f32 / zoom as f32 + u).rem_euclid(SPACING);
                 let line = from(row, field[0][i]).min(from(column, field[1][i]));
                 let colour = if line < 1.0 { GRID } else { [0; 3] };
-                self.dot(x + column, y + row, colour);
+                self.0.dot(x + column, y + row, colour);
             }
         }
     }
@@ -145,29 +112,13 @@ impl Canvas {
         let place = |v: f32| (v.clamp(0.0, 1.0) * (cell - 1) as f32).round() as usize;
         let (left, right, top, bottom) = (place(bx), place(bx + bw), place(by), place(by + bh));
         for column in left..=right {
-            self.dot(x + column, y + top, BOX);
-            self.dot(x + column, y + bottom, BOX);
+            self.0.dot(x + column, y + top, BOX);
+            self.0.dot(x + column, y + bottom, BOX);
         }
         for row in top..=bottom {
-            self.dot(x + left, y + row, BOX);
-            self.dot(x + right, y + row, BOX);
+            self.0.dot(x + left, y + row, BOX);
+            self.0.dot(x + right, y + row, BOX);
         }
-    }
-
-    fn png(&self) -> io::Result<Vec<u8>> {
-        let too_large = |_| io::Error::other("the panel is too large for a PNG");
-        let mut out = Vec::new();
-        let mut encoder = png::Encoder::new(
-            &mut out,
-            u32::try_from(self.width).map_err(too_large)?,
-            u32::try_from(self.height).map_err(too_large)?,
-        );
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(&self.rgb)?;
-        writer.finish()?;
-        Ok(out)
     }
 }
 
@@ -187,7 +138,7 @@ mod tests {
     }
 
     fn pixels(png_bytes: &[u8]) -> (usize, Vec<u8>) {
-        let mut reader = png::Decoder::new(io::Cursor::new(png_bytes)).read_info().unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(png_bytes)).read_info().unwrap();
         let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
         let info = reader.next_frame(&mut rgb).unwrap();
         (info.width as usize, rgb)
@@ -201,12 +152,12 @@ mod tests {
     fn residuals_use_the_scale_that_is_given() {
         let y = TITLE + font::HEIGHT + GAP + TITLE + 64;
         let middle = |column: usize| GAP + column * (CELL + GAP) + 64;
-        for (scale, wanted) in [(0.25, heat(1.0)), (0.5, heat(0.5))] {
+        for (scale, wanted) in [(0.25, inferno(1.0)), (0.5, inferno(0.5))] {
             let (width, rgb) = pixels(&draw(&[case(Vec::new(), None)], 16, scale).unwrap());
             assert_eq!(width, 6 * (CELL + GAP) + GAP);
             assert_eq!(at(width, &rgb, middle(0), y), [128; 3]);
             assert_eq!(at(width, &rgb, middle(3), y), wanted, "prior's residual at scale {scale}");
-            assert_eq!(at(width, &rgb, middle(4), y), [0; 3], "no residual is black");
+            assert_eq!(at(width, &rgb, middle(4), y), inferno(0.0), "no residual is black");
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use morph_checkpoint::{Dtype, Snapshot, State, TensorData, Tensors};
 use morph_collective::native;
 use morph_model::{Method, Optimizers};
-use morph_spec::Digest;
+use morph_spec::{Digest, Experiment};
 
 use crate::rank::{failure::Failure, progress::Position, schedule};
 
@@ -36,6 +36,17 @@ pub struct Provenance {
     pub dataset: Digest,
     /// Number of ranks.
     pub world: u32,
+}
+
+/// The checkpoint at `url`, and the experiment that it is of.
+///
+/// # Errors
+/// When it cannot be read or its experiment is none.
+pub async fn read(url: &str) -> Result<(Snapshot, Experiment), Failure> {
+    let snapshot = morph_checkpoint::load(url, None).await?;
+    let experiment = serde_json::from_value(snapshot.state.experiment.clone())
+        .map_err(|e| Failure::User(format!("{url}: its experiment cannot be read: {e}")))?;
+    Ok((snapshot, experiment))
 }
 
 /// Everything needed to go on exactly from `at`.
