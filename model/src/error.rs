@@ -4,6 +4,9 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Weights of a network by which images are compared are missing or of another shape, or images do not fit it.
+    #[error("image similarity: {0}")]
+    Similarity(String),
     /// A state dict does not fit the network.
     #[error(
         "the state dict does not fit the network: missing {missing:?}, unexpected {unexpected:?}, of another shape {misshapen:?}"

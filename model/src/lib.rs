@@ -10,6 +10,7 @@ mod error;
 pub mod graph;
 mod layers;
 pub mod losses;
+pub mod lpips;
 mod method;
 mod methods;
 mod nn;

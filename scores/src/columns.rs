@@ -40,7 +40,7 @@ const fn column(name: &'static str, kind: Kind, meaning: &'static str) -> Column
 }
 
 /// All known columns, in the order in which tables have them. x is the image, x̂ its reconstruction.
-pub const ALL: [Column; 38] = [
+pub const ALL: [Column; 39] = [
     column("l1", Kind::Anomaly, "mean |x - x'|, the paper's score (its code calls it MSE)"),
     column("mse", Kind::Anomaly, "mean (x - x')^2"),
     column("q95", Kind::Anomaly, "95 % quantile of |x - x'|"),
@@ -57,6 +57,7 @@ pub const ALL: [Column; 38] = [
     column("intensity", Kind::Baseline, "mean of x: knows no network"),
     column("ssim", Kind::Fidelity, "structural similarity of x and x'"),
     column("psnr", Kind::Fidelity, "peak signal-to-noise ratio of x', dB; none where x' equals x"),
+    column("lpips", Kind::Fidelity, "LPIPS-Alex of x and x', where its weights are given"),
     column("pointing", Kind::Localisation, "1 when the highest pixel of the smoothed residual lies in a box, else 0"),
     column("energy_inside", Kind::Localisation, "share of the smoothed residual that lies in boxes"),
     column("box_share", Kind::Localisation, "share of the image that boxes cover: chance level of both"),

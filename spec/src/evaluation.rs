@@ -63,6 +63,8 @@ pub struct Evaluation {
     /// Folder with what is known of the images beside their dataset, by sample id: `twins/<id>.png` (the same patient without
     /// the disease; phantoms only), `lesions/<id>.png` and `masks/<id>.png` (where to look, such as the lungs).
     pub truth: Option<String>,
+    /// The network by which images are compared as people see them; without it there is no `lpips`.
+    pub lpips: Option<Lpips>,
     /// What becomes of test images that had a part in training.
     pub leakage: Leakage,
     /// Images per forward pass. Fixed, so that scores do not depend on the number of ranks.
@@ -84,11 +86,24 @@ impl Default for Evaluation {
             specificity: 0.95,
             resamples: 2000,
             truth: None,
+            lpips: None,
             leakage: Leakage::default(),
             batch_size: 16,
             panel_cases: 3,
         }
     }
+}
+
+/// LPIPS on AlexNet (Zhang et al. 2018).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lpips {
+    /// Files that together hold its tensors: the state dict of the package `lpips`, or torchvision's AlexNet and the package's
+    /// `alex.pth`.
+    pub weights: Vec<String>,
+    /// Give it values in −1..1, as it was trained; without, 0..1, as the paper's code does.
+    #[serde(default)]
+    pub rescale: bool,
 }
 
 /// A comparison with sets of its own.

@@ -132,28 +132,31 @@ fn drawn(meta: &Value) -> Result<Tensors, Error> {
     let mut tensors = Tensors::new();
     for (name, shape) in meta["tensors"].as_object().into_iter().flatten() {
         let shape: Vec<u64> = shape.as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
-        let elements: u64 = shape.iter().product();
         let Some(range) = spec.get(name) else {
             continue;
         };
         let (Some(a), Some(b)) = (range[0].as_f64(), range[1].as_f64()) else {
             return Err(golden(format!("prng_weights: {name} has no range")));
         };
-        let (a, b) = (a as f32, b as f32);
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, c| (h ^ u64::from(c)).wrapping_mul(0x0100_0000_01b3));
-        let mut state = hash ^ seed;
-        let mut bytes = Vec::with_capacity(elements as usize * 4);
-        for _ in 0..elements {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^= z >> 31;
-            let u = (z >> 40) as f32 * (1.0 / 16_777_216.0);
-            bytes.extend((a + b * (2.0 * u - 1.0)).to_le_bytes());
-        }
-        tensors.insert(name.clone(), TensorData { dtype: Dtype::F32, shape, bytes });
+        tensors.insert(name.clone(), one(name, seed, (a as f32, b as f32), shape));
     }
     Ok(tensors)
+}
+
+/// The tensor `name` by that rule.
+pub(crate) fn one(name: &str, seed: u64, (a, b): (f32, f32), shape: Vec<u64>) -> TensorData {
+    let elements: u64 = shape.iter().product();
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, c| (h ^ u64::from(c)).wrapping_mul(0x0100_0000_01b3));
+    let mut state = hash ^ seed;
+    let mut bytes = Vec::with_capacity(elements as usize * 4);
+    for _ in 0..elements {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        let u = (z >> 40) as f32 * (1.0 / 16_777_216.0);
+        bytes.extend((a + b * (2.0 * u - 1.0)).to_le_bytes());
+    }
+    TensorData { dtype: Dtype::F32, shape, bytes }
 }

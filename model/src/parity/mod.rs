@@ -1,7 +1,7 @@
 //! Replays what was recorded from the paper's own code: forward, losses, gradients, parameters after Adam steps. The layout
 //! of a case and how to compare are those of the golden vectors' README; bounds here are the README's.
 
-mod case;
+pub(crate) mod case;
 mod class;
 mod report;
 mod steps;

@@ -1,6 +1,6 @@
 //! Operations: the same numbers as recorded. In f64 the bound is what storing them as f32 and the reference's own f32 cost.
 
-use morph_checkpoint::weights;
+use morph_checkpoint::{Tensors, weights};
 use morph_spec::experiment as spec;
 use tch::{Kind, Tensor};
 
@@ -8,7 +8,9 @@ use super::{Golden, apart, facts, off, one_thread};
 use crate::{
     Adam,
     losses::{self, Ncc},
+    lpips::Lpips,
     methods::morphaeus::{identity, integrate, warp},
+    parity::case,
     vgg::Vgg,
 };
 
@@ -152,4 +154,44 @@ fn beta_grows_as_in_the_paper() {
         let (got, want) = (losses::beta(3.0, 200, epoch.parse().unwrap()), want.as_f64().unwrap());
         assert!((got - want).abs() < 1e-12, "epoch {epoch}: {got} instead of {want}");
     }
+}
+
+#[test]
+fn lpips_of_recorded_pairs() {
+    one_thread();
+    let (Some(golden), Some(facts)) = (Golden::open("ops/lpips.safetensors"), facts()) else { return };
+    let recorded = &facts["lpips"];
+    let seed = recorded["seed"].as_u64().unwrap();
+    let number = |v: &serde_json::Value| v.as_f64().unwrap() as f32;
+    let mut weights: Tensors = recorded["spec"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, of)| {
+            let shape = of[2].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+            (name.clone(), case::one(name, seed, (number(&of[0]), number(&of[1])), shape))
+        })
+        .collect();
+    let lpips = Lpips::new(&weights, tch::Device::Cpu).unwrap();
+    let pair = |i: usize, what: &str| golden.get(&format!("{i}.{what}"), Kind::Float).unsqueeze(0).unsqueeze(0);
+    let values: Vec<f64> = recorded["values"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    for (i, want) in values.iter().enumerate() {
+        let got = lpips.distance(&pair(i, "x"), &pair(i, "rec")).unwrap().double_value(&[0]);
+        assert!((got - want).abs() <= 1e-6 + 1e-5 * want, "pair {i}: {got}, recorded {want}");
+    }
+    // Several at once are each what they are alone; torchvision's names do as well as the package's.
+    let batch = |what: &str| Tensor::cat(&[0, 1, 2, 3].map(|i| pair(i, what)), 0);
+    for (slice, index) in [(1, 0), (2, 3), (3, 6), (4, 8), (5, 10)] {
+        for what in ["weight", "bias"] {
+            let tensor = weights.remove(&format!("net.slice{slice}.{index}.{what}")).unwrap();
+            weights.insert(format!("features.{index}.{what}"), tensor);
+        }
+    }
+    let got = Lpips::new(&weights, tch::Device::Cpu).unwrap().distance(&batch("x"), &batch("rec")).unwrap();
+    assert!(apart(&got, &Tensor::from_slice(&values)) < 1e-5);
+    let small = Tensor::zeros([1, 1, 30, 64], (Kind::Float, tch::Device::Cpu));
+    assert!(lpips.distance(&small, &small).unwrap_err().to_string().contains("too small"));
+    weights.remove("lin3.model.1.weight");
+    let why = Lpips::new(&weights, tch::Device::Cpu).unwrap_err().to_string();
+    assert!(why.contains("no lin3.model.1.weight"), "{why}");
 }

@@ -17,7 +17,9 @@ impl Evaluation {
         let mut out = BTreeMap::new();
         if let Some(set) = self.sets.get(HEALTHY_SET) {
             let of = |name: &str| set.means.get(name).map(|m| (format!("{HEALTHY_SET}/{name}"), m.estimate.value));
-            out.extend(["l1", "mse", "ssim", "psnr", "displacement", "folded"].iter().filter_map(|name| of(name)));
+            out.extend(
+                ["l1", "mse", "ssim", "psnr", "lpips", "displacement", "folded"].iter().filter_map(|name| of(name)),
+            );
         }
         out.extend(self.model.validation_score.map(|score| ("val/score".to_owned(), score)));
         let mut sums = BTreeMap::<&str, f64>::new();

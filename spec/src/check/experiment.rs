@@ -16,6 +16,9 @@ use crate::{
 /// The names under which other metrics are recorded and other sets are kept, which no comparison may have.
 const RESERVED: [&str; 6] = ["healthy", "mean", "perf", "train", "val", "validation"];
 
+/// Pixels a side below which AlexNet has nothing left of an image.
+const LPIPS_LEAST: u32 = 31;
+
 impl Experiment {
     /// Looks at bounds, and at fields that must agree with each other.
     ///
@@ -283,6 +286,23 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
     if let Some(truth) = &v.truth {
         c.not_empty(truth, "evaluation.truth", "a folder with twins/, lesions/ or masks/; or leave it out");
     }
+    if let Some(lpips) = &v.lpips {
+        c.that(
+            !lpips.weights.is_empty(),
+            "evaluation.lpips.weights",
+            "it names no file",
+            "name the state dict of the package lpips, or torchvision's AlexNet and the package's alex.pth",
+        );
+        for (i, file) in lpips.weights.iter().enumerate() {
+            c.not_empty(file, &format!("evaluation.lpips.weights.{i}"), "a file of weights");
+        }
+        c.that(
+            e.model.image_size >= LPIPS_LEAST,
+            "evaluation.lpips",
+            format!("images of {} pixels a side are too small for AlexNet", e.model.image_size),
+            "a model.image_size of at least 31, or leave it out",
+        );
+    }
     c.at_least(1, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(65_536, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(64, v.panel_cases.into(), "evaluation.panel_cases");
@@ -387,6 +407,9 @@ mod tests {
             (json!({"evaluation.resamples": 5}), "evaluation.resamples"),
             (json!({"evaluation.score": "top5_masked"}), "evaluation.truth"),
             (json!({"evaluation.score": "l2"}), "evaluation.score"),
+            (json!({"evaluation.lpips": {"weights": []}}), "evaluation.lpips.weights: it names no file"),
+            (json!({"evaluation.lpips": {"weights": ["a", ""]}}), "evaluation.lpips.weights.1: it is empty"),
+            (json!({"evaluation.lpips": {"weights": ["a"]}, "model.image_size": 16}), "too small for AlexNet"),
             (json!({"evaluation.truth": " "}), "evaluation.truth: it is empty"),
             (comparison("a", &json!({"split": "tset"}), &json!({"split": "test"})), "did you mean `test`"),
             (comparison("a", &json!({"split": "train"}), &json!({"split": "test"})), "trained on"),
@@ -422,17 +445,20 @@ mod tests {
                 "healthy": {"dataset": "there/e", "split": "test"},
                 "pathology": {"dataset": "there/f", "split": "test"},
             }},
+            "evaluation.lpips": {"weights": ["there/h", "there/i"]},
         }))
         .unwrap();
         e.trainer.loss.perceptual.weights = Some("there/g".into());
         let named = |e: &Experiment| serde_json::to_string(e).unwrap().matches("there/").count();
-        assert_eq!((named(&e), e.places().len()), (7, 7));
+        assert_eq!((named(&e), e.places().len()), (9, 9));
         let files: Vec<String> = e.places().into_iter().filter(|p| !p.is_folder).map(|p| p.field).collect();
-        assert_eq!(files, ["model.weights", "trainer.loss.perceptual.weights"]);
+        let lpips = ["evaluation.lpips.weights.0", "evaluation.lpips.weights.1"];
+        assert_eq!(files[..2], lpips);
+        assert_eq!(files[2..], ["model.weights", "trainer.loss.perceptual.weights"]);
         e.places().into_iter().for_each(|p| *p.location = "here".into());
         assert_eq!(named(&e), 0);
         e.trainer.loss.perceptual.weights = Some("random".into());
-        assert_eq!(e.places().len(), 6, "no place, but weights that are drawn");
+        assert_eq!(e.places().len(), 8, "no place, but weights that are drawn");
     }
 
     #[test]

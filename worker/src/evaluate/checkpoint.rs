@@ -10,7 +10,7 @@ use morph_spec::{
 };
 
 use crate::{
-    evaluate::{Outcome, Scene, described, heatmaps, leakage, score},
+    evaluate::{Outcome, Scene, Similarity, described, heatmaps, leakage, score},
     rank::{
         self,
         failure::Failure,
@@ -66,6 +66,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     let ready = runtime.block_on(ready(request, &mut experiment, snapshot.state.dataset, cache, cache_bytes))?;
     leakage::refuse(&ready.leakage)?;
     let net = rank::build(&experiment, place, &runtime)?;
+    let lpips = Similarity::load(&experiment, place, &runtime)?;
     snapshot::load_model(net.method.as_ref(), &snapshot)?;
     let (group, orders) = (Group::solo(), Orders::default());
     let scene = Scene {
@@ -73,6 +74,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
         test: &ready.test,
         validation: &ready.validation,
         leakage: Some(&ready.leakage),
+        lpips: lpips.as_ref(),
         group: &group,
         place,
         orders: &orders,

@@ -31,6 +31,8 @@ pub struct Image<'a> {
     pub reconstruction: &'a [f64],
     /// The displacement in rows and in columns, pixels, of methods that deform.
     pub displacement: Option<[&'a [f64]; 2]>,
+    /// How far apart the two look, where somebody has measured it.
+    pub lpips: Option<f64>,
     /// How it was taken.
     pub view: Option<&'a str>,
     /// Known findings.
@@ -84,6 +86,9 @@ impl Image<'_> {
         let psnr = psnr(self.x, self.reconstruction)?;
         if psnr.is_finite() {
             put(&mut row, "psnr", psnr);
+        }
+        if let Some(lpips) = self.lpips {
+            put(&mut row, "lpips", lpips);
         }
         let boxed = box_mask(&self.boxes, h, w)?;
         if let Some(map) = smoothed.filter(|_| boxed.contains(&true)) {
@@ -195,6 +200,7 @@ mod tests {
             prior,
             reconstruction,
             displacement: None,
+            lpips: None,
             view: Some("AP"),
             boxes: Vec::new(),
             truth: Truth::default(),
@@ -214,7 +220,7 @@ mod tests {
             assert_eq!(of(&row, name), Some(value), "{name}");
         }
         assert!((of(&row, "top5").unwrap() - 0.125).abs() < 1e-12 && of(&row, "view_score") == Some(1.0));
-        let missing = ["pointing", "l1_inside", "twin_ssim", "displacement", "l1_masked"];
+        let missing = ["lpips", "pointing", "l1_inside", "twin_ssim", "displacement", "l1_masked"];
         assert!(missing.iter().all(|name| of(&row, name).is_none()), "{row:?}");
         assert_eq!(of(&image(&x, &prior, &x).measure(None).unwrap(), "psnr"), None, "equal images: no finite number");
     }
@@ -234,6 +240,7 @@ mod tests {
                 mask: Some((0..SIDE * SIDE).map(|i| i % SIDE >= 8).collect()),
             },
             displacement: Some([&still, &still]),
+            lpips: Some(0.25),
             ..image(&x, &twin, &twin)
         };
         let row = image.measure(Some(&image.smoothed().unwrap())).unwrap();
@@ -254,6 +261,7 @@ mod tests {
         near("mse_masked", 0.16 / 8.0);
         near("displacement", 0.0);
         near("folded", 0.0);
+        near("lpips", 0.25);
         assert!(of(&row, "untouched_ssim").unwrap() < 0.95);
         assert_eq!(row.iter().filter(|v| v.is_none()).count(), 0, "every known number: {row:?}");
         let wrong = Image { truth: Truth { mask: Some(vec![true; 3]), ..Truth::default() }, ..image };

@@ -16,6 +16,7 @@ pub mod measure;
 pub mod panel;
 pub mod parquet;
 mod passes;
+mod similarity;
 pub mod table;
 
 use std::{
@@ -23,6 +24,8 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+
+pub use similarity::Similarity;
 
 use bytes::Bytes;
 use morph_data::Samples;
@@ -67,6 +70,8 @@ pub struct Scene<'a> {
     pub validation: &'a Samples,
     /// What test images share with training, if somebody looked.
     pub leakage: Option<&'a Leakage>,
+    /// By what images are compared as people see them, if anybody asked for that.
+    pub lpips: Option<&'a Similarity>,
     /// The ranks.
     pub group: &'a Group,
     /// Where tensors live.

@@ -153,6 +153,10 @@ pub(super) fn images<E: Display>(
     let truth = scene.experiment.evaluation.truth.as_deref().map(Objects::open).transpose()?;
     batches(scene, samples, |range, x| {
         let r = method.reconstruct(x, &mut draws(scene, range.clone()))?;
+        let lpips = match scene.lpips {
+            Some(lpips) => Some(values(&lpips.apart(x, &r.reconstruction)?)?),
+            None => None,
+        };
         let (x, prior, reconstruction) = (values(x)?, values(&r.prior)?, values(&r.reconstruction)?);
         let fields = match &r.deformation {
             Some(field) => Some([values(&field.select(1, 0))?, values(&field.select(1, 1))?]),
@@ -172,6 +176,7 @@ pub(super) fn images<E: Display>(
                 prior: &prior[plane(&prior)],
                 reconstruction: &reconstruction[plane(&reconstruction)],
                 displacement: fields.as_ref().map(|[a, b]| [&a[plane(a)], &b[plane(b)]]),
+                lpips: lpips.as_ref().map(|all| all[k]),
                 view: meta.view.as_deref(),
                 boxes: boxes(samples, i),
                 truth: known,

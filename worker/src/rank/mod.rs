@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use morph_checkpoint::retention::Kept;
+use morph_checkpoint::{Tensors, retention::Kept};
 use morph_collective::native;
 use morph_model::Optimizers;
 use morph_objects::Objects;
@@ -39,7 +39,8 @@ use tch::Kind;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    device, evaluate,
+    device,
+    evaluate::{self, Similarity},
     rank::{
         events::Events,
         failure::Failure,
@@ -190,6 +191,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     // Every rank looks, and finds the same: nobody trains for days to be refused.
     let leakage = evaluate::leakage::look(&job.experiment, &sets.train, &sets.validation, &sets.test);
     evaluate::leakage::refuse(&leakage)?;
+    let lpips = Similarity::load(&job.experiment, place, &runtime)?;
     let mut net = build(&job.experiment, place, &runtime)?;
     let provenance = Provenance { experiment: job.experiment_json.clone(), dataset: dataset.digest, world: job.world };
     let at = match &job.resume {
@@ -237,6 +239,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
         test: &sets.test,
         validation: &sets.validation,
         leakage: Some(&leakage),
+        lpips: lpips.as_ref(),
         group: &group,
         place,
         orders,
@@ -286,18 +289,22 @@ pub fn runtime() -> Result<Runtime, Failure> {
 pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result<Net, Failure> {
     let settings = &experiment.trainer;
     let perceptual = &settings.loss.perceptual;
-    let vgg = match perceptual.weights.as_deref().filter(|w| perceptual.weight != 0.0 && *w != "random") {
-        Some(location) => {
-            let (folder, key) = split_location(location)?;
-            let bytes = runtime.block_on(folder.get(&key))?;
-            Some(morph_checkpoint::weights::read(&bytes, location)?)
-        }
-        None => None,
-    };
+    let named = perceptual.weights.as_deref().filter(|w| perceptual.weight != 0.0 && *w != "random");
+    let vgg = named.map(|location| weights(location, runtime)).transpose()?;
     tch::manual_seed(settings.seed.cast_signed());
     let method = morph_model::build(&experiment.model, settings, vgg.as_ref(), place.device, place.kind)?;
     let optimizers = Optimizers::new(method.as_ref(), &settings.optimizer);
     Ok(Net { method, optimizers })
+}
+
+/// The tensors in the file of weights at `location`, of any kind that is known.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn weights(location: &str, runtime: &Runtime) -> Result<Tensors, Failure> {
+    let (folder, key) = split_location(location)?;
+    let bytes = runtime.block_on(folder.get(&key))?;
+    Ok(morph_checkpoint::weights::read(&bytes, location)?)
 }
 
 /// A file by URL or path: its folder and its name.

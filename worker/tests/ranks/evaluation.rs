@@ -3,6 +3,7 @@
 
 use std::{env, path::Path};
 
+use morph_checkpoint::{TensorData, Tensors, weights::to_safetensors};
 use morph_data::{Meta, readers::png, truth::Kind};
 use morph_objects::Objects;
 use morph_scores::{
@@ -12,7 +13,7 @@ use morph_scores::{
 };
 use morph_spec::{Digest, Experiment, Rng, experiment::Score, manifest::PatientIds};
 use morph_worker::{
-    evaluate::{self, Scene, checkpoint, leakage},
+    evaluate::{self, Scene, Similarity, checkpoint, leakage},
     rank::{
         self,
         failure::Failure,
@@ -41,6 +42,7 @@ fn experiment(folder: &Path) -> Experiment {
         "model": {"method": "morphaeus", "image_size": SIDE, "channels": [4, 8, 8, 8], "refine_channels": 8},
         "evaluation": {
             "batch_size": 3, "panel_cases": 1, "resamples": 100, "score": "top5_masked", "truth": at("truth"),
+            "lpips": {"weights": [at("weights/alexnet.safetensors"), at("weights/linear.safetensors")], "rescale": true},
             "comparisons": {"covid": {
                 "dataset": at("other"),
                 "healthy": {"split": "test", "labels": ["Normal"]},
@@ -77,6 +79,30 @@ fn split(rng: &mut Rng, name: &str, count: u32, sick: Option<&str>) -> Split {
     (0..count).map(image).collect()
 }
 
+/// AlexNet and the weights of its taps, all drawn; by file.
+fn similarity(rng: &mut Rng) -> [(&'static str, Tensors); 2] {
+    let mut drawn = |shape: &[u64]| {
+        let inputs = shape[1..].iter().product::<u64>().max(1) as f64;
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|_| ((rng.uniform() - 0.4) * 3.0 / inputs.sqrt()) as f32).collect();
+        TensorData { shape: shape.to_vec(), ..TensorData::from_f32(&values) }
+    };
+    let (mut alexnet, mut linear) = (Tensors::new(), Tensors::new());
+    let convs: [(u8, [u64; 4]); 5] = [
+        (0, [64, 3, 11, 11]),
+        (3, [192, 64, 5, 5]),
+        (6, [384, 192, 3, 3]),
+        (8, [256, 384, 3, 3]),
+        (10, [256, 256, 3, 3]),
+    ];
+    for (tap, (index, shape)) in convs.into_iter().enumerate() {
+        alexnet.insert(format!("features.{index}.weight"), drawn(&shape));
+        alexnet.insert(format!("features.{index}.bias"), drawn(&shape[..1]));
+        linear.insert(format!("lin{tap}.model.1.weight"), drawn(&[1, shape[0], 1, 1]));
+    }
+    [("alexnet.safetensors", alexnet), ("linear.safetensors", linear)]
+}
+
 /// Two datasets and what is known of the first; with `leak`, a test image is a training image under another name.
 async fn write(folder: &Path, leak: bool) {
     let open = |name: &str| Objects::open(&folder.join(name).display().to_string()).unwrap();
@@ -87,6 +113,10 @@ async fn write(folder: &Path, leak: bool) {
         let (pixels, meta) = &train[2];
         test[4].0.clone_from(pixels);
         test[6].1.patient.clone_from(&meta.patient);
+    }
+    let weights = open("weights");
+    for (name, tensors) in similarity(&mut rng) {
+        weights.put(name, to_safetensors(&tensors).unwrap().into()).await.unwrap();
     }
     let truth = open("truth");
     for (pixels, meta) in &test {
@@ -128,12 +158,14 @@ fn scored(group: &Group) -> String {
     let (experiment, runtime, orders) = (experiment(folder), rank::runtime().unwrap(), Orders::default());
     let (sets, _) = sets(&experiment, folder, &runtime);
     let net = rank::build(&experiment, PLACE, &runtime).unwrap();
+    let lpips = Similarity::load(&experiment, PLACE, &runtime).unwrap();
     let score = |group| {
         let scene = Scene {
             experiment: &experiment,
             test: &sets.test,
             validation: &sets.validation,
             leakage: None,
+            lpips: lpips.as_ref(),
             group,
             place: PLACE,
             orders: &orders,

@@ -197,6 +197,7 @@ impl Rank {
                 test: &self.sets.test,
                 validation: &self.sets.validation,
                 leakage: None,
+                lpips: None,
                 group,
                 place: PLACE,
                 orders: &orders,
