@@ -246,11 +246,15 @@ pub struct EarlyStopping {
     pub patience: u32,
     /// What counts as an improvement.
     pub min_delta: f64,
+    /// Judge anew from the first epoch in which all of the network is trained (MorphAEus: `loss.morph.start_epoch`): networks of
+    /// before are no candidates for the best any more, and patience starts again. `false`: as the published code, whose best may
+    /// be one that never learned to deform.
+    pub anew: bool,
 }
 
 impl Default for EarlyStopping {
     fn default() -> Self {
-        Self { patience: 25, min_delta: 1e-8 }
+        Self { patience: 25, min_delta: 1e-8, anew: true }
     }
 }
 

@@ -49,6 +49,12 @@ impl Position {
         if images == 0.0 { Vec::new() } else { sums.into_iter().map(|(name, sum)| (name, sum / images)).collect() }
     }
 
+    /// Forgets what validation said so far: the network that is judged next is not of the same kind.
+    pub fn judge_anew(&mut self) {
+        self.early_stopping = EarlyStopping::default();
+        self.best = None;
+    }
+
     /// Takes the validation score of an epoch; whether it is the best so far. As the reference's EarlyStopping
     /// (reference-spec.md 0.17), but that its state survives a restart.
     pub fn judge(&mut self, score: f64, rule: &experiment::EarlyStopping) -> bool {
@@ -82,7 +88,7 @@ mod tests {
 
     #[test]
     fn patience_ends_training_and_zero_never_does() {
-        let rule = experiment::EarlyStopping { patience: 2, min_delta: 0.1 };
+        let rule = experiment::EarlyStopping { patience: 2, min_delta: 0.1, anew: true };
         let mut at = Position::default();
         assert!(at.judge(1.0, &rule));
         assert!(!at.judge(0.95, &rule), "not better by min_delta");
@@ -90,7 +96,7 @@ mod tests {
         assert!(at.judge(0.5, &rule));
         assert!(!at.judge(0.5, &rule) && !at.judge(0.6, &rule));
         assert!(at.early_stopping.stopped);
-        let never = experiment::EarlyStopping { patience: 0, min_delta: 0.0 };
+        let never = experiment::EarlyStopping { patience: 0, min_delta: 0.0, anew: true };
         let mut at = Position::default();
         (0..50).for_each(|_| {
             at.judge(1.0, &never);
@@ -110,6 +116,7 @@ mod tests {
             let rule = experiment::EarlyStopping {
                 patience: case["patience"].as_u64().unwrap() as u32,
                 min_delta: case["min_delta"].as_f64().unwrap(),
+                anew: false,
             };
             let mut at = Position::default();
             let recorded = case["stop_counter_best"].as_array().unwrap();

@@ -296,6 +296,9 @@ impl<'a> Trainer<'a> {
                 self.at.epoch, self.at.step
             )));
         }
+        if self.settings().early_stopping.anew && self.grown_up() {
+            self.at.judge_anew();
+        }
         let best = self.at.judge(score, &self.settings().early_stopping);
         self.at.schedule.end_epoch(score, &self.settings().schedule);
         let means = self.at.end_epoch();
@@ -326,6 +329,13 @@ impl<'a> Trainer<'a> {
         self.pace.epoch_since = Instant::now();
         self.pace.epoch_images = 0.0;
         Ok(())
+    }
+
+    /// Whether the epoch that ends is the first in which all of the network was trained.
+    fn grown_up(&self) -> bool {
+        let partial = |epoch: u32| self.net.method.partial(epoch);
+        let epoch = self.at.epoch;
+        epoch > 0 && partial(epoch - 1) && !partial(epoch)
     }
 
     /// The mean validation score: whole batches are dealt to the ranks, so that every image is computed in the same company
