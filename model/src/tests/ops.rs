@@ -147,6 +147,21 @@ fn adam_takes_torchs_steps() {
     }
 }
 
+/// Why the deformation terms must not count before the prior knows dark from bright (docs/methods.md).
+#[test]
+fn ncc_does_not_see_the_sign() {
+    tch::manual_seed(3);
+    let x = Tensor::rand([2, 1, 16, 16], (Kind::Double, tch::Device::Cpu));
+    for variant in [spec::Ncc::Stable, spec::Ncc::Reference] {
+        let loss = |y: &Tensor| Ncc { window: 9, variant }.loss(&x, y).unwrap().double_value(&[]);
+        assert!(
+            (loss(&-&x) - loss(&x)).abs() < 1e-12 && loss(&x) < 1e-3,
+            "an inverted image fits as well: {}",
+            loss(&-&x)
+        );
+    }
+}
+
 #[test]
 fn beta_grows_as_in_the_paper() {
     let Some(facts) = facts() else { return };

@@ -84,6 +84,10 @@ impl Import {
             if let Some((at, n)) = patience {
                 self.note(at, "trainer.params.patience", format!("{n}: the code never asks for it in this method"));
             }
+        } else if method == Method::Morphaeus {
+            let patience = patience.map_or(25, |(_, n)| n);
+            let why = "the code judges epochs before the deformation counts, too; true mends it";
+            lines.comment(format!("early_stopping: {{patience: {patience}, anew: false}}"), why);
         } else {
             lines.put(format!("early_stopping: {{patience: {}}}", patience.map_or(25, |(_, n)| n)));
         }
