@@ -42,7 +42,7 @@ fn band(age: Option<u32>) -> &'static str {
     }
 }
 
-async fn open(dataset: &Objects, manifest: &Manifest, entry: &Entry) -> Result<Shard, Error> {
+pub(crate) async fn open(dataset: &Objects, manifest: &Manifest, entry: &Entry) -> Result<Shard, Error> {
     let bytes = read(dataset, entry).await?;
     let [height, width] = manifest.image_size;
     let url = dataset.url_of(&entry.file);
@@ -50,7 +50,7 @@ async fn open(dataset: &Objects, manifest: &Manifest, entry: &Entry) -> Result<S
 }
 
 /// The shard's bytes, when they are those that the manifest promises.
-async fn read(dataset: &Objects, entry: &Entry) -> Result<Bytes, Error> {
+pub(crate) async fn read(dataset: &Objects, entry: &Entry) -> Result<Bytes, Error> {
     let bytes = dataset.get_up_to(&entry.file, entry.bytes).await?;
     let (found, found_bytes) = (Digest::of(&bytes), bytes.len() as u64);
     if found != entry.blake3 || found_bytes != entry.bytes {

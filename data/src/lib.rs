@@ -6,9 +6,12 @@
 //! 2. The order of samples is a pure function of (seed, epoch, batch index): any number of ranks sees the same batches.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod clahe;
+pub mod diff;
 pub mod duplicates;
 mod error;
 pub mod font;
+mod frame;
 pub mod heatmap;
 pub mod inspect;
 pub mod layouts;
@@ -17,6 +20,7 @@ mod mmap;
 pub mod phantom;
 pub mod picture;
 pub mod prepare;
+mod privacy;
 mod progress;
 pub mod readers;
 pub mod resize;
@@ -25,6 +29,7 @@ mod samples;
 pub mod secondary_capture;
 pub mod shard;
 pub mod synth;
+mod tone;
 pub mod truth;
 
 pub use error::Error;

@@ -82,3 +82,29 @@ fn vertical_first(image: &Grey, width: usize, height: usize) -> bool {
     let (across, down) = (shrinks(image.width, width), shrinks(image.height, height));
     down > 0 && down > 2 * across
 }
+
+/// Bilinear without antialias, as torch's `interpolate(mode="bilinear", align_corners=False)` has it on values of 0 to 1, rounded
+/// to 8 bit: at most half a grey level from it.
+pub fn torch_bilinear(image: &Grey, width: usize, height: usize) -> Grey {
+    let taps = |from: usize, to: usize| -> Vec<(usize, usize, f32)> {
+        let scale = from as f32 / to as f32;
+        (0..to)
+            .map(|out| {
+                let at = (scale * (out as f32 + 0.5) - 0.5).max(0.0);
+                let first = (at as usize).min(from - 1);
+                (first, (first + 1).min(from - 1), at - first as f32)
+            })
+            .collect()
+    };
+    let (across, down) = (taps(image.width, width), taps(image.height, height));
+    let mut pixels = Vec::with_capacity(width * height);
+    for (top, bottom, y) in &down {
+        let (top, bottom) = (&image.pixels[top * image.width..], &image.pixels[bottom * image.width..]);
+        pixels.extend(across.iter().map(|(left, right, x)| {
+            let unit = |row: &[u8], at: usize| f32::from(row[at]) / 255.0;
+            let line = |row: &[u8]| (1.0 - x) * unit(row, *left) + x * unit(row, *right);
+            (((1.0 - y) * line(top) + y * line(bottom)) * 255.0).round() as u8
+        }));
+    }
+    Grey { width, height, pixels }
+}

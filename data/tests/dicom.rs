@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write;
+
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR, value::PixelFragmentSequence};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use dicom_transfer_syntax_registry::entries;
 use morph_data::readers::{Facts, Grey, dicom};
 use proptest::prelude::*;
 
@@ -85,6 +88,22 @@ impl File {
         bytes
     }
 
+    /// Everything behind the first group packed (PS3.5 A.5).
+    fn deflated(self) -> Vec<u8> {
+        let plain = entries::EXPLICIT_VR_LITTLE_ENDIAN.erased();
+        let mut data = Vec::new();
+        self.object.write_dataset_with_ts(&mut data, &plain).unwrap();
+        let meta = FileMetaTableBuilder::new()
+            .transfer_syntax(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+            .media_storage_sop_class_uid(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
+            .media_storage_sop_instance_uid("2.25.1");
+        let mut bytes = [&[0; 128][..], b"DICM"].concat();
+        meta.build().unwrap().write(&mut bytes).unwrap();
+        let mut packed = flate2::write::DeflateEncoder::new(bytes, flate2::Compression::fast());
+        packed.write_all(&data).unwrap();
+        packed.finish().unwrap()
+    }
+
     fn read(self) -> Result<(Grey, Facts), String> {
         dicom::read(&self.bytes())
     }
@@ -131,6 +150,11 @@ fn every_uncompressed_syntax() {
     for syntax in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"] {
         assert_eq!(File::new().syntax(syntax).words(16, 15, &wide(16)).pixels(), levels(), "{syntax}");
     }
+}
+
+#[test]
+fn a_deflated_file() {
+    assert_eq!(dicom::read(&File::new().deflated()).unwrap().0.pixels, levels());
 }
 
 #[test]
@@ -191,6 +215,14 @@ fn jpeg_baseline_and_rle() {
 }
 
 #[test]
+fn the_window_and_burnt_in_text_are_told() {
+    let file = File::new().text(tags::WINDOW_CENTER, VR::DS, "40").text(tags::WINDOW_WIDTH, VR::DS, "80.5");
+    let file = file.text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES").bytes();
+    let (image, facts) = dicom::image(&file).unwrap();
+    assert_eq!((image.window, facts.burned_in), (Some((40.0, 80.5)), true));
+}
+
+#[test]
 fn what_is_no_single_grey_image_is_refused() {
     let rgb = || File::new().text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
     rgb().number(tags::SAMPLES_PER_PIXEL, 3).refused("only grey images");
@@ -199,7 +231,10 @@ fn what_is_no_single_grey_image_is_refused() {
     File::new().without(tags::PHOTOMETRIC_INTERPRETATION).refused("only grey images");
     File::new().text(tags::NUMBER_OF_FRAMES, VR::IS, "2").refused("2 frames");
     File::new().without(tags::PIXEL_DATA).refused("cannot be decoded");
-    File::new().compressed(uids::JPEG2000, vec![0; 64]).refused("cannot be decoded");
+    File::new().compressed(uids::JPEG2000, vec![0; 64]).refused("do not say their size");
+    let mut video = jpeg();
+    video.resize(4096, 0);
+    File::new().compressed(uids::MPEG2MPML, video).refused("MPEG2 Main Profile");
 }
 
 /// What was found by fuzzing (docs/security.md): the library takes memory, or calls itself, for whatever a file claims.
@@ -222,7 +257,10 @@ fn what_a_file_claims_is_held_against_its_size() {
     let mut runs = vec![0; 64];
     runs[..4].copy_from_slice(&0x0600_0000u32.to_le_bytes());
     File::new().compressed(uids::RLE_LOSSLESS, runs).refused("no 1 segments");
-    File::new().syntax(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).refused("is not read");
+    let packed = File::new().deflated();
+    for cut in [packed.len() - 5, packed.len() / 2 + 100] {
+        assert!(dicom::read(&packed[..cut]).is_err(), "cut at {cut}");
+    }
 }
 
 #[test]
@@ -276,7 +314,13 @@ fn what_is_known_of_the_patient() {
     let facts = of("62", "M");
     assert_eq!(
         facts,
-        Facts { id: Some("somebody".into()), view: Some("AP".into()), sex: Some("M".into()), age: Some(62) }
+        Facts {
+            id: Some("somebody".into()),
+            view: Some("AP".into()),
+            sex: Some("M".into()),
+            age: Some(62),
+            burned_in: false
+        }
     );
     assert_eq!(of("062Y", "F").age, Some(62));
     assert_eq!(of("151", "O"), Facts { sex: None, age: None, ..facts }, "nobody is 151");

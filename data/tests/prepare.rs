@@ -10,7 +10,7 @@ use std::{
 };
 
 use morph_data::{
-    Error, Progress, Samples, Silent, inspect,
+    Error, Progress, Samples, Silent, diff, inspect,
     layouts::rsna,
     manifest, phantom,
     prepare::{self, Options, Report},
@@ -20,7 +20,7 @@ use morph_data::{
 use morph_objects::{NodeCache, Objects};
 use morph_spec::{
     Digest,
-    dataset::{Dataset, Kind, Layout, Others, Preprocess, Source, Split},
+    dataset::{Dataset, Filter, Kind, Layout, Others, Preprocess, Privacy, Resize, Source, Split},
     experiment::Subset,
     manifest::PatientIds,
 };
@@ -65,10 +65,13 @@ fn spec(layout: Layout, root: &Path, out: &Path) -> Dataset {
     Dataset {
         kind: Kind::Dataset,
         name: "phantoms".into(),
-        source: Source { layout, root: root.display().to_string(), patient_map: None },
+        source: Source::new(layout, root.display().to_string()),
         output: out.display().to_string(),
         preprocess: Preprocess { size: 16, ..Preprocess::default() },
         split: Split { val: 0.25, test: 0.25, ..Split::default() },
+        filter: Filter::default(),
+        classes: Vec::new(),
+        privacy: Privacy::default(),
         labels: BTreeMap::new(),
         only_labels: Vec::new(),
         shard_samples: 8,
@@ -152,7 +155,7 @@ fn phantoms_come_back_from_their_files() {
     assert_eq!((count("Normal"), count("Lung Opacity"), count("No Lung Opacity / Not Normal")), (4, 6, 2));
     let mut found = BTreeSet::new();
     for item in &listing.items {
-        let (grey, facts) = readers::dicom::read(&fs::read(&item.path).unwrap()).unwrap();
+        let (grey, facts) = readers::dicom::read(&item.place.read().unwrap()).unwrap();
         assert_eq!(facts.id.as_ref(), Some(&item.id));
         let label = match &*item.label {
             "Normal" => phantom::Label::Healthy,
@@ -202,7 +205,7 @@ async fn every_image_becomes_the_sample_that_it_should() {
         for i in 0..samples.len() {
             let meta = samples.meta(i);
             let item = items[&meta.id];
-            let bytes = fs::read(&item.path).unwrap();
+            let bytes = item.place.read().unwrap();
             let (grey, facts) = readers::dicom::read(&bytes).unwrap();
             assert_eq!(samples.image(i), resize::pillow_bilinear(&grey, 16, 16).pixels);
             assert_eq!((meta.digest, &meta.source), (Digest::of(&bytes), &item.source));
@@ -344,19 +347,113 @@ async fn nothing_is_left_behind_when_nothing_can_be_made() {
 }
 
 #[tokio::test]
-async fn a_failing_store_leaves_no_shards() {
+async fn a_failing_store_costs_no_finished_shard() {
     let house = House::new(16, 4);
     // A folder where a file should go: the write fails when all shards are there already.
     let squatter = house.out().join("skipped.csv/squatter");
     fs::create_dir_all(squatter.parent().unwrap()).unwrap();
     fs::write(&squatter, "").unwrap();
     says(&run(&house.spec()).await.unwrap_err(), &["skipped.csv"]);
-    assert_eq!(files(&house.out()).into_keys().collect::<Vec<_>>(), std::slice::from_ref(&squatter));
-    // What a killed job left is no obstacle, and does not stay.
+    assert!(!house.out().join("manifest.json").exists());
     fs::remove_dir_all(squatter.parent().unwrap()).unwrap();
+    // What somebody else left is no obstacle, and does not stay; nor is what is no longer whole believed.
     fs::write(house.out().join("val-00099.arrow"), "half").unwrap();
-    run(&house.spec()).await.unwrap();
-    assert!(!house.out().join("val-00099.arrow").exists());
+    fs::write(house.out().join("train-00000.arrow"), "half").unwrap();
+    let report = run(&house.spec()).await.unwrap();
+    assert_eq!(report.resumed, report.manifest.shards.len() - 1);
+    let whole = Dataset { output: house.0.path().join("whole").display().to_string(), ..house.spec() };
+    run(&whole).await.unwrap();
+    let but_record = |folder: &Path| {
+        let mut all = content(folder);
+        // It names the output.
+        all.remove(Path::new("prepare.json"));
+        all
+    };
+    assert_eq!(but_record(&house.out()), but_record(&house.0.path().join("whole")));
+    // Other options make other shards.
+    fs::remove_file(house.out().join("manifest.json")).unwrap();
+    let other = Dataset { preprocess: Preprocess { size: 24, ..Preprocess::default() }, ..house.spec() };
+    assert_eq!(run(&other).await.unwrap().resumed, 0);
+}
+
+/// Where the child of [`a_killed_job_goes_on_where_it_was`] works.
+const CHILD: &str = "MORPH_TEST_PREPARE_IN";
+
+fn slow(folder: &Path, out: &str) -> Dataset {
+    let split = Split { val: 0.0, test: 0.0, ..Split::default() };
+    Dataset { shard_samples: 4, split, ..spec(Layout::Folders, &folder.join("raw"), &folder.join(out)) }
+}
+
+/// Not a test of its own: what is killed.
+#[tokio::test]
+async fn prepare_in_a_process_of_its_own() {
+    let Some(folder) = std::env::var_os(CHILD) else { return };
+    let options = Options { jobs: 1, ..Options::default() };
+    prepare::prepare(&slow(Path::new(&folder), "out"), &options, &Silent).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_job_goes_on_where_it_was() {
+    let folder = TempDir::new().unwrap();
+    let images = folder.path().join("raw/Normal");
+    fs::create_dir_all(&images).unwrap();
+    let pixels: Vec<u8> = (0..1024 * 1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let file = readers::png::write(1024, 1024, &pixels).unwrap();
+    (0..80).for_each(|i| fs::write(images.join(format!("{i}.png")), &file).unwrap());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "prepare_in_a_process_of_its_own"])
+        .env(CHILD, folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let out = folder.path().join("out");
+    let parts = || files(&out).into_keys().filter(|p| p.to_string_lossy().ends_with(".part.json")).count();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while parts() < 3 {
+        assert!(std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it should be at work");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!out.join("manifest.json").exists(), "it was killed too late to try anything");
+    let report = run(&slow(folder.path(), "out")).await.unwrap();
+    assert!(report.resumed >= 3 && report.resumed < 20, "{} of 20 shards were there", report.resumed);
+    let whole = run(&slow(folder.path(), "whole")).await.unwrap();
+    assert_eq!((report.digest, report.manifest), (whole.digest, whole.manifest));
+    assert_eq!(parts(), 0, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn what_names_a_patient_stays_here() {
+    let house = House::new(16, 4);
+    let images = house.images();
+    fs::write(&images[0], "this is no DICOM").unwrap();
+    let ids: Vec<String> = images.iter().map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let hidden = |salt: &str, out: &str| Dataset {
+        privacy: Privacy { hash_ids: true, salt: salt.into(), ..Privacy::default() },
+        output: house.0.path().join(out).display().to_string(),
+        ..house.spec()
+    };
+    let report = run(&hidden("pepper", "a")).await.unwrap();
+    assert_eq!((report.manifest.samples(), report.skipped.len()), (21, 1));
+    for (path, bytes) in files(&house.0.path().join("a")) {
+        let text = String::from_utf8_lossy(&bytes);
+        for secret in ids.iter().map(|id| &**id).chain(["pepper", "19010101"]) {
+            assert!(!text.contains(secret), "{} holds {secret:?}", path.display());
+        }
+    }
+    let ids = async |name: &str| {
+        let cache = NodeCache::open(&house.0.path().join("cache"), 1 << 30).unwrap();
+        let dataset = Objects::open(&house.0.path().join(name).display().to_string()).unwrap();
+        let (manifest, _) = manifest::read(&dataset).await.unwrap();
+        let subset = Subset { split: "test".into(), labels: Vec::new() };
+        let samples = Samples::open(&dataset, &manifest, &subset, &cache).await.unwrap();
+        (0..samples.len()).map(|i| samples.meta(i).id).collect::<BTreeSet<_>>()
+    };
+    run(&hidden("pepper", "b")).await.unwrap();
+    run(&hidden("salt", "c")).await.unwrap();
+    assert_eq!(ids("a").await, ids("b").await, "the same key gives the same ids");
+    assert!(ids("a").await.is_disjoint(&ids("c").await));
 }
 
 #[tokio::test]
@@ -421,6 +518,33 @@ async fn class_folders_of_png_files() {
     for i in 0..5 {
         assert_eq!(samples.meta(i).source, format!("Lung_Opacity/images/Lung_Opacity-{i}.png"));
         assert_eq!(samples.image(i), resize::pillow_bilinear(&image(i as u8), 16, 16).pixels);
+    }
+}
+
+#[tokio::test]
+async fn how_two_datasets_differ() {
+    let house = House::new(16, 4);
+    let at = |name: &str| house.0.path().join(name).display().to_string();
+    run(&Dataset { output: at("a"), ..house.spec() }).await.unwrap();
+    run(&Dataset { output: at("b"), shard_samples: 3, ..house.spec() }).await.unwrap();
+    let same = diff::diff(&at("a"), &at("b")).await.unwrap();
+    assert!(same.is_empty(), "how samples lie in shards is no difference: {same:?}");
+    let other = Dataset {
+        output: at("c"),
+        preprocess: Preprocess { resize: Resize::TorchBilinear, ..house.spec().preprocess },
+        labels: [("Lung Opacity".to_owned(), "Opacity".to_owned())].into(),
+        ..house.spec()
+    };
+    fs::write(&house.images()[0], "this is no DICOM").unwrap();
+    run(&other).await.unwrap();
+    let found = diff::diff(&at("a"), &at("c")).await.unwrap();
+    let lost = house.images()[0].file_stem().unwrap().to_string_lossy().into_owned();
+    assert_eq!((found.removed, found.added.len(), found.moved.len(), found.other_files.len()), (vec![lost], 0, 0, 0));
+    assert!(found.relabelled.len() >= 3 && found.relabelled.iter().all(|r| r[1..] == ["Lung Opacity", "Opacity"]));
+    assert_eq!(found.other_pixels.len(), 21, "another resize makes other pixels");
+    let lines = diff::diff(&at("c"), &at("a")).await.unwrap().lines().join("\n");
+    for wanted in ["torch-bilinear", "1 only in the second", "(Opacity → Lung Opacity)", "and 11 more"] {
+        assert!(lines.contains(wanted), "{wanted}:\n{lines}");
     }
 }
 

@@ -435,7 +435,8 @@ The same arguments give the same bytes. Phantom numbers say nothing about patien
   morphctl data prepare configs/datasets/rsna-phantom.yaml
   morphctl data prepare configs/datasets/rsna.yaml --set source.root=/data/rsna --set preprocess.size=256
 
-Files that cannot be read are listed in skipped.csv beside the manifest. Run again, it says what it reuses.")]
+Files that cannot be read are listed in skipped.csv beside the manifest. Run again, it says what it reuses; after a kill it goes on
+where it was. docs/data.md has every layout and option.")]
     Prepare {
         /// The dataset's YAML.
         file: PathBuf,
@@ -448,6 +449,21 @@ Files that cannot be read are listed in skipped.csv beside the manifest. Run aga
         /// Images decoded at a time; 0: one per core.
         #[arg(long, default_value_t = 0)]
         jobs: usize,
+        /// Memory that it may take, about, in MiB.
+        #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(256..))]
+        memory: u32,
+    },
+    /// Compares every shard of a prepared dataset with its checksum.
+    Verify {
+        /// The dataset's folder, or its YAML.
+        dataset: String,
+    },
+    /// Says how two prepared datasets differ: samples, splits, labels, pixels, options. Fails when they do.
+    Diff {
+        /// The first one's folder, or its YAML.
+        a: String,
+        /// The second one's.
+        b: String,
     },
     /// Shows what is in a prepared dataset.
     #[command(after_help = "Examples:

@@ -1,4 +1,4 @@
-//! `data synth|prepare|inspect` and `validate`.
+//! `data synth|prepare|inspect|verify|diff` and `validate`.
 
 use std::{
     io::IsTerminal,
@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use morph_data::{Progress, inspect, prepare, synth};
+use morph_data::{Progress, diff, inspect, prepare, synth};
 use morph_spec::load::{self, Document};
 use serde_json::{Value, json};
 
@@ -53,9 +53,12 @@ pub async fn run(global: &Global, command: Data) -> Result<()> {
         Data::Synth { root, healthy, opacity, other, seed, size } => {
             write(global, &synth::Options { root, seed, healthy, opacity, other, size })
         }
-        Data::Prepare { file, set, overwrite, jobs } => {
-            prepare(global, &file, &set, &prepare::Options { jobs, overwrite }).await
+        Data::Prepare { file, set, overwrite, jobs, memory } => {
+            let options = prepare::Options { jobs, overwrite, memory: u64::from(memory) << 20 };
+            prepare(global, &file, &set, &options).await
         }
+        Data::Verify { dataset } => verify(global, &url_of(global, &dataset)?).await,
+        Data::Diff { a, b } => diff(global, &url_of(global, &a)?, &url_of(global, &b)?).await,
         Data::Inspect { dataset, verify, sheet, split, number } => {
             let sheet = sheet.map(|path| (path, split, number as usize));
             look(global, &dataset, verify, sheet).await
@@ -92,6 +95,10 @@ async fn prepare(global: &Global, file: &Path, set: &Set, options: &prepare::Opt
         let n = report.skipped.len();
         say!("{n} file{} skipped; {}/skipped.csv says why", if n == 1 { "" } else { "s" }, report.url);
     }
+    if report.resumed > 0 && !global.quiet {
+        let n = report.resumed;
+        say!("{n} shard{} taken over from an interrupted job", if n == 1 { " was" } else { "s were" });
+    }
     if report.manifest.patient_ids == morph_spec::manifest::PatientIds::Image && !global.quiet && !report.reused {
         say!(
             "note: ids name images, not persons, so a person may be in two splits; source.patient_map would prevent it"
@@ -115,25 +122,57 @@ async fn prepare(global: &Global, file: &Path, set: &Set, options: &prepare::Opt
     }
 }
 
-async fn look(global: &Global, dataset: &str, verify: bool, sheet: Option<(PathBuf, String, usize)>) -> Result<()> {
-    let url = if dataset.ends_with(".yaml") || dataset.ends_with(".yml") {
-        match load::file(Path::new(dataset), &options(global, &Set::default())?)? {
-            Document::Dataset(spec) => spec.output,
-            other => return Err(coded(USAGE, format!("{dataset}: is of kind {}, not dataset", other.kind()))),
-        }
-    } else {
-        dataset.to_owned()
-    };
-    let damage = if verify { inspect::verify(&url).await? } else { Vec::new() };
-    if !damage.is_empty() {
-        for d in &damage {
-            say!("{}/{}: {}", url.trim_end_matches('/'), d.file, d.why);
-        }
-        let n = damage.len();
-        return Err(coded(
+/// The dataset that is meant: a URL, or what the YAML of one says.
+fn url_of(global: &Global, dataset: &str) -> Result<String> {
+    if !dataset.ends_with(".yaml") && !dataset.ends_with(".yml") {
+        return Ok(dataset.to_owned());
+    }
+    match load::file(Path::new(dataset), &options(global, &Set::default())?)? {
+        Document::Dataset(spec) => Ok(spec.output),
+        other => Err(coded(USAGE, format!("{dataset}: is of kind {}, not dataset", other.kind()))),
+    }
+}
+
+/// Fails when a shard is not as its manifest says.
+async fn whole(url: &str) -> Result<()> {
+    let damage = inspect::verify(url).await?;
+    for d in &damage {
+        say!("{}/{}: {}", url.trim_end_matches('/'), d.file, d.why);
+    }
+    match damage.len() {
+        0 => Ok(()),
+        n => Err(coded(
             ERROR,
             format!("{n} shard{} damaged: prepare the dataset again", if n == 1 { " is" } else { "s are" }),
-        ));
+        )),
+    }
+}
+
+async fn verify(global: &Global, url: &str) -> Result<()> {
+    whole(url).await?;
+    match global.output {
+        Format::Json | Format::Yaml => print::value(global, &json!({ "url": url, "whole": true })),
+        Format::Name | Format::Table => print::line(&format!("{url}: all checksums right")),
+    }
+}
+
+async fn diff(global: &Global, a: &str, b: &str) -> Result<()> {
+    let found = diff::diff(a, b).await?;
+    match global.output {
+        Format::Json | Format::Yaml => print::value(global, &serde_json::to_value(&found)?)?,
+        Format::Name | Format::Table => {
+            for line in found.lines() {
+                print::line(&line)?;
+            }
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(coded(ERROR, format!("{a} and {b} differ"))) }
+}
+
+async fn look(global: &Global, dataset: &str, verify: bool, sheet: Option<(PathBuf, String, usize)>) -> Result<()> {
+    let url = url_of(global, dataset)?;
+    if verify {
+        whole(&url).await?;
     }
     let summary = inspect::inspect(&url).await?;
     if let Some((path, split, n)) = sheet {
@@ -222,7 +261,21 @@ struct Bars {
 enum Shown {
     Nothing,
     Bar(ProgressBar),
-    Lines { state: Mutex<(String, Instant)>, total: AtomicU64, done: AtomicU64 },
+    Lines { state: Mutex<Stage>, total: AtomicU64, done: AtomicU64 },
+}
+
+/// What is done at the moment.
+struct Stage {
+    name: String,
+    began: Instant,
+    said: Instant,
+}
+
+impl Stage {
+    fn new(name: &str) -> Self {
+        let now = Instant::now();
+        Self { name: name.to_owned(), began: now, said: now }
+    }
 }
 
 /// How often a line is said when there is no terminal.
@@ -236,11 +289,7 @@ impl Bars {
             let style = ProgressStyle::with_template("{msg:18} {bar:32} {pos}/{len} {per_sec} {eta} left");
             Shown::Bar(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
         } else {
-            Shown::Lines {
-                state: Mutex::new((String::new(), Instant::now())),
-                total: AtomicU64::new(0),
-                done: AtomicU64::new(0),
-            }
+            Shown::Lines { state: Mutex::new(Stage::new("")), total: AtomicU64::new(0), done: AtomicU64::new(0) }
         };
         Self { shown }
     }
@@ -264,7 +313,7 @@ impl Progress for Bars {
             Shown::Lines { state, total: all, done } => {
                 all.store(total, Ordering::Relaxed);
                 done.store(0, Ordering::Relaxed);
-                *state.lock().unwrap_or_else(PoisonError::into_inner) = (name.to_owned(), Instant::now());
+                *state.lock().unwrap_or_else(PoisonError::into_inner) = Stage::new(name);
             }
         }
     }
@@ -276,9 +325,16 @@ impl Progress for Bars {
             Shown::Lines { state, total, done } => {
                 let now = done.fetch_add(n, Ordering::Relaxed) + n;
                 let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                if state.1.elapsed() >= PACE {
-                    state.1 = Instant::now();
-                    say!("{}: {now} of {}", state.0, total.load(Ordering::Relaxed));
+                if state.said.elapsed() >= PACE {
+                    state.said = Instant::now();
+                    let (total, rate) =
+                        (total.load(Ordering::Relaxed), now as f64 / state.began.elapsed().as_secs_f64());
+                    let left = Duration::from_secs((total.saturating_sub(now) as f64 / rate.max(f64::EPSILON)) as u64);
+                    say!(
+                        "{}: {now} of {total}, {rate:.1} a second, {} left",
+                        state.name,
+                        indicatif::HumanDuration(left)
+                    );
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use super::{Item, Listing, Skipped};
+use super::{Item, Listing, Place, Skipped, table};
 use crate::Error;
 
 pub(crate) const IMAGES: &str = "stage_2_train_images";
@@ -16,27 +16,13 @@ pub(crate) const LABELS: &str = "stage_2_train_labels.csv";
 pub(crate) const CLASSES: &str = "stage_2_detailed_class_info.csv";
 pub(crate) const SIDE: f32 = 1024.0;
 
-fn rows(root: &Path, file: &str, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
-    let path = root.join(file);
-    let bad = |why: String| Error::Source { path: path.display().to_string(), why };
-    let mut reader = csv::ReaderBuilder::new()
-        .from_path(&path)
-        .map_err(|e| bad(format!("{e}; source.root must be the folder that holds {IMAGES}, {LABELS} and {CLASSES}")))?;
-    let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
-    let at: Vec<usize> = columns
-        .iter()
-        .map(|name| {
-            let found = header.iter().position(|h| h.trim() == *name);
-            found.ok_or_else(|| {
-                bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>()))
-            })
-        })
-        .collect::<Result<_, _>>()?;
+fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
+    let hint = format!("source.root must be the folder that holds {IMAGES}, {LABELS} and {CLASSES}");
     let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| bad(e.to_string()))?;
-        rows.push(at.iter().map(|i| record.get(*i).unwrap_or_default().trim().to_owned()).collect());
-    }
+    table::each(path, &hint, columns, columns.len(), |row| {
+        rows.push((0..columns.len()).map(|i| row.get(i).to_owned()).collect());
+        Ok(())
+    })?;
     Ok(rows)
 }
 
@@ -45,11 +31,13 @@ fn rows(root: &Path, file: &str, columns: &[&str]) -> Result<Vec<Vec<String>>, E
 /// # Errors
 /// [`Error::Source`] when a table is missing or is none.
 pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
-    let classes: BTreeMap<String, String> =
-        rows(root, CLASSES, &["patientId", "class"])?.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect();
+    let classes: BTreeMap<String, String> = rows(&root.join(CLASSES), &["patientId", "class"])?
+        .into_iter()
+        .map(|mut r| (r.remove(0), r.remove(0)))
+        .collect();
     let mut boxes: BTreeMap<String, Vec<[f32; 4]>> = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
-    for row in rows(root, LABELS, &["patientId", "x", "y", "width", "height", "Target"])? {
+    for row in rows(&root.join(LABELS), &["patientId", "x", "y", "width", "height", "Target"])? {
         let list = boxes.entry(row[0].clone()).or_default();
         if row[5] != "1" {
             continue;
@@ -63,9 +51,7 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
     let persons: Option<BTreeMap<String, String>> = match patient_map {
         None => None,
         Some(path) => {
-            let (folder, name) = (path.parent().unwrap_or(Path::new(".")), path.file_name().unwrap_or_default());
-            let rows = rows(folder, &name.to_string_lossy(), &["patientId", "person"])?;
-            Some(rows.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect())
+            Some(rows(path, &["patientId", "person"])?.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect())
         }
     };
     let images = root.join(IMAGES);
@@ -101,15 +87,13 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
                 }
             },
         };
+        let place = Place::File(images.join(format!("{id}.dcm")));
         listing.items.push(Item {
-            id: id.clone(),
             patient,
-            label: label.clone(),
-            path: images.join(format!("{id}.dcm")),
-            source,
             boxes: boxes.get(id).cloned().unwrap_or_default(),
             box_side: SIDE,
             check_id: true,
+            ..Item::new(id.clone(), label.clone(), source, place)
         });
     }
     Ok(listing)

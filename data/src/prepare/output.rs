@@ -1,5 +1,7 @@
 //! What prepare writes besides the manifest.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use morph_objects::Objects;
 use morph_spec::{
@@ -9,7 +11,7 @@ use morph_spec::{
 use serde::{Deserialize, Serialize};
 
 use super::{Skipped, json};
-use crate::{Error, shard::Writer};
+use crate::{Error, inspect, shard::Writer};
 
 /// What was prepared from what, beside the manifest.
 const RECORD: &str = "prepare.json";
@@ -17,6 +19,8 @@ const RECORD: &str = "prepare.json";
 const SKIPPED: &str = "skipped.csv";
 /// Names of shards end so.
 const ARROW: &str = ".arrow";
+/// Beside each shard while there is no manifest: the shard is whole, and what it was made from.
+const PART: &str = ".part.json";
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -24,14 +28,82 @@ struct Record {
     skipped: Vec<(String, String)>,
 }
 
-/// Writes shard `i` of `split`.
-pub(super) async fn shard(out: &Objects, split: &str, i: usize, writer: Writer) -> Result<Shard, Error> {
-    let file = format!("{split}-{i:05}{ARROW}");
+/// A part of the dataset that is done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Part {
+    key: Digest,
+    /// None: nothing in it could be used.
+    pub shard: Option<Shard>,
+    pub skipped: Vec<Skipped>,
+}
+
+fn stem(split: &str, i: usize) -> String {
+    format!("{split}-{i:05}")
+}
+
+/// Writes part `i` of `split`; what is whole says so.
+pub(super) async fn part(
+    out: &Objects,
+    key: Digest,
+    (split, i): (&str, usize),
+    writer: Writer,
+    skipped: Vec<Skipped>,
+) -> Result<Part, Error> {
+    let file = format!("{}{ARROW}", stem(split, i));
     let (samples, labels) = (writer.len() as u64, writer.labels());
-    let bytes = writer.finish().map_err(|e| Error::Shard { url: out.url_of(&file), why: e.to_string() })?;
-    let (length, blake3) = (bytes.len() as u64, Digest::of(&bytes));
-    out.put(&file, Bytes::from(bytes)).await?;
-    Ok(Shard { file, split: split.to_owned(), samples, bytes: length, blake3, labels })
+    let mut shard = None;
+    if samples > 0 {
+        let bytes = writer.finish().map_err(|e| Error::Shard { url: out.url_of(&file), why: e.to_string() })?;
+        let (length, blake3) = (bytes.len() as u64, Digest::of(&bytes));
+        out.put(&file, Bytes::from(bytes)).await?;
+        shard = Some(Shard { file, split: split.to_owned(), samples, bytes: length, blake3, labels });
+    }
+    let part = Part { key, shard, skipped };
+    out.put(&format!("{}{PART}", stem(split, i)), Bytes::from(json(&part, PART)?)).await?;
+    Ok(part)
+}
+
+/// Parts that a job with this key has done, by split and number; everything else that a job may have left is removed.
+pub(super) async fn unfinished(out: &Objects, key: Digest) -> Result<BTreeMap<String, Part>, Error> {
+    let mut done = BTreeMap::new();
+    let mut keep = BTreeSet::new();
+    let listed = out.list("").await?;
+    for entry in listed.iter().filter(|entry| is_ours(&entry.key, PART)) {
+        let part: Option<Part> = serde_json::from_slice(&out.get(&entry.key).await?).ok();
+        let Some(part) = part.filter(|part| part.key == key) else { continue };
+        let name = entry.key.trim_end_matches(PART).to_owned();
+        if let Some(shard) = &part.shard {
+            let same = shard.file == format!("{name}{ARROW}") && inspect::read(out, shard).await.is_ok();
+            if !same {
+                continue;
+            }
+            keep.insert(shard.file.clone());
+        }
+        keep.insert(entry.key.clone());
+        done.insert(name, part);
+    }
+    for entry in listed {
+        let ours =
+            is_ours(&entry.key, ARROW) || is_ours(&entry.key, PART) || entry.key == RECORD || entry.key == SKIPPED;
+        if ours && !keep.contains(&entry.key) {
+            out.delete(&entry.key).await?;
+        }
+    }
+    Ok(done)
+}
+
+/// The part `i` of `split` among those that are done.
+pub(super) fn done(parts: &mut BTreeMap<String, Part>, split: &str, i: usize) -> Option<Part> {
+    parts.remove(&stem(split, i))
+}
+
+/// Forgets how the dataset came about: it is whole now. What stays because of an error is removed by whoever prepares next.
+pub(super) async fn forget(out: &Objects) {
+    for entry in out.list("").await.unwrap_or_default() {
+        if is_ours(&entry.key, PART) {
+            drop(out.delete(&entry.key).await);
+        }
+    }
 }
 
 /// Writes what was left out, and what the dataset was made from.
@@ -53,16 +125,16 @@ pub(super) async fn recorded(out: &Objects, key: Digest) -> Option<Vec<Skipped>>
 pub(super) async fn clear(out: &Objects) -> Result<(), Error> {
     out.delete(FILE).await?;
     for entry in out.list("").await? {
-        if is_shard(&entry.key) || entry.key == RECORD || entry.key == SKIPPED {
+        if is_ours(&entry.key, ARROW) || is_ours(&entry.key, PART) || entry.key == RECORD || entry.key == SKIPPED {
             out.delete(&entry.key).await?;
         }
     }
     Ok(())
 }
 
-/// Whether [`shard`] would give a file this name.
-fn is_shard(key: &str) -> bool {
-    key.strip_suffix(ARROW).and_then(|stem| stem.split_once('-')).is_some_and(|(split, number)| {
+/// Whether a part would have a file of this name, with this end.
+fn is_ours(key: &str, end: &str) -> bool {
+    key.strip_suffix(end).and_then(|stem| stem.split_once('-')).is_some_and(|(split, number)| {
         ["train", "val", "test"].contains(&split) && number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit())
     })
 }
@@ -79,13 +151,14 @@ fn table(skipped: &[Skipped]) -> Result<Vec<u8>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_shard;
+    use super::{ARROW, PART, is_ours};
 
     #[test]
     fn only_its_own_files_are_removed() {
-        assert!(is_shard("train-00000.arrow") && is_shard("val-100000.arrow"));
+        assert!(is_ours("train-00000.arrow", ARROW) && is_ours("val-100000.arrow", ARROW));
         for other in ["train-1.arrow", "notes-00000.arrow", "old/train-00000.arrow", "train-00000.arrow.bak", "x.csv"] {
-            assert!(!is_shard(other), "{other}");
+            assert!(!is_ours(other, ARROW), "{other}");
         }
+        assert!(is_ours("test-00003.part.json", PART) && !is_ours("test-3.part.json", PART));
     }
 }

@@ -1,51 +1,107 @@
 //! One raw file becomes one sample.
 
-use std::fs;
-
 use morph_spec::{
     Digest,
-    dataset::{Preprocess, Resize},
+    dataset::{BurnedIn, Dataset},
 };
 
+use super::{
+    choose::{self, Known},
+    gate::Gate,
+};
 use crate::{
     Meta,
-    layouts::Item,
-    readers::{self, Facts, Grey},
-    resize,
+    frame::Frame,
+    layouts::{Item, file_name},
+    privacy::Hider,
+    readers::{Facts, Image, Kind, Values, grey},
 };
 
-/// Reads, decodes and resizes one image.
-pub(super) fn read(item: &Item, label: &str, preprocess: &Preprocess) -> Result<(Vec<u8>, Meta), String> {
-    let bytes = fs::read(&item.path).map_err(|e| e.to_string())?;
-    let is_png = item.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
-    let (grey, facts) =
-        if is_png { (readers::png::read(&bytes)?, Facts::default()) } else { readers::dicom::read(&bytes)? };
-    if item.check_id && facts.id.as_ref().is_some_and(|id| *id != item.id) {
-        return Err("the file's PatientID is not the one in its name".to_owned());
+/// Bytes of memory for a pixel, from the decoder's buffer to the grey levels.
+const PER_PIXEL: u64 = 8;
+
+/// What all files of a job share.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    pub spec: &'a Dataset,
+    pub hider: Hider,
+    /// For files as they are.
+    pub files: Gate,
+    /// For what comes out of them.
+    pub pixels: Gate,
+}
+
+impl<'a> Shared<'a> {
+    /// For a job that may take so many bytes of memory.
+    pub(super) fn new(spec: &'a Dataset, memory: u64) -> Self {
+        Self { spec, hider: Hider::new(&spec.privacy), files: Gate::new(memory / 8), pixels: Gate::new(memory / 2) }
     }
-    let boxes = boxes(item, &grey);
-    let side = preprocess.size as usize;
-    let prepared = match preprocess.resize {
-        Resize::PillowBilinear => resize::pillow_bilinear(&grey, side, side),
-    };
-    let meta = Meta {
-        id: item.id.clone(),
-        patient: item.patient.clone(),
-        label: label.to_owned(),
-        view: facts.view,
-        sex: facts.sex,
-        age: facts.age,
-        boxes,
-        source: item.source.clone(),
-        digest: Digest::of(&bytes),
-    };
-    Ok((prepared.pixels, meta))
+
+    /// Reads, decodes and resizes one image.
+    pub(super) fn read(&self, item: &Item, label: &str) -> Result<(Vec<u8>, Meta), String> {
+        let spec = self.spec;
+        let kind = Kind::of(file_name(&item.source)).map(|(kind, _)| kind).ok_or("its name ends in no known way")?;
+        let _file = self.files.enter(item.place.len());
+        let bytes = item.place.read()?;
+        let _pixels = self.pixels.enter(kind.pixels(&bytes).saturating_mul(PER_PIXEL));
+        let (mut image, found) = kind.read(&bytes, spec.source.slice)?;
+        if item.check_id && found.id.as_ref().is_some_and(|id| *id != item.id) {
+            return Err("the file's PatientID is not the one in its name".to_owned());
+        }
+        if found.burned_in && spec.privacy.burned_in == BurnedIn::Skip {
+            return Err("it says that text is burnt into its pixels (BurnedInAnnotation)".to_owned());
+        }
+        let facts = merged(&item.facts, found);
+        if let Some(reason) = choose::refused(&spec.filter, &facts, Known::All) {
+            return Err(reason);
+        }
+        image.inverted ^= item.inverted;
+        if let Some(bits) = item.bits {
+            stored(&mut image, bits);
+        }
+        let boxes = boxes(item, &image);
+        let grey = grey(&image, &spec.preprocess)?;
+        drop(image);
+        let frame = Frame::new(grey.width, grey.height, &spec.preprocess);
+        let prepared = frame.draw(&grey, &spec.preprocess);
+        let meta = Meta {
+            id: item.id.clone(),
+            patient: item.patient.clone(),
+            label: label.to_owned(),
+            view: facts.view,
+            sex: facts.sex,
+            age: facts.age,
+            boxes: boxes.into_iter().filter_map(|b| frame.place(b)).collect(),
+            source: item.source.clone(),
+            digest: Digest::of(&bytes),
+        };
+        Ok((prepared.pixels, self.hider.meta(meta)))
+    }
+}
+
+/// What tables say, and what the file says beside it.
+fn merged(table: &Facts, file: Facts) -> Facts {
+    Facts {
+        id: file.id,
+        view: table.view.clone().or(file.view),
+        sex: table.sex.clone().or(file.sex),
+        age: table.age.or(file.age),
+        burned_in: file.burned_in,
+    }
+}
+
+/// Takes a table's word for how many bits of 16 are used, unless there are values beyond them: then as many as these need.
+fn stored(image: &mut Image, bits: u32) {
+    if let Values::Words(values) = &image.values {
+        let needed = u32::from(values.iter().copied().max().unwrap_or(0)).checked_ilog2().map_or(1, |top| top + 1);
+        image.bits = bits.max(needed).min(16);
+    }
 }
 
 /// The item's boxes in 0..1 of the image, cut at its edges.
-fn boxes(item: &Item, grey: &Grey) -> Vec<[f32; 4]> {
+fn boxes(item: &Item, image: &Image) -> Vec<[f32; 4]> {
     let (width, height) = match item.box_side {
-        0.0 => (grey.width as f32, grey.height as f32),
+        0.0 => (image.width as f32, image.height as f32),
         side => (side, side),
     };
     let unit = |[x, y, w, h]: &[f32; 4]| {
@@ -59,25 +115,45 @@ fn boxes(item: &Item, grey: &Grey) -> Vec<[f32; 4]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::Place;
 
     fn item(box_side: f32) -> Item {
         Item {
-            id: "a".into(),
-            patient: "a".into(),
-            label: "Normal".into(),
-            source: "a.dcm".into(),
-            path: "a.dcm".into(),
             boxes: vec![[256.0, 512.0, 128.0, 64.0], [960.0, 0.0, 128.0, 2048.0]],
             box_side,
-            check_id: false,
+            ..Item::new("a".into(), "Normal".into(), "a.dcm".into(), Place::File("a.dcm".into()))
+        }
+    }
+
+    fn image(values: Vec<u16>) -> Image {
+        Image {
+            width: 2048,
+            height: 512,
+            values: Values::Words(values),
+            bits: 16,
+            signed: false,
+            rescale: (1.0, 0.0),
+            window: None,
+            inverted: false,
         }
     }
 
     #[test]
     fn boxes_are_in_units_of_the_image_and_end_at_its_edges() {
-        let grey = Grey { width: 2048, height: 512, pixels: Vec::new() };
+        let image = image(Vec::new());
         let wanted = vec![[0.25, 0.5, 0.125, 0.0625], [0.9375, 0.0, 0.0625, 1.0]];
-        assert_eq!(boxes(&item(1024.0), &grey), wanted, "RSNA's are in pixels of 1024, whatever the image has");
-        assert_eq!(boxes(&item(0.0), &grey)[0], [0.125, 1.0, 0.0625, 0.0], "this one lies below the image");
+        assert_eq!(boxes(&item(1024.0), &image), wanted, "RSNA's are in pixels of 1024, whatever the image has");
+        assert_eq!(boxes(&item(0.0), &image)[0], [0.125, 1.0, 0.0625, 0.0], "this one lies below the image");
+    }
+
+    #[test]
+    fn a_table_is_believed_unless_values_say_otherwise() {
+        for (values, said, bits) in
+            [(vec![0, 4095], 12, 12), (vec![0, 4096], 12, 13), (vec![], 10, 10), (vec![65535], 8, 16)]
+        {
+            let mut image = image(values);
+            stored(&mut image, said);
+            assert_eq!(image.bits, bits);
+        }
     }
 }

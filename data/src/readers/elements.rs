@@ -1,7 +1,10 @@
 //! The elements of a DICOM file, within bounds that its size sets. The library takes memory for whatever length an element
 //! claims, before it looks whether the file goes on so far, and calls itself for each sequence in a sequence.
 
-use std::io::{Cursor, Seek};
+use std::{
+    borrow::Cow,
+    io::{Cursor, Read, Seek},
+};
 
 use dicom_core::{
     PrimitiveValue, VR,
@@ -11,12 +14,17 @@ use dicom_dictionary_std::uids;
 use dicom_object::{DefaultDicomObject, FileMetaTable, InMemDicomObject};
 use dicom_parser::stateful::decode::{DynStatefulDecoder, Error, Result as Decoded, StatefulDecode};
 use dicom_transfer_syntax_registry::{TransferSyntaxIndex, TransferSyntaxRegistry};
+use flate2::read::DeflateDecoder;
 
 /// Sequences in sequences: structured reports have a dozen, images two or three.
 const DEEPEST: usize = 32;
 /// Before the file begins for who does not know DICOM.
 const PREAMBLE: usize = 128;
 const MAGIC: &[u8] = b"DICM";
+/// No byte makes more of them (deflate).
+const DENSEST: u64 = 1032;
+/// Files are not unpacked beyond it.
+const LARGEST_INFLATED: u64 = 256 << 20;
 
 /// Reads the file.
 ///
@@ -29,20 +37,42 @@ pub(super) fn read(bytes: &[u8]) -> Result<DefaultDicomObject, String> {
     let mut rest = Cursor::new(&bytes[start..]);
     let meta = FileMetaTable::from_reader(&mut rest).map_err(|e| bad(&e))?;
     let uid = meta.transfer_syntax();
-    let syntax = TransferSyntaxRegistry.get(uid).ok_or_else(|| format!("its transfer syntax {uid} is not known"))?;
-    if !syntax.is_codec_free() && !syntax.is_encapsulated_pixel_data() {
-        // Deflated as a whole: its elements would come out of nothing.
+    let mut syntax =
+        TransferSyntaxRegistry.get(uid).ok_or_else(|| format!("its transfer syntax {uid} is not known"))?;
+    let mut at = rest.position();
+    let mut data = Cow::Borrowed(bytes.get(start + at as usize..).unwrap_or_default());
+    if uid == uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN {
+        // Everything after the first group is packed (PS3.5 A.5).
+        data = Cow::Owned(inflate(&data)?);
+        let plain = TransferSyntaxRegistry.get(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        (syntax, at) = (plain.ok_or("no decoder for what was deflated")?, 0);
+    } else if !syntax.is_codec_free() && !syntax.is_encapsulated_pixel_data() {
         return Err(format!("its transfer syntax {} is not read", syntax.name()));
     }
-    let at = rest.position();
-    let decoder = DynStatefulDecoder::new_with_ts(&mut rest, syntax, at).map_err(|e| bad(&e))?;
-    let mut within = Within { decoder, end: (bytes.len() - start) as u64, open: Vec::new(), broken: None };
+    let decoder = DynStatefulDecoder::new_with_ts(&*data, syntax, at).map_err(|e| bad(&e))?;
+    let mut within = Within { decoder, end: at + data.len() as u64, open: Vec::new(), broken: None };
     let object = InMemDicomObject::read_dataset(&mut within);
     match (object, within.broken) {
         (_, Some(why)) => Err(format!("no readable DICOM: {why}")),
         (Ok(object), None) => Ok(object.with_exact_meta(meta)),
         (Err(e), None) => Err(bad(&e)),
     }
+}
+
+/// The name of a transfer syntax, for people.
+pub(super) fn name(uid: &str) -> String {
+    TransferSyntaxRegistry.get(uid).map_or_else(|| uid.to_owned(), |syntax| syntax.name().to_owned())
+}
+
+fn inflate(packed: &[u8]) -> Result<Vec<u8>, String> {
+    let most = LARGEST_INFLATED.min((packed.len() as u64).saturating_mul(DENSEST));
+    let mut plain = Vec::new();
+    let read = DeflateDecoder::new(packed).take(most + 1).read_to_end(&mut plain);
+    read.map_err(|e| format!("no readable DICOM: {e}"))?;
+    if plain.len() as u64 > most {
+        return Err(format!("it unpacks to more than {most} bytes: such files are not read"));
+    }
+    Ok(plain)
 }
 
 fn beyond(len: u32, left: u64) -> String {

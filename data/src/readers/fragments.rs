@@ -1,33 +1,39 @@
 //! What the compressed pixels of a DICOM file say of themselves. The decoders believe the DICOM header: a smaller picture than
 //! it promises would leave a black band, and a larger one crashes them.
 
-use dicom_dictionary_std::{tags, uids};
-use dicom_object::DefaultDicomObject;
+use dicom_dictionary_std::uids;
 
 /// No picture has more pixels for a byte: a progressive JPEG may do with one bit for a block of 8x8.
-const DENSEST: f64 = 512.0;
+pub(super) const DENSEST: f64 = 512.0;
+/// JPEG-LS and JPEG 2000 have no such bound. Black pictures of a few hundred bytes exist; denser ones are not worth their memory.
+const DENSEST_OF_ALL: f64 = 2048.0;
 /// Where the segments of run-length coded pixels begin.
 const RLE_HEADER: usize = 64;
 
-/// Refuses a file whose compressed pixels cannot be the picture that its header says, of `bytes` bytes a pixel. Files without
-/// compression pass.
-pub(super) fn check(object: &DefaultDicomObject, rows: f64, columns: f64, bytes: usize) -> Result<(), String> {
-    let Some(fragments) = object.element_opt(tags::PIXEL_DATA).ok().flatten().and_then(|e| e.fragments()) else {
-        return Ok(());
-    };
-    let stream = fragments.concat();
-    if rows * columns > DENSEST * stream.len() as f64 {
+/// Refuses a stream that cannot be the picture that the header of its file says, of `bytes` bytes a pixel.
+pub(super) fn check(syntax: &str, stream: &[u8], rows: usize, columns: usize, bytes: usize) -> Result<(), String> {
+    let unbounded =
+        matches!(syntax, uids::JPEGLS_LOSSLESS | uids::JPEGLS_NEAR_LOSSLESS | uids::JPEG2000_LOSSLESS | uids::JPEG2000);
+    let densest = if unbounded { DENSEST_OF_ALL } else { DENSEST };
+    if (rows * columns) as f64 > densest * stream.len() as f64 {
         return Err(format!("{} bytes hold no {rows}x{columns} pixels: the file is cut off", stream.len()));
     }
-    if object.meta().transfer_syntax() == uids::RLE_LOSSLESS {
-        return runs(&stream, bytes);
+    if syntax == uids::RLE_LOSSLESS {
+        return runs(stream, bytes);
     }
-    let Some(frame) = frame(&stream) else { return Ok(()) };
-    if (f64::from(frame.rows), f64::from(frame.columns), frame.components) == (rows, columns, 1) {
-        return Ok(());
+    let Some(frame) = frame(stream).or_else(|| size(stream).map(|(_, frame)| frame)) else {
+        return Err("its compressed pixels do not say their size".to_owned());
+    };
+    let Frame { rows: r, columns: c, components, precision, .. } = frame;
+    if (r as usize, c as usize, components) != (rows, columns, 1) {
+        return Err(format!(
+            "its header says {rows}x{columns} grey pixels, its JPEG stream {r}x{c} with {components} components"
+        ));
     }
-    let Frame { rows: r, columns: c, components } = frame;
-    Err(format!("its header says {rows}x{columns} grey pixels, its JPEG stream {r}x{c} with {components} components"))
+    if precision == 0 || precision as usize > 8 * bytes {
+        return Err(format!("its header says {} bits, its JPEG stream {precision}", 8 * bytes));
+    }
+    Ok(())
 }
 
 /// Refuses run-length coded pixels (PS3.5 G.5) without a segment for each of the `bytes` of a pixel.
@@ -39,15 +45,19 @@ fn runs(fragment: &[u8], bytes: usize) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("its run-length coded pixels have no {bytes} segments")) }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Frame {
-    rows: u16,
-    columns: u16,
-    components: u8,
+/// What a stream says of its picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub rows: u32,
+    pub columns: u32,
+    pub components: u16,
+    /// Bits of a sample.
+    pub precision: u32,
+    pub signed: bool,
 }
 
-/// The frame header (ISO 10918-1 B.2.2) of a JPEG stream; none when it is no JPEG stream or has none.
-fn frame(stream: &[u8]) -> Option<Frame> {
+/// The frame header (ISO 10918-1 B.2.2, ISO 14495-1 C.2.2) of a JPEG or JPEG-LS stream; none when it is none or has none.
+pub(super) fn frame(stream: &[u8]) -> Option<Frame> {
     let mut rest = stream.strip_prefix(&[0xff, 0xd8])?;
     loop {
         // Any number of fill bytes may come before a marker.
@@ -57,16 +67,35 @@ fn frame(stream: &[u8]) -> Option<Frame> {
         let [0xff, marker, high, low, segment @ ..] = rest else { return None };
         match marker {
             // All that start a frame; the others in this range are tables.
-            0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(marker) => {
-                let [_, r1, r0, c1, c0, components, ..] = segment else { return None };
+            0xc0..=0xcf | 0xf7 if ![0xc4, 0xc8, 0xcc].contains(marker) => {
+                let [precision, r1, r0, c1, c0, components, ..] = segment else { return None };
                 let (rows, columns) = (u16::from_be_bytes([*r1, *r0]), u16::from_be_bytes([*c1, *c0]));
-                return Some(Frame { rows, columns, components: *components });
+                return Some(Frame {
+                    rows: rows.into(),
+                    columns: columns.into(),
+                    components: (*components).into(),
+                    precision: (*precision).into(),
+                    signed: false,
+                });
             }
             // Pictures begin after the frame header: there is none.
             0xda => return None,
             _ => rest = segment.get(usize::from(u16::from_be_bytes([*high, *low])).checked_sub(2)?..)?,
         }
     }
+}
+
+/// The size (ISO 15444-1 A.5.1) in a JPEG 2000 stream, and where the stream begins: a file format may lie around it.
+pub(super) fn size(stream: &[u8]) -> Option<(usize, Frame)> {
+    let at = stream.windows(4).take(4096).position(|four| four == [0xff, 0x4f, 0xff, 0x51])?;
+    let size = stream.get(at + 4..)?;
+    let word = |at: usize| size.get(at..)?.first_chunk().map(|b| u32::from_be_bytes(*b));
+    let (right, bottom, left, top) = (word(4)?, word(8)?, word(12)?, word(16)?);
+    let components = size.get(36..)?.first_chunk().map(|b| u16::from_be_bytes(*b))?;
+    let depth = *size.get(38)?;
+    let (rows, columns) = (bottom.checked_sub(top)?, right.checked_sub(left)?);
+    let precision = u32::from(depth & 0x7f) + 1;
+    Some((at, Frame { rows, columns, components, precision, signed: depth & 0x80 != 0 }))
 }
 
 #[cfg(test)]
@@ -78,9 +107,10 @@ mod tests {
         let mut stream = Vec::new();
         let encoder = jpeg_encoder::Encoder::new(&mut stream, 90);
         encoder.encode(&[7; 40 * 24], 40, 24, jpeg_encoder::ColorType::Luma).unwrap();
-        assert_eq!(frame(&stream), Some(Frame { rows: 24, columns: 40, components: 1 }));
+        let wanted = Frame { rows: 24, columns: 40, components: 1, precision: 8, signed: false };
+        assert_eq!(frame(&stream), Some(wanted));
         let filled = [&[0xff, 0xd8, 0xff, 0xff], &stream[2..]].concat();
-        assert_eq!(frame(&filled), Some(Frame { rows: 24, columns: 40, components: 1 }));
+        assert_eq!(frame(&filled), Some(wanted));
     }
 
     #[test]

@@ -2,16 +2,26 @@
 
 use std::io::Cursor;
 
-use super::{Grey, MOST_PIXELS, to_8_bit};
+use morph_spec::dataset::Preprocess;
+
+use super::{Grey, Image, MOST_PIXELS, Values, grey, luma};
 
 /// No byte of a PNG makes more of them (deflate).
 const DENSEST: usize = 1032;
 
-/// Decodes the file. 16-bit values are taken by their full range.
+/// Decodes the file to 8 bit. 16-bit values are taken by their full range.
 ///
 /// # Errors
 /// A text that says what is wrong with the file.
 pub fn read(bytes: &[u8]) -> Result<Grey, String> {
+    grey(&image(bytes)?, &Preprocess::default())
+}
+
+/// Decodes the file.
+///
+/// # Errors
+/// A text that says what is wrong with the file.
+pub fn image(bytes: &[u8]) -> Result<Image, String> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(|e| format!("no readable PNG: {e}"))?;
@@ -24,27 +34,30 @@ pub fn read(bytes: &[u8]) -> Result<Grey, String> {
     }
     let mut buffer = vec![0; size];
     let info = reader.next_frame(&mut buffer).map_err(|e| format!("no readable PNG: {e}"))?;
-    let values: Vec<u8> = match info.bit_depth {
-        png::BitDepth::Eight => buffer[..info.buffer_size()].to_vec(),
-        png::BitDepth::Sixteen => buffer[..info.buffer_size()]
-            .chunks_exact(2)
-            .map(|b| to_8_bit(u32::from(u16::from_be_bytes([b[0], b[1]])), 16))
-            .collect(),
+    buffer.truncate(info.buffer_size());
+    let word = |b: &[u8]| u16::from_be_bytes([b[0], b[1]]);
+    let wide = match info.bit_depth {
+        png::BitDepth::Eight => false,
+        png::BitDepth::Sixteen => true,
         other => return Err(format!("bit depth {other:?} is not read")),
     };
-    let luma = |p: &[u8]| {
-        let [r, g, b] = [p[0], p[1], p[2]].map(u32::from);
-        // ITU-R 601-2 in 16-bit fixed point, as Pillow has it.
-        ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
+    // Colour of 16 bit is no X-ray: its upper bytes are enough.
+    let narrow = |samples: usize| -> Vec<u8> {
+        let step = if wide { 2 } else { 1 };
+        let top = |b: &[u8]| if wide { ((u32::from(word(b)) * 255 + 32767) / 65535) as u8 } else { b[0] };
+        buffer.chunks_exact(step * samples).map(|p| luma(&[top(p), top(&p[step..]), top(&p[2 * step..])])).collect()
     };
-    let pixels = match info.color_type {
-        png::ColorType::Grayscale => values,
-        png::ColorType::GrayscaleAlpha => values.chunks_exact(2).map(|p| p[0]).collect(),
-        png::ColorType::Rgb => values.chunks_exact(3).map(luma).collect(),
-        png::ColorType::Rgba => values.chunks_exact(4).map(luma).collect(),
-        png::ColorType::Indexed => return Err("its palette was not expanded".to_owned()),
+    let values = match (info.color_type, wide) {
+        (png::ColorType::Grayscale, false) => Values::Bytes(buffer),
+        (png::ColorType::Grayscale, true) => Values::Words(buffer.chunks_exact(2).map(word).collect()),
+        (png::ColorType::GrayscaleAlpha, false) => Values::Bytes(buffer.chunks_exact(2).map(|p| p[0]).collect()),
+        (png::ColorType::GrayscaleAlpha, true) => Values::Words(buffer.chunks_exact(4).map(word).collect()),
+        (png::ColorType::Rgb, _) => Values::Bytes(narrow(3)),
+        (png::ColorType::Rgba, _) => Values::Bytes(narrow(4)),
+        (png::ColorType::Indexed, _) => return Err("its palette was not expanded".to_owned()),
     };
-    Ok(Grey { width: info.width as usize, height: info.height as usize, pixels })
+    let bits = if matches!(values, Values::Words(_)) { 16 } else { 8 };
+    Ok(Image::plain(info.width as usize, info.height as usize, values, bits))
 }
 
 /// Writes grey pixels as a PNG.

@@ -1,0 +1,164 @@
+//! Where a file lies: in a folder, or in a zip file that is never unpacked.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
+
+use zip::ZipArchive;
+
+use crate::{Error, error::io_text, readers::LARGEST_FILE};
+
+/// Where a file lies.
+#[derive(Clone)]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// An entry of a zip file, by number.
+    Zip(Arc<Archive>, usize),
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Zip(archive, entry) => write!(f, "{} #{entry}", archive.path.display()),
+        }
+    }
+}
+
+impl Place {
+    /// The file's bytes.
+    ///
+    /// # Errors
+    /// A text that says why it cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>, String> {
+        let too_large = |len: u64| format!("it has {len} bytes: files of more than {LARGEST_FILE} are not read");
+        match self {
+            Self::File(path) => {
+                let file = File::open(path).map_err(|e| io_text(&e))?;
+                let len = file.metadata().map_err(|e| io_text(&e))?.len();
+                if len > LARGEST_FILE {
+                    return Err(too_large(len));
+                }
+                let mut bytes = Vec::with_capacity(len as usize);
+                file.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(|e| io_text(&e))?;
+                Ok(bytes)
+            }
+            Self::Zip(archive, entry) => {
+                let mut zip = archive.zip.clone();
+                let file = zip.by_index(*entry).map_err(|e| format!("its entry cannot be read: {e}"))?;
+                let (len, packed) = (file.size(), file.compressed_size());
+                if len > LARGEST_FILE {
+                    return Err(too_large(len));
+                }
+                // It may claim any size; memory grows with what comes out.
+                let mut bytes = Vec::with_capacity(len.min(packed.saturating_mul(4)) as usize);
+                // One byte more than it says: the checksum is looked at when it ends.
+                file.take(len + 1).read_to_end(&mut bytes).map_err(|e| format!("its entry cannot be read: {e}"))?;
+                if bytes.len() as u64 == len {
+                    Ok(bytes)
+                } else {
+                    Err("its entry has another size than it says".to_owned())
+                }
+            }
+        }
+    }
+
+    /// How many bytes it has; 0 when that cannot be told.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::File(path) => fs::metadata(path).map_or(0, |m| m.len()),
+            Self::Zip(archive, entry) => archive.stamp(*entry).0,
+        }
+    }
+
+    /// Size, and what changes when the content does: time of change, or the checksum in the zip file.
+    pub(crate) fn stamp(&self) -> (u64, u128) {
+        match self {
+            Self::File(path) => {
+                let meta = fs::metadata(path).ok();
+                let time = meta.as_ref().and_then(|m| m.modified().ok()?.duration_since(UNIX_EPOCH).ok());
+                (meta.map_or(0, |m| m.len()), time.map_or(0, |t| t.as_nanos()))
+            }
+            Self::Zip(archive, entry) => archive.stamp(*entry),
+        }
+    }
+}
+
+/// An open zip file; all threads read it at once.
+pub struct Archive {
+    path: PathBuf,
+    zip: ZipArchive<At>,
+}
+
+impl fmt::Debug for Archive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
+}
+
+impl Archive {
+    /// Opens the zip file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Source`] when it is none.
+    pub fn open(path: &Path) -> Result<Arc<Self>, Error> {
+        let bad = |why: String| Error::Source { path: path.display().to_string(), why };
+        let file = File::open(path).map_err(|e| bad(io_text(&e)))?;
+        let end = file.metadata().map_err(|e| bad(io_text(&e)))?.len();
+        let zip = ZipArchive::new(At { file: Arc::new(file), at: 0, end })
+            .map_err(|e| bad(format!("no readable zip file: {e}; is it still being downloaded?")))?;
+        Ok(Arc::new(Self { path: path.to_owned(), zip }))
+    }
+
+    /// The names of its files, with their numbers.
+    pub fn names(&self) -> impl Iterator<Item = (usize, Cow<'_, str>)> {
+        let named = (0..self.zip.len()).filter_map(|i| Some((i, self.zip.name_for_index(i)?.ok()?)));
+        named.filter(|(_, name)| !name.ends_with('/'))
+    }
+
+    fn stamp(&self, entry: usize) -> (u64, u128) {
+        let mut zip = self.zip.clone();
+        zip.by_index_raw(entry).map_or((0, 0), |file| (file.size(), file.crc32().into()))
+    }
+}
+
+/// A place in a file that several read: each has its own.
+#[derive(Clone)]
+struct At {
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(to, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for At {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.end.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a place before the file"))?;
+        Ok(self.at)
+    }
+}
+
+/// The last part of a path, in whatever way it is written.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}

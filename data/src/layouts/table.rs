@@ -1,0 +1,80 @@
+//! CSV tables, plain or gzipped, read row by row; what is wrong is said with file, line and column.
+
+use std::{fs::File, io::Read, path::Path};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::{Error, error::io_text};
+
+/// A row, with the columns that were asked for.
+pub(super) struct Row<'a> {
+    path: &'a Path,
+    names: &'a [&'a str],
+    at: &'a [Option<usize>],
+    record: &'a csv::StringRecord,
+}
+
+impl Row<'_> {
+    /// The trimmed field of the column that was asked for as number `i`; empty when the table has no such column.
+    pub(super) fn get(&self, i: usize) -> &str {
+        self.at[i].and_then(|at| self.record.get(at)).unwrap_or_default().trim()
+    }
+
+    /// The same, none when nothing is in it.
+    pub(super) fn some(&self, i: usize) -> Option<&str> {
+        Some(self.get(i)).filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("nan"))
+    }
+
+    /// Something is wrong with field `i`.
+    pub(super) fn bad(&self, i: usize, why: &str) -> Error {
+        let line = self.record.position().map_or(0, csv::Position::line);
+        Error::Source {
+            path: format!("{}:{line}", self.path.display()),
+            why: format!("column {:?}: {why}", self.names[i]),
+        }
+    }
+}
+
+/// Reads the table at `path` and hands its rows on. The first `needed` of `names` must be columns of it; empty names are none.
+///
+/// # Errors
+/// [`Error::Source`] when it is missing, is no table, or lacks a column; `hint` helps those who look for it elsewhere.
+pub(super) fn each(
+    path: &Path,
+    hint: &str,
+    names: &[&str],
+    needed: usize,
+    mut row: impl FnMut(&Row<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let bad = |why: String| Error::Source { path: path.display().to_string(), why };
+    let file = File::open(path).map_err(|e| {
+        let help = if hint.is_empty() { String::new() } else { format!("; {hint}") };
+        bad(format!("{}{help}", io_text(&e)))
+    })?;
+    let packed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
+    let source: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let mut reader = csv::ReaderBuilder::new().from_reader(source);
+    let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
+    // Excel puts a mark before the first name.
+    let find = |name: &str| header.iter().position(|h| h.trim_start_matches('\u{feff}').trim() == name);
+    let at: Vec<Option<usize>> = names.iter().map(|n| if n.is_empty() { None } else { find(n) }).collect();
+    if let Some((name, _)) = names.iter().zip(&at).take(needed).find(|(_, at)| at.is_none()) {
+        return Err(bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>())));
+    }
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(|e| bad(e.to_string()))? {
+        row(&Row { path, names, at: &at, record: &record })?;
+    }
+    Ok(())
+}
+
+/// The line of the text file at `path` that are not empty and no comment.
+///
+/// # Errors
+/// [`Error::Source`] when it cannot be read.
+pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::Source { path: path.display().to_string(), why: io_text(&e) })?;
+    let named = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    Ok(named.map(str::to_owned).collect())
+}

@@ -1,0 +1,57 @@
+//! Conformance: every grey file in a folder decodes to the stored values that pydicom finds, or is refused by name. The folder comes
+//! from `pydicom_record.py`, which scripts/test runs; MORPH_DICOM_FILES names it. Without it nothing is compared, and that is said.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::PathBuf};
+
+use morph_data::readers::{Values, dicom};
+
+/// Why a file may be refused: what is no single image of at most 16 bits, or is not whole.
+const REFUSALS: [&str; 4] = ["frames", "bits allocated are not read", "lossy JPEG of 12 bits", "cut off"];
+
+#[test]
+fn the_same_values_as_pydicom() {
+    let Some(folder) = std::env::var_os("MORPH_DICOM_FILES").map(PathBuf::from) else {
+        eprintln!("left out: MORPH_DICOM_FILES names no folder (scripts/test makes one)");
+        return;
+    };
+    let (mut equal, mut refused, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "json") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let fact: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let wanted = fs::read(path.with_extension("i32")).ok();
+        let wanted: Option<Vec<i32>> =
+            wanted.map(|bytes| bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect());
+        match (dicom::image(&fs::read(path.with_extension("dcm")).unwrap()), wanted) {
+            (Err(why), _) if REFUSALS.iter().any(|r| why.contains(r)) => refused.push(format!("{name}: {why}")),
+            (Err(why), _) => wrong.push(format!("{name}: {why}")),
+            (Ok(_), None) => wrong.push(format!("{name}: pydicom says {}", fact["error"])),
+            (Ok((image, _)), Some(wanted)) => {
+                let kept = |v: u32| v as i32 + image.offset() as i32;
+                let found: Vec<i32> = match &image.values {
+                    Values::Bytes(v) => v.iter().map(|v| kept((*v).into())).collect(),
+                    Values::Words(v) => v.iter().map(|v| kept((*v).into())).collect(),
+                    Values::Floats(_) => Vec::new(),
+                };
+                // How transforms of lossy streams are rounded is the decoder's choice: one level, two of 65,536 in JPEG 2000.
+                let most = if fact["lossy"] == true { 1 + i32::from(image.bits == 16) } else { 0 };
+                let far = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).max().unwrap_or(0);
+                if found.len() == wanted.len() && far <= most {
+                    equal.push(name);
+                } else {
+                    let sizes = (found.len(), wanted.len());
+                    wrong.push(format!("{name}: values differ by up to {far} ({sizes:?}, {})", fact["syntax"]));
+                }
+            }
+        }
+    }
+    refused.sort();
+    eprintln!("{} files equal, {} refused:\n{}", equal.len(), refused.len(), refused.join("\n"));
+    assert!(wrong.is_empty(), "{} files are neither equal nor refused by name:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(equal.len() >= 30, "only {} files were compared: {equal:?}", equal.len());
+}

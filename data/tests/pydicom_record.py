@@ -1,0 +1,109 @@
+"""What pydicom makes of DICOM files: run by scripts/test in a virtual environment of its own, for tests/pydicom.rs.
+
+    python pydicom_record.py OUT
+
+Takes pydicom's own test files and some that are made here (12 bit, signed, MONOCHROME1, in every compression that pydicom can write),
+and leaves for each NAME.dcm in OUT a NAME.json and, where there are pixels, NAME.i32: stored values, little endian.
+"""
+
+import json
+import pathlib
+import shutil
+import sys
+import warnings
+
+import numpy
+import pydicom
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+warnings.simplefilter("ignore")
+LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.91"}
+
+
+def made(bits, signed, photometric):
+    """A picture with noise, edges and flat parts."""
+    rng = numpy.random.default_rng(bits + 100 * signed)
+    y, x = numpy.mgrid[:211, :317]
+    top = 2**bits - 1
+    wave = (numpy.sin(x / 23) * numpy.cos(y / 31) + 1) / 2 * top * 0.9
+    image = wave + rng.normal(0, top * 0.01, wave.shape)
+    image[20:60, 30:200] = top
+    image[100:150, 10:90] = 0
+    image = numpy.clip(image, 0, top).astype(numpy.int64) - (2 ** (bits - 1) if signed else 0)
+    size = 8 if bits <= 8 else 16
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    meta.MediaStorageSOPInstanceUID = "2.25.1"
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, "2.25.1"
+    file.Rows, file.Columns = image.shape
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, photometric
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = size, bits, bits - 1, int(signed)
+    file.PixelData = image.astype(f"<{'i' if signed else 'u'}{size // 8}").tobytes()
+    file["PixelData"].VR = "OW" if size == 16 else "OB"
+    return file
+
+
+def make(out):
+    for bits, signed, photometric in [
+        (8, False, "MONOCHROME2"),
+        (10, False, "MONOCHROME1"),
+        (12, False, "MONOCHROME2"),
+        (12, True, "MONOCHROME2"),
+        (16, False, "MONOCHROME2"),
+        (16, True, "MONOCHROME2"),
+    ]:
+        name = f"made-{bits}{'s' if signed else 'u'}"
+        made(bits, signed, photometric).save_as(out / f"{name}.dcm", enforce_file_format=True)
+        for syntax, how in [
+            (RLELossless, {}),
+            (JPEGLSLossless, {}),
+            (JPEGLSNearLossless, {"jls_error": 3}),
+            (JPEG2000Lossless, {}),
+            (JPEG2000, {"j2k_cr": [10]}),
+        ]:
+            file = made(bits, signed, photometric)
+            try:
+                file.compress(syntax, **how)
+            except Exception as why:  # what pydicom cannot write
+                print(f"not made: {name} {syntax.name}: {why}", file=sys.stderr)
+                continue
+            file.save_as(out / f"{name}-{syntax.split('.')[-1]}.dcm", enforce_file_format=True)
+
+
+def record(path):
+    try:
+        file = pydicom.dcmread(path, force=True)
+        if "PixelData" not in file or file.SamplesPerPixel != 1 or "MONOCHROME" not in file.PhotometricInterpretation:
+            return False
+    except Exception:
+        return False
+    syntax = str(getattr(file.file_meta, "TransferSyntaxUID", ""))
+    fact = {"syntax": syntax, "lossy": syntax in LOSSY, "error": None}
+    try:
+        pixels = file.pixel_array
+        fact["shape"] = pixels.shape
+        path.with_suffix(".i32").write_bytes(pixels.astype("<i8").astype("<i4").tobytes())
+    except Exception as why:
+        fact["error"] = str(why)
+    path.with_suffix(".json").write_text(json.dumps(fact))
+    return True
+
+
+out = pathlib.Path(sys.argv[1])
+shutil.rmtree(out, ignore_errors=True)
+out.mkdir(parents=True)
+for path in sorted((pathlib.Path(pydicom.__file__).parent / "data" / "test_files").glob("*.dcm")):
+    shutil.copyfile(path, out / path.name)
+make(out)
+n = sum(record(path) for path in sorted(out.glob("*.dcm")))
+print(f"pydicom {pydicom.__version__}: {n} grey files recorded in {out}")
