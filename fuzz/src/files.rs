@@ -10,7 +10,12 @@ use arrow_buffer::Buffer;
 use dicom_core::{DataElement, PrimitiveValue, VR, value::PixelFragmentSequence};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
-use morph_data::{layouts::rsna, readers, shard::Shard};
+use morph_data::{
+    layouts::{covid19, padchest, rsna},
+    readers::{self, Values},
+    shard::Shard,
+};
+use morph_spec::dataset::{Levels, Preprocess, Slice};
 use tempfile::TempDir;
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
@@ -60,6 +65,68 @@ pub fn png(data: &[u8]) {
     readers::png::read(data).iter().for_each(filled);
 }
 
+/// A file of the kind, cut in whatever way the first byte says; what was read has all its values.
+fn whole(kind: readers::Kind, data: &[u8]) {
+    let Some((first, file)) = data.split_first() else { return };
+    let slice = (first % 4 < 3).then(|| Slice { axis: u32::from(first % 4), index: (first & 4 != 0).then_some(0) });
+    let Ok((image, _)) = kind.read(file, slice) else { return };
+    let found = match &image.values {
+        Values::Bytes(v) => v.len(),
+        Values::Words(v) => v.len(),
+        Values::Floats(v) => v.len(),
+    };
+    assert_eq!(found, image.width * image.height);
+    for levels in [Levels::Bits, Levels::MinMax, Levels::Percentile] {
+        readers::grey(&image, &Preprocess { levels, ..Preprocess::default() }).iter().for_each(filled);
+    }
+}
+
+/// numpy's arrays.
+pub fn npy(data: &[u8]) {
+    whole(readers::Kind::Npy, data);
+}
+
+/// NIfTI, packed or not.
+pub fn nifti(data: &[u8]) {
+    whole(readers::Kind::Nifti, data);
+}
+
+/// A JPEG file.
+pub fn jpeg(data: &[u8]) {
+    quiet();
+    whole(readers::Kind::Jpeg, data);
+}
+
+/// PadChest's label table, a zero byte, and one of its zip files: what is listed is read.
+pub fn padchest(data: &[u8]) {
+    static ROOT: OnceLock<TempDir> = OnceLock::new();
+    let root = ROOT.get_or_init(|| tempfile::tempdir().expect("there is a place for temporary files"));
+    let mut parts = data.splitn(2, |b| *b == 0);
+    for name in ["labels.csv", "0.zip"] {
+        fs::write(root.path().join(name), parts.next().unwrap_or_default()).expect("a small file");
+    }
+    let Ok(listing) = padchest::list(root.path(), Some("labels.csv")) else { return };
+    for item in listing.items {
+        drop(item.place.read());
+    }
+}
+
+/// A workbook of COVID-19 Radiography.
+pub fn workbook(data: &[u8]) {
+    static ROOT: OnceLock<TempDir> = OnceLock::new();
+    let root = ROOT.get_or_init(|| {
+        let root = tempfile::tempdir().expect("there is a place for temporary files");
+        let images = root.path().join("COVID/images");
+        fs::create_dir_all(&images).expect("an empty folder takes it");
+        fs::write(images.join("COVID-1.png"), b"").expect("an empty file");
+        root
+    });
+    fs::write(root.path().join("COVID.metadata.xlsx"), data).expect("a small file");
+    if let Ok(listing) = covid19::list(root.path()) {
+        assert_eq!(listing.items.len(), 1);
+    }
+}
+
 /// A DICOM file.
 pub fn dicom(data: &[u8]) {
     quiet();
@@ -83,13 +150,16 @@ pub struct Header {
     pub signed: bool,
 }
 
-/// Baseline, lossless, and run-length coded; and as they are.
-const SYNTAXES: [&str; 5] = [
+/// Every coding that is read, and as they are.
+const SYNTAXES: [&str; 8] = [
     uids::JPEG_BASELINE8_BIT,
     uids::JPEG_EXTENDED12_BIT,
     uids::JPEG_LOSSLESS_SV1,
     uids::RLE_LOSSLESS,
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
+    uids::JPEGLS_LOSSLESS,
+    uids::JPEG2000_LOSSLESS,
+    uids::JPEGLS_NEAR_LOSSLESS,
 ];
 const HEADER: usize = 9;
 

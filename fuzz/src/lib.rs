@@ -14,7 +14,9 @@ mod wire;
 
 pub use access::{certificate, gate, location, telemetry};
 pub use documents::{checkpoint_manifest, dataset_manifest, event, yaml};
-pub use files::{Header, dicom, dicom_pixels, pickle, png, shard, tables, weights};
+pub use files::{
+    Header, dicom, dicom_pixels, jpeg, nifti, npy, padchest, pickle, png, shard, tables, weights, workbook,
+};
 pub use wire::{URL, messages, runs, session, submit};
 
 /// A parser.
@@ -41,8 +43,12 @@ targets!(
     dicom_pixels,
     event,
     gate,
+    jpeg,
     location,
     messages,
+    nifti,
+    npy,
+    padchest,
     pickle,
     png,
     session,
@@ -51,5 +57,6 @@ targets!(
     tables,
     telemetry,
     weights,
+    workbook,
     yaml
 );

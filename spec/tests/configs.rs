@@ -28,7 +28,13 @@ fn files(folder: &Path, out: &mut Vec<PathBuf>) {
 }
 
 fn options() -> Options {
-    let vars = [("MORPH_HOME", "/home-of-morph"), ("RSNA_ROOT", "/raw/rsna"), ("VGG19_WEIGHTS", "/vgg19.pth")];
+    let vars = [
+        ("MORPH_HOME", "/home-of-morph"),
+        ("RSNA_ROOT", "/raw/rsna"),
+        ("PADCHEST_ROOT", "/raw/padchest"),
+        ("COVID19_ROOT", "/raw/covid19"),
+        ("VGG19_WEIGHTS", "/vgg19.pth"),
+    ];
     Options { vars: vars.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..Options::default() }
 }
 
@@ -195,5 +201,34 @@ fn the_smoke_test_of_methods_has_all_of_them_on_the_same_cases() {
         assert_eq!((&e.dataset, &e.evaluation), (&first.dataset, &first.evaluation), "{}", e.name);
         let budget = |e: &Experiment| (e.trainer.epochs, e.trainer.batch_size, e.trainer.world_size, e.trainer.seed);
         assert_eq!(budget(e), budget(first), "{}", e.name);
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_dataset_is_said_with_its_line() {
+    let file = configs().join("datasets/padchest.yaml");
+    let with = |set: &[&str]| {
+        let vars = ["MORPH_HOME", "PADCHEST_ROOT"].map(|v| (v.to_owned(), "/x".to_owned())).into();
+        load::file(&file, &load::Options { set: set.iter().map(|s| (*s).to_owned()).collect(), vars })
+    };
+    assert!(with(&[]).is_ok());
+    for (set, field) in [
+        ("filter.min_age=30", None),
+        ("filter.max_age=10", Some("filter.max_age")),
+        ("filter.sex.0=X", Some("filter.sex.0")),
+        ("preprocess.levels=window", Some("preprocess.window")),
+        ("preprocess.percentile.low=99.9", Some("preprocess.percentile")),
+        ("preprocess.clahe.tiles=100", Some("preprocess.clahe.tiles")),
+        ("source.layout=csv", Some("source.tables")),
+        ("source.patient_map=a.csv", Some("source.patient_map")),
+        ("privacy.hash_ids=true", Some("privacy.salt")),
+        ("classes.0.label=Healthy", Some("classes")),
+        ("filter.without_origins.0=x", Some("filter.without_origins")),
+    ] {
+        let said = with(&[set]).map_err(|e| e.to_string());
+        match field {
+            None => assert!(said.is_ok(), "{set}: {said:?}"),
+            Some(field) => assert!(said.as_ref().is_err_and(|e| e.contains(field)), "{set}: {said:?}"),
+        }
     }
 }

@@ -139,8 +139,12 @@ replays! {
     dicom_pixels: 500,
     event: 500,
     gate: 500,
+    jpeg: 500,
     location: 500,
     messages: 500,
+    nifti: 500,
+    npy: 500,
+    padchest: 500,
     pickle: 500,
     png: 500,
     session: 500,
@@ -149,6 +153,7 @@ replays! {
     tables: 500,
     telemetry: 500,
     weights: 500,
+    workbook: 500,
     yaml: 500,
 }
 
