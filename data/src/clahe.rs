@@ -55,8 +55,8 @@ fn clip(counts: &mut [usize; LEVELS], limit: usize) {
     }
     let (each, rest) = (excess / LEVELS, excess % LEVELS);
     counts.iter_mut().for_each(|n| *n += each);
-    if rest > 0 {
-        counts.iter_mut().step_by((LEVELS / rest).max(1)).take(rest).for_each(|n| *n += 1);
+    if let Some(step) = LEVELS.checked_div(rest) {
+        counts.iter_mut().step_by(step).take(rest).for_each(|n| *n += 1);
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use morph_data::{readers::Grey, resize::pillow_bilinear};
+use morph_data::{
+    readers::Grey,
+    resize::{pillow_bilinear, torch_bilinear},
+};
 use safetensors::SafeTensors;
 
 /// The images that the paper's evaluation transform was recorded on (the project's golden vectors).
@@ -19,6 +22,25 @@ fn the_reference_transform_is_met_bit_for_bit() {
         let wrong = out.pixels.iter().zip(wanted.data()).filter(|(a, b)| a != b).count();
         assert_eq!(wrong, 0, "case {i}, {width}x{height}: {wrong} of {} pixels differ", wanted.data().len());
         assert_eq!((out.width, out.height), (128, 128));
+    }
+}
+
+/// What the reference trains on: torchvision's resize of the tensor, without antialias, as recorded from torch. Shards hold 8 bit.
+#[test]
+fn the_references_training_resize_is_met_to_half_a_grey_level() {
+    let (inputs, golden) =
+        (include_bytes!("golden/resize.safetensors"), include_bytes!("golden/resize_train.safetensors"));
+    let (inputs, golden) = (SafeTensors::deserialize(inputs).unwrap(), SafeTensors::deserialize(golden).unwrap());
+    for i in [1, 2, 6] {
+        let input = inputs.tensor(&format!("{i}.in_u8")).unwrap();
+        let image = Grey { width: input.shape()[1], height: input.shape()[0], pixels: input.data().to_vec() };
+        let out = torch_bilinear(&image, 128, 128);
+        let wanted = golden.tensor(&format!("{i}.train_f32")).unwrap();
+        let wanted: Vec<f32> = wanted.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(wanted.len(), out.pixels.len());
+        let far = out.pixels.iter().zip(&wanted).map(|(a, b)| (f32::from(*a) - b * 255.0).abs()).fold(0.0, f32::max);
+        assert!(far <= 0.5001, "case {i}: {far} grey levels");
+        assert_ne!(out, pillow_bilinear(&image, 128, 128), "it is another one");
     }
 }
 

@@ -209,7 +209,7 @@ fn what_is_wrong_in_a_dataset_is_said_with_its_line() {
     let file = configs().join("datasets/padchest.yaml");
     let with = |set: &[&str]| {
         let vars = ["MORPH_HOME", "PADCHEST_ROOT"].map(|v| (v.to_owned(), "/x".to_owned())).into();
-        load::file(&file, &load::Options { set: set.iter().map(|s| (*s).to_owned()).collect(), vars })
+        load::file(&file, &Options { set: set.iter().map(|s| (*s).to_owned()).collect(), vars })
     };
     assert!(with(&[]).is_ok());
     for (set, field) in [
