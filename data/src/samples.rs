@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use morph_objects::{CachedFile, NodeCache, Objects};
+use morph_objects::{CachedFile, NodeCache, Objects, Wanted};
 use morph_spec::{Digest, Manifest, experiment::Subset};
 
 use crate::{Error, manifest, mmap, shard::Shard};
@@ -57,13 +57,15 @@ impl Samples {
         subset: &Subset,
         cache: &NodeCache,
     ) -> Result<Self, Error> {
-        let wanted: BTreeSet<&str> = subset.labels.iter().map(String::as_str).collect();
-        let wants = |label: &str| wanted.is_empty() || wanted.contains(label);
+        let labels: BTreeSet<&str> = subset.labels.iter().map(String::as_str).collect();
+        let wants = |label: &str| labels.is_empty() || labels.contains(label);
         let [height, width] = manifest.image_size;
-        let (mut shards, mut index, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        for entry in manifest.split(&subset.split).filter(|s| s.labels.keys().any(|l| wants(l))) {
+        let entries: Vec<_> = manifest.split(&subset.split).filter(|s| s.labels.keys().any(|l| wants(l))).collect();
+        let wanted = entries.iter().map(|s| Wanted { key: s.file.clone(), bytes: s.bytes, digest: s.blake3 });
+        let files = cache.fetch_all(dataset, &wanted.collect::<Vec<_>>()).await?;
+        let (mut shards, mut index) = (Vec::new(), Vec::new());
+        for (entry, file) in entries.into_iter().zip(&files) {
             let bad = |why: String| Error::Shard { url: dataset.url_of(&entry.file), why };
-            let file = cache.fetch(dataset, &entry.file, entry.bytes, entry.blake3).await?;
             let buffer = mmap::map(file.file()).map_err(|e| bad(format!("it cannot be mapped: {e}")))?;
             let shard = Shard::open(&buffer, height as usize * width as usize).map_err(bad)?;
             if shard.len() as u64 != entry.samples {
@@ -73,7 +75,6 @@ impl Samples {
             let rows = (0..shard.len()).filter(|row| wants(shard.label(*row)));
             index.extend(rows.map(|row| (number, row as u32)));
             shards.push(shard);
-            files.push(file);
         }
         if index.is_empty() {
             return Err(empty(manifest, subset));

@@ -1,6 +1,6 @@
 //! From a location to the store that serves it, with retries and time limits said outright.
 
-use std::{collections::BTreeMap, env, path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, env, fmt, path, sync::Arc, time::Duration};
 
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
@@ -14,10 +14,10 @@ use object_store::{
 };
 use url::Url;
 
-use crate::{Error, Objects, error::redact, policy::Policy};
+use crate::{Access, Error, Objects, download::Patience, error::redact, policy::Policy};
 
 /// Time limits and retries of remote stores.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Tries after the first; the back-off between them is jittered and doubles.
     pub retries: usize,
@@ -46,7 +46,37 @@ impl Default for Options {
     }
 }
 
+impl fmt::Debug for Options {
+    /// Of the settings only their names: keys are among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("retries", &self.retries)
+            .field("retry_for", &self.retry_for)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("settings", &self.settings.keys())
+            .field("policy", &self.policy)
+            .finish()
+    }
+}
+
+/// What the names of settings end with that are secret.
+const SECRET: [&str; 6] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "SIGNATURE", "ACCESS_KEY_ID"];
+
 impl Options {
+    fn access(&self) -> Arc<Access> {
+        let ours = |name: &str| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|p| name.to_ascii_uppercase().starts_with(p));
+        let secret = |name: &str| SECRET.iter().any(|end| name.to_ascii_uppercase().ends_with(end));
+        let environment = env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            if ours(&name) { Some((name, value.into_string().ok()?)) } else { None }
+        });
+        let all = environment.chain(self.settings.clone()).filter(|(name, _)| secret(name)).map(|(_, value)| value);
+        // Shorter than any key, and a word like "key" would take every key out of the text.
+        let secrets = all.filter(|value| value.len() >= 6).collect();
+        Arc::new(Access { patience: Patience { tries: self.retries, time: self.retry_for }, secrets })
+    }
+
     fn retry(&self) -> RetryConfig {
         RetryConfig {
             backoff: BackoffConfig {
@@ -109,7 +139,13 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
         }
     };
     let folder = Path::from_url_path(folder).map_err(|e| bad(e.to_string()))?;
-    Ok(Objects { store, root: format!("{scheme}://{bucket}").into(), folder, read_only: false })
+    Ok(Objects {
+        store,
+        root: format!("{scheme}://{bucket}").into(),
+        folder,
+        read_only: false,
+        access: options.access(),
+    })
 }
 
 /// `http(s)://host:port/folder`, taken apart by the parser by which [`Policy`] judges it: where two disagree on what the host is
@@ -130,7 +166,7 @@ fn web(location: &str, options: &Options) -> Result<Objects, Error> {
     let built = builder.with_retry(options.retry()).with_client_options(client).build();
     let store = Arc::new(built.map_err(|e| bad(e.to_string()))?);
     let folder = Path::from_url_path(url.path()).map_err(|e| bad(e.to_string()))?;
-    Ok(Objects { store, root: root.into(), folder, read_only: true })
+    Ok(Objects { store, root: root.into(), folder, read_only: true, access: options.access() })
 }
 
 /// Hands out one client.
@@ -180,5 +216,6 @@ fn local(path: &path::Path, location: &str) -> Result<Objects, Error> {
     }
     let folder = Path::from_absolute_path(&clean).map_err(|e| bad(e.to_string()))?;
     let store = LocalFileSystem::new().with_automatic_cleanup(false);
-    Ok(Objects { store: Arc::new(store), root: "file://".into(), folder, read_only: false })
+    let access = Options::default().access();
+    Ok(Objects { store: Arc::new(store), root: "file://".into(), folder, read_only: false, access })
 }

@@ -3,27 +3,52 @@
 //! Contract:
 //! 1. A file under its final name is whole; a crash leaves only `*.tmp.*`, which the next [`NodeCache::open`] removes.
 //! 2. Each object is fetched once per node: others wait on the object's lock file.
-//! 3. Eviction removes the least recently used files, and never one that somebody holds: a [`CachedFile`] keeps a shared
+//! 3. What was verified is not hashed again until it changes: a stamp beside it says which size, inode and times it had then. A stamp
+//!    that is missing, broken or another's only costs a hash.
+//! 4. Eviction removes the least recently used files, and never one that somebody holds: a [`CachedFile`] keeps a shared
 //!    lock on it. So the bound on the size is soft: what is in use may exceed it.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::Write,
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    io::{self, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
+use futures::{StreamExt, TryStreamExt, stream};
 use morph_spec::Digest;
 
-use crate::{Error, Objects};
+use crate::{Error, Objects, download::Sink};
+
+/// Objects that are fetched at a time: enough to fill a line on which one stream cannot, few enough for any server.
+const AT_ONCE: usize = 6;
+/// How often an object is fetched whose bytes arrive wrong: they may have been hurt on the way.
+const TRIES: u32 = 3;
 
 /// A folder of verified copies. Cheap to open; several may be open on the same folder.
 #[derive(Debug, Clone)]
 pub struct NodeCache {
     files: PathBuf,
     locks: PathBuf,
+    stamps: PathBuf,
     max_bytes: u64,
+    hashed: Arc<AtomicU64>,
+}
+
+/// An object that should be in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name in its folder.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of its bytes.
+    pub digest: Digest,
 }
 
 /// A cached file, kept from eviction for as long as this lives.
@@ -51,12 +76,27 @@ impl NodeCache {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, Error> {
-        let cache = Self { files: dir.join("blake3"), locks: dir.join("locks"), max_bytes };
-        for folder in [&cache.files, &cache.locks] {
+        let [files, locks, stamps] = ["blake3", "locks", "stamps"].map(|name| dir.join(name));
+        let cache = Self { files, locks, stamps, max_bytes, hashed: Arc::default() };
+        for folder in [&cache.files, &cache.locks, &cache.stamps] {
             fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
         cache.sweep_temporaries();
         Ok(cache)
+    }
+
+    /// The verified copies of all that is `wanted` in `from`, in that order; several are fetched at a time.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`]; the first in the order that failed.
+    pub async fn fetch_all(&self, from: &Objects, wanted: &[Wanted]) -> Result<Vec<CachedFile>, Error> {
+        let fetches = wanted.iter().map(|w| self.fetch(from, &w.key, w.bytes, w.digest));
+        stream::iter(fetches).buffered(AT_ONCE).try_collect().await
+    }
+
+    /// Bytes of cached files that were hashed through this and its clones since they had no good stamp.
+    pub fn hashed(&self) -> u64 {
+        self.hashed.load(Ordering::Relaxed)
     }
 
     /// The verified copy of `key` in `from`, fetched if it is not there yet.
@@ -64,84 +104,118 @@ impl NodeCache {
     /// # Errors
     /// [`Error::Corrupt`] when the object has not the promised size and BLAKE3; the store's errors; disk errors.
     pub async fn fetch(&self, from: &Objects, key: &str, bytes: u64, digest: Digest) -> Result<CachedFile, Error> {
-        let lock = self.lock(digest).await?;
-        let path = self.files.join(digest.to_string());
-        if let Some(held) = self.hold(&path, bytes, digest)? {
+        let lock = self.blocking(move |cache| cache.lock(digest)).await?;
+        if let Some(held) = self.blocking(move |cache| cache.hold(bytes, digest)).await? {
             return Ok(held);
         }
-        let url = from.url_of(key);
-        let body = from.get_up_to(key, bytes).await?;
-        let found = Digest::of(&body);
-        if found != digest || body.len() as u64 != bytes {
-            return Err(Error::Corrupt { url, expected: digest, bytes, found, found_bytes: body.len() as u64 });
-        }
-        self.make_room(bytes);
-        self.store(&path, &body)?;
-        let held = self.hold(&path, bytes, digest)?;
-        drop(lock);
-        held.ok_or(Error::NotFound { url: path.display().to_string() })
+        self.blocking(move |cache| Ok(cache.make_room(bytes))).await?;
+        let mut tries = 1;
+        let arrived = loop {
+            match self.receive(from, key, bytes, digest).await {
+                Err(e @ Error::Corrupt { .. }) if tries < TRIES => {
+                    tracing::warn!("{e}; it is fetched again");
+                    tries += 1;
+                }
+                other => break other?,
+            }
+        };
+        // The lock goes along: should nobody wait for this any more, it still ends before the next begins.
+        self.blocking(move |cache| cache.keep(arrived, digest).inspect(|_| drop(lock))).await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let cache = self.clone();
+        tokio::task::spawn_blocking(move || work(&cache)).await.unwrap_or_else(|e| {
+            Err(Error::Unavailable { action: "use", url: self.files.display().to_string(), source: Box::new(e) })
+        })
     }
 
     /// Waits until nobody else fetches `digest`. The lock ends with the file that is returned.
-    async fn lock(&self, digest: Digest) -> Result<File, Error> {
+    fn lock(&self, digest: Digest) -> Result<File, Error> {
         let path = self.locks.join(digest.to_string());
-        let open = move || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-            file.lock().map(|()| (path, file))
-        };
-        match tokio::task::spawn_blocking(open).await {
-            Ok(Ok((_, file))) => Ok(file),
-            Ok(Err(e)) => Err(Error::io("lock", &self.locks, e)),
-            Err(e) => {
-                Err(Error::Unavailable { action: "lock", url: self.locks.display().to_string(), source: Box::new(e) })
-            }
-        }
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        file.and_then(|file| file.lock().map(|()| file)).map_err(|e| Error::io("lock", &path, e))
     }
 
-    /// The file, if it is there and good. Its content was verified when it was written, and files are never changed after
-    /// that; a wrong hash therefore means a damaged disk or a foreign hand, and the file is removed.
-    fn hold(&self, path: &Path, bytes: u64, digest: Digest) -> Result<Option<CachedFile>, Error> {
-        let held = match File::open(path) {
+    /// The file, if it is there and good. Files are never changed after they were written; a wrong hash therefore means a damaged
+    /// disk or a foreign hand, and the file is removed. Needs the object's lock.
+    fn hold(&self, bytes: u64, digest: Digest) -> Result<Option<CachedFile>, Error> {
+        let path = self.files.join(digest.to_string());
+        let held = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io("open", path, e)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io("open", &path, e)),
         };
-        held.lock_shared().map_err(|e| Error::io("lock", path, e))?;
+        held.lock_shared().map_err(|e| Error::io("lock", &path, e))?;
         // Between opening and locking it may have been evicted: then what is held has no name any more.
-        if !fs::exists(path).map_err(|e| Error::io("open", path, e))? {
+        if !fs::exists(&path).map_err(|e| Error::io("open", &path, e))? {
             return Ok(None);
         }
-        let size = held.metadata().map_err(|e| Error::io("read", path, e))?.len();
+        // Taken before hashing: what changes meanwhile is not what the stamp says.
+        let seen = held.metadata().map_err(|e| Error::io("read", &path, e))?;
+        let stamp = self.stamps.join(digest.to_string());
+        if seen.len() == bytes && fs::read_to_string(&stamp).is_ok_and(|text| text == stamp_of(&seen)) {
+            // Being used is what eviction goes by; a file system without times only makes it less clever. The file itself is left
+            // alone: its own times are what the stamp knows it by.
+            if let Err(e) = File::open(&stamp).and_then(|stamp| stamp.set_modified(SystemTime::now())) {
+                tracing::debug!(path = %stamp.display(), error = %e, "cannot touch a stamp");
+            }
+            return Ok(Some(CachedFile { path, held }));
+        }
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(&held).map_err(|e| Error::io("read", path, e))?;
-        if size != bytes || hasher.finalize().as_bytes() != &digest.0 {
+        if seen.len() == bytes {
+            hasher.update_reader(&held).map_err(|e| Error::io("read", &path, e))?;
+            self.hashed.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if seen.len() != bytes || hasher.finalize().as_bytes() != &digest.0 {
             tracing::warn!(path = %path.display(), "a cached file was damaged and is fetched again");
-            fs::remove_file(path).map_err(|e| Error::io("remove", path, e))?;
+            fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
             return Ok(None);
         }
-        // Being used is what eviction goes by; a file system without times only makes it less clever.
-        if let Err(e) = held.set_modified(SystemTime::now()) {
-            tracing::debug!(path = %path.display(), error = %e, "cannot touch a cached file");
-        }
-        Ok(Some(CachedFile { path: path.to_owned(), held }))
+        self.stamp(digest, &seen);
+        Ok(Some(CachedFile { path, held }))
     }
 
-    fn store(&self, path: &Path, body: &[u8]) -> Result<(), Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-        let tmp = path.with_extension(format!("tmp.{}.{unique}", std::process::id()));
-        let write = || {
-            let mut file = File::create(&tmp)?;
-            file.lock()?;
-            file.write_all(body)?;
-            file.sync_all()?;
-            fs::rename(&tmp, path)
+    /// Notes that `digest` was verified as it was when `seen`. Needs the object's lock.
+    fn stamp(&self, digest: Digest, seen: &Metadata) {
+        let stamp = self.stamps.join(digest.to_string());
+        let tmp = stamp.with_extension("tmp.stamp");
+        let write = fs::write(&tmp, stamp_of(seen)).and_then(|()| fs::rename(&tmp, &stamp));
+        if let Err(e) = write {
+            // Not worth failing for: without a stamp the file is hashed again.
+            tracing::debug!(path = %stamp.display(), error = %e, "cannot write a stamp");
+        }
+    }
+
+    /// Fetches into a temporary file, hashing on the way: memory does not depend on the object's size.
+    async fn receive(&self, from: &Objects, key: &str, bytes: u64, digest: Digest) -> Result<Arriving, Error> {
+        let mut arriving = Arriving::create(&self.files, digest)?;
+        from.read_into(key, bytes, &mut arriving).await.map_err(|e| arriving.blame(e))?;
+        let (found, found_bytes) = (Digest(*arriving.hasher.finalize().as_bytes()), arriving.bytes);
+        if found != digest || found_bytes != bytes {
+            return Err(Error::Corrupt { url: from.url_of(key), expected: digest, bytes, found, found_bytes });
+        }
+        Ok(arriving)
+    }
+
+    /// Gives what has arrived its name. Needs the object's lock.
+    fn keep(&self, mut arrived: Arriving, digest: Digest) -> Result<CachedFile, Error> {
+        let path = self.files.join(digest.to_string());
+        let name = || {
+            arrived.file.sync_all()?;
+            // Held before it has its name, by a file that cannot write.
+            let held = File::open(&arrived.path)?;
+            held.lock_shared()?;
+            fs::rename(&arrived.path, &path)?;
+            Ok((held.metadata()?, held))
         };
-        write().map_err(|e| {
-            // Nothing half-written stays; if even that fails, the next open sweeps it away.
-            drop(fs::remove_file(&tmp));
-            Error::io("write", path, e)
-        })
+        let (seen, held) = name().map_err(|e| Error::io("write", &path, e))?;
+        arrived.named = true;
+        self.stamp(digest, &seen);
+        Ok(CachedFile { path, held })
     }
 
     fn make_room(&self, wanted: u64) {
@@ -150,7 +224,9 @@ impl NodeCache {
             .flatten()
             .filter_map(|entry| {
                 let meta = entry.metadata().ok()?;
-                Some((meta.modified().ok()?, meta.len(), entry.path()))
+                let used =
+                    fs::metadata(self.stamps.join(entry.file_name())).ok().and_then(|stamp| stamp.modified().ok());
+                Some((used.or_else(|| meta.modified().ok())?, meta.len(), entry.path()))
             })
             .collect();
         files.sort();
@@ -161,21 +237,94 @@ impl NodeCache {
             }
             if remove_unless_held(&path) {
                 total -= size;
+                if let Some(name) = path.file_name() {
+                    // One that stays behind fits no other file.
+                    drop(fs::remove_file(self.stamps.join(name)));
+                }
             }
         }
     }
 
     fn sweep_temporaries(&self) {
-        let Ok(listing) = fs::read_dir(&self.files) else { return };
-        for path in listing.flatten().map(|entry| entry.path()) {
-            if path.to_string_lossy().contains(".tmp.") {
-                remove_unless_held(&path);
+        for folder in [&self.files, &self.stamps] {
+            let Ok(listing) = fs::read_dir(folder) else { continue };
+            for path in listing.flatten().map(|entry| entry.path()) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let Some((digest, _)) = name.split_once(".tmp.") else { continue };
+                // Who writes it holds the object's lock.
+                let lock = OpenOptions::new().create(true).truncate(false).write(true).open(self.locks.join(digest));
+                if lock.is_ok_and(|lock| lock.try_lock().is_ok() && fs::remove_file(&path).is_ok()) {
+                    tracing::info!(path = %path.display(), "swept away what a crash had left");
+                }
             }
         }
     }
 }
 
-/// Removes the file unless a process holds a lock on it (a writer's exclusive one or a reader's shared one).
+/// What is written of a file that was verified: it changes with whatever changes the file, but for what happens within the same tick
+/// of the clock and keeps the size.
+fn stamp_of(seen: &Metadata) -> String {
+    let (size, inode) = (seen.len(), seen.ino());
+    let [changed, modified] = [(seen.ctime(), seen.ctime_nsec()), (seen.mtime(), seen.mtime_nsec())];
+    format!("1 {size} {inode} {}.{:09} {}.{:09}\n", changed.0, changed.1, modified.0, modified.1)
+}
+
+/// An object on its way into the cache; removed unless it gets its name.
+#[derive(Debug)]
+struct Arriving {
+    path: PathBuf,
+    file: File,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    failed: Option<io::ErrorKind>,
+    named: bool,
+}
+
+impl Arriving {
+    fn create(folder: &Path, digest: Digest) -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{digest}.tmp.{}.{unique}", std::process::id()));
+        let file = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
+        // Kept from eviction.
+        file.lock_shared().map_err(|e| Error::io("lock", &path, e))?;
+        Ok(Self { path, file, hasher: blake3::Hasher::new(), bytes: 0, failed: None, named: false })
+    }
+
+    /// The disk's errors name the file, not the object.
+    fn blame(&self, e: Error) -> Error {
+        match self.failed {
+            Some(kind) => Error::io("write", &self.path, kind.into()),
+            None => e,
+        }
+    }
+}
+
+impl Sink for Arriving {
+    fn restart(&mut self) -> io::Result<()> {
+        self.hasher.reset();
+        self.bytes = 0;
+        self.file.rewind()?;
+        self.file.set_len(0)
+    }
+
+    fn append(&mut self, part: &[u8]) -> io::Result<()> {
+        self.hasher.update(part);
+        self.bytes += part.len() as u64;
+        self.file.write_all(part).inspect_err(|e| self.failed = Some(e.kind()))
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.named {
+            // If even that fails, the next open sweeps it away.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Removes the file unless a process holds a lock on it.
 fn remove_unless_held(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     match file.try_lock() {

@@ -8,10 +8,11 @@
 
 mod backend;
 pub mod cache;
+mod download;
 mod error;
 mod policy;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -20,7 +21,8 @@ use object_store::{
 };
 
 pub use backend::Options;
-pub use cache::{CachedFile, NodeCache};
+pub use cache::{CachedFile, NodeCache, Wanted};
+use download::{Broken, Patience, Sink};
 pub use error::Error;
 pub use policy::Policy;
 
@@ -35,6 +37,20 @@ pub struct Objects {
     root: Arc<str>,
     folder: Path,
     read_only: bool,
+    access: Arc<Access>,
+}
+
+/// How a store is spoken to.
+struct Access {
+    patience: Patience,
+    /// What must not be in an error.
+    secrets: Vec<String>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Access").field("patience", &self.patience).finish_non_exhaustive()
+    }
 }
 
 /// What is known of an object without reading it.
@@ -122,9 +138,7 @@ impl Objects {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Denied`], [`Error::Unavailable`] after the retries.
     pub async fn get(&self, key: &str) -> Result<Bytes, Error> {
-        let path = self.path(key)?;
-        let read = async { self.store.get(&path).await?.bytes().await };
-        read.await.map_err(|e| Error::of("read", self.url_of(key), e))
+        self.get_up_to(key, u64::MAX).await
     }
 
     /// The whole object, if it has no more than `most` bytes.
@@ -132,21 +146,24 @@ impl Objects {
     /// # Errors
     /// As [`Self::get`], and [`Error::TooLarge`], before more than that is held.
     pub async fn get_up_to(&self, key: &str, most: u64) -> Result<Bytes, Error> {
-        let path = self.path(key)?;
-        let too_large = || Error::TooLarge { url: self.url_of(key), most };
-        let fail = |e| Error::of("read", self.url_of(key), e);
-        let found = self.store.get(&path).await.map_err(fail)?;
-        if found.meta.size > most {
-            return Err(too_large());
-        }
-        let (mut bytes, mut stream) = (BytesMut::new(), found.into_stream());
-        while let Some(part) = stream.try_next().await.map_err(fail)? {
-            if bytes.len() as u64 + part.len() as u64 > most {
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&part);
-        }
+        let mut bytes = BytesMut::new();
+        self.read_into(key, most, &mut bytes).await?;
         Ok(bytes.freeze())
+    }
+
+    /// Reads the object into `sink`, if it has no more than `most` bytes.
+    pub(crate) async fn read_into(&self, key: &str, most: u64, sink: &mut impl Sink) -> Result<(), Error> {
+        let path = self.path(key)?;
+        let read = download::read(self.store.as_ref(), &path, most, self.access.patience, sink);
+        read.await.map_err(|broken| match broken {
+            Broken::Store(e) => self.failed("read", key, &e),
+            Broken::TooLarge => Error::TooLarge { url: self.url_of(key), most },
+            Broken::Sink(e) => Error::io("write", std::path::Path::new(&self.url_of(key)), e),
+        })
+    }
+
+    fn failed(&self, action: &'static str, key: &str, e: &object_store::Error) -> Error {
+        Error::of(action, self.url_of(key), e, &self.access.secrets)
     }
 
     /// Writes the object, over what was there.
@@ -160,7 +177,7 @@ impl Objects {
         } else {
             self.store.put(&path, PutPayload::from_bytes(bytes)).await.map(drop)
         };
-        sent.map_err(|e| Error::of("write", self.url_of(key), e))
+        sent.map_err(|e| self.failed("write", key, &e))
     }
 
     async fn put_parts(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
@@ -189,7 +206,7 @@ impl Objects {
         for _ in 0..2 {
             let error = match self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), create()).await {
                 Ok(_) => return Ok(Committed::Created),
-                Err(e) => Error::of("commit", self.url_of(key), e),
+                Err(e) => self.failed("commit", key, &e),
             };
             match self.get(key).await {
                 Ok(there) if there == bytes => return Ok(Committed::AlreadySame),
@@ -202,18 +219,26 @@ impl Objects {
         Err(first.expect("invariant: the loop ran and did not return"))
     }
 
-    /// All objects whose names start with the folder `prefix` (empty: all), by name.
+    /// All objects whose names start with the folder `prefix` (empty: all), by name, each once. What is written or deleted meanwhile may
+    /// be there or not; everything else is.
     ///
     /// # Errors
     /// As [`Self::get`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
         let folder = self.at(prefix).folder;
-        let found: Vec<_> = self
-            .store
-            .list(Some(&folder))
-            .try_collect()
-            .await
-            .map_err(|e| Error::of("list", self.url_of(prefix), e))?;
+        let patience = self.access.patience;
+        let (mut tries, since) = (0, Instant::now());
+        let found: Vec<_> = loop {
+            match self.store.list(Some(&folder)).try_collect().await {
+                Ok(found) => break found,
+                // object_store repeats requests, but not what was cut in the middle of a page.
+                Err(e) if tries < patience.tries && since.elapsed() < patience.time && !download::is_final(&e) => {
+                    tokio::time::sleep(download::pause(tries)).await;
+                    tries += 1;
+                }
+                Err(e) => return Err(self.failed("list", prefix, &e)),
+            }
+        };
         let skip = self.folder.as_ref().len();
         let mut entries: Vec<Entry> = found
             .into_iter()
@@ -223,6 +248,8 @@ impl Objects {
             })
             .collect();
         entries.sort_by(|a, b| a.key.cmp(&b.key));
+        // What is written while pages are turned may be on two of them.
+        entries.dedup_by(|a, b| a.key == b.key);
         Ok(entries)
     }
 
@@ -234,7 +261,7 @@ impl Objects {
         let path = self.writable(key)?;
         match self.store.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(e) => Err(Error::of("delete", self.url_of(key), e)),
+            Err(e) => Err(self.failed("delete", key, &e)),
         }
     }
 

@@ -1,84 +1,12 @@
 //! S3, spoken over real HTTP with a real server (s3s on files), in this process.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod common;
 
 use bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-    service::TowerToHyperService,
-};
-use morph_objects::{Committed, Error, NodeCache, Objects, Options};
+use common::{bucket, options};
+use morph_objects::{Committed, Error, NodeCache, Objects};
 use morph_spec::Digest;
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
-
-struct Server {
-    url: String,
-    gets: Arc<AtomicUsize>,
-}
-
-async fn serve(root: &Path) -> Server {
-    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
-    builder.set_auth(SimpleAuth::from_single("key", "secret"));
-    let service = builder.build();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let gets = Arc::new(AtomicUsize::new(0));
-    let counter = gets.clone();
-    tokio::spawn(async move {
-        loop {
-            let (socket, _) = listener.accept().await.unwrap();
-            let (service, counter) = (service.clone(), counter.clone());
-            let service = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                if request.method() == hyper::Method::GET && request.uri().query().is_none() {
-                    counter.fetch_add(1, Ordering::SeqCst);
-                }
-                let mut service = service.clone();
-                async move { tower::Service::call(&mut service, request).await }
-            });
-            tokio::spawn(async move {
-                let http = Builder::new(TokioExecutor::new());
-                // A client that goes away in the middle is its own affair.
-                drop(http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)).await);
-            });
-        }
-    });
-    Server { url, gets }
-}
-
-fn options(endpoint: &str, secret: &str) -> Options {
-    let settings = [
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", "key"),
-        ("AWS_SECRET_ACCESS_KEY", secret),
-        ("AWS_REGION", "us-east-1"),
-    ];
-    Options {
-        retries: 2,
-        retry_for: Duration::from_secs(3),
-        timeout: Duration::from_secs(5),
-        connect_timeout: Duration::from_secs(1),
-        settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>(),
-        ..Options::default()
-    }
-}
-
-async fn bucket() -> (tempfile::TempDir, Server, Objects) {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("xrays")).unwrap();
-    let server = serve(dir.path()).await;
-    let objects = Objects::open_with("s3://xrays/some folder/x", &options(&server.url, "secret")).unwrap();
-    (dir, server, objects)
-}
 
 #[tokio::test]
 async fn put_get_list_commit_delete() {
@@ -118,7 +46,7 @@ async fn eight_at_once_fetch_once() {
     for fetch in fetches.collect::<Vec<_>>() {
         assert!(fetch.await.unwrap().is_file());
     }
-    assert_eq!(server.gets.load(Ordering::SeqCst), 1);
+    assert_eq!(server.gets().len(), 1);
 }
 
 #[tokio::test]
@@ -129,7 +57,7 @@ async fn wrong_credentials_and_dead_servers_are_said_plainly() {
     assert!(matches!(error, Error::Denied { .. }), "{error:?}");
     assert!(!error.to_string().contains("guess"), "{error}");
 
-    let gone = Objects::open_with("s3://xrays/x", &options("http://127.0.0.1:9", "secret")).unwrap();
+    let gone = Objects::open_with("s3://xrays/x", &options("http://127.0.0.1:9", "the-secret")).unwrap();
     let error = gone.get("k").await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("s3://xrays/x/k"), "{error}");
