@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use morph_objects::{CachedFile, NodeCache, Objects, Wanted};
 use morph_spec::{Digest, Manifest, experiment::Subset};
 
-use crate::{Error, manifest, mmap, shard::Shard};
+use crate::{Error, manifest, mmap::Mapped, shard::Shard};
 
 /// Whether a file that is named after the sample `id` stays in its folder, or in one below: an id that is a path would lead out.
 pub fn stays_within(id: &str) -> bool {
@@ -42,6 +42,7 @@ pub struct Samples {
     /// Shard and row of each sample.
     index: Vec<(u32, u32)>,
     image_size: [u32; 2],
+    maps: Vec<Mapped>,
     _files: Vec<CachedFile>,
 }
 
@@ -63,11 +64,11 @@ impl Samples {
         let entries: Vec<_> = manifest.split(&subset.split).filter(|s| s.labels.keys().any(|l| wants(l))).collect();
         let wanted = entries.iter().map(|s| Wanted { key: s.file.clone(), bytes: s.bytes, digest: s.blake3 });
         let files = cache.fetch_all(dataset, &wanted.collect::<Vec<_>>()).await?;
-        let (mut shards, mut index) = (Vec::new(), Vec::new());
+        let (mut shards, mut maps, mut index) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, file) in entries.into_iter().zip(&files) {
             let bad = |why: String| Error::Shard { url: dataset.url_of(&entry.file), why };
-            let buffer = mmap::map(file.file()).map_err(|e| bad(format!("it cannot be mapped: {e}")))?;
-            let shard = Shard::open(&buffer, height as usize * width as usize).map_err(bad)?;
+            let map = Mapped::new(file.file()).map_err(|e| bad(format!("it cannot be mapped: {e}")))?;
+            let shard = Shard::open(&map.buffer(), height as usize * width as usize).map_err(bad)?;
             if shard.len() as u64 != entry.samples {
                 return Err(bad(format!("it holds {} samples, the manifest says {}", shard.len(), entry.samples)));
             }
@@ -75,11 +76,12 @@ impl Samples {
             let rows = (0..shard.len()).filter(|row| wants(shard.label(*row)));
             index.extend(rows.map(|row| (number, row as u32)));
             shards.push(shard);
+            maps.push(map);
         }
         if index.is_empty() {
             return Err(empty(manifest, subset));
         }
-        Ok(Self { shards, index, image_size: manifest.image_size, _files: files })
+        Ok(Self { shards, index, image_size: manifest.image_size, maps, _files: files })
     }
 
     /// How many there are; at least one.
@@ -118,6 +120,18 @@ impl Samples {
     pub fn digest(&self, i: usize) -> Digest {
         let (shard, row) = self.at(i);
         shard.digest(row)
+    }
+
+    /// Reads all of it into memory, where it stays for as long as this lives; it is there once for all processes of the node. Whether
+    /// the kernel has promised to keep it: it does not when that is more than this process may lock.
+    pub fn keep_in_memory(&self) -> bool {
+        // All of them, whatever the first says.
+        self.maps.iter().fold(true, |locked, map| map.keep_in_memory() && locked)
+    }
+
+    /// Bytes of all pixels.
+    pub fn pixels(&self) -> u64 {
+        self.image_size.iter().fold(self.index.len() as u64, |all, side| all.saturating_mul(u64::from(*side)))
     }
 
     /// Height and width of every image.

@@ -136,6 +136,8 @@ pub struct Trainer {
     pub drop_last: bool,
     /// Where it computes.
     pub device: Device,
+    /// Where the images are kept from which batches are made; results do not depend on it.
+    pub residency: Residency,
     /// The optimizer.
     pub optimizer: Optimizer,
     /// How the learning rate changes over the epochs.
@@ -166,6 +168,7 @@ impl Default for Trainer {
             seed: 2109,
             drop_last: true,
             device: Device::Auto,
+            residency: Residency::Auto,
             optimizer: Optimizer::default(),
             schedule: Schedule::default(),
             loss: Loss::default(),
@@ -188,6 +191,21 @@ pub enum Device {
     Cpu,
     /// CUDA; an error when there is none.
     Cuda,
+}
+
+/// Where images are kept, one byte a pixel, while a run trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residency {
+    /// `device` on a GPU with room for twice the images, else `mmap`.
+    #[default]
+    Auto,
+    /// In the node's cache on disk, mapped: the kernel keeps in memory, once for all ranks, what there is room for.
+    Mmap,
+    /// The same, read and locked into memory before training begins.
+    Ram,
+    /// A copy on the rank's device.
+    Device,
 }
 
 /// Adam (Kingma & Ba), as `torch.optim.Adam`.

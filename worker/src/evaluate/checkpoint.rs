@@ -1,6 +1,9 @@
 //! Scores a checkpoint by itself, in this process, perhaps on other datasets than the run's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use morph_data::Samples;
 use morph_scores::evaluation::{Leakage, Scored};
@@ -105,7 +108,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
 
 /// What is scored, and what gives thresholds.
 struct Ready {
-    validation: Samples,
+    validation: Arc<Samples>,
     test: TestSets,
     leakage: Leakage,
 }
@@ -145,7 +148,7 @@ async fn ready(
     first.fits(experiment)?;
     let unchecked = format!("the dataset that was trained on cannot be read: {unread}");
     Ok(Ready {
-        validation: first.subset(&experiment.dataset.validation).await?,
+        validation: Arc::new(first.subset(&experiment.dataset.validation).await?),
         test: first.test(experiment).await?,
         leakage: Leakage { unchecked, ..Leakage::default() },
     })

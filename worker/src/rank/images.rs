@@ -1,11 +1,11 @@
 //! From samples to tensors, and the sets of samples that a run needs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use morph_data::Samples;
 use morph_objects::{NodeCache, Objects};
 use morph_scores::evaluation as scores;
-use morph_spec::{Digest, Experiment, Manifest, manifest::PatientIds};
+use morph_spec::{Digest, Experiment, Manifest, experiment::Residency, manifest::PatientIds};
 use tch::{Kind, Tensor};
 
 use crate::rank::{failure::Failure, group::Place};
@@ -14,9 +14,9 @@ use crate::rank::{failure::Failure, group::Place};
 #[derive(Debug)]
 pub struct Sets {
     /// Trained on.
-    pub train: Samples,
+    pub train: Arc<Samples>,
     /// Early stopping and model selection.
-    pub validation: Samples,
+    pub validation: Arc<Samples>,
     /// Scored.
     pub test: TestSets,
 }
@@ -86,8 +86,8 @@ impl Dataset {
     pub async fn sets(&self, experiment: &Experiment) -> Result<Sets, Failure> {
         self.fits(experiment)?;
         Ok(Sets {
-            train: self.subset(&experiment.dataset.train).await?,
-            validation: self.subset(&experiment.dataset.validation).await?,
+            train: Arc::new(self.subset(&experiment.dataset.train).await?),
+            validation: Arc::new(self.subset(&experiment.dataset.validation).await?),
             test: self.test(experiment).await?,
         })
     }
@@ -160,17 +160,134 @@ impl Dataset {
 
 /// Images `indices` of `samples` as `[n, 1, height, width]` in 0..1.
 pub fn tensor(samples: &Samples, indices: impl IntoIterator<Item = u64>, place: Place) -> Tensor {
-    let [height, width] = samples.image_size().map(i64::from);
-    let mut bytes = Vec::new();
-    let mut n = 0;
+    let indices: Vec<u64> = indices.into_iter().collect();
+    scaled(&pixels(samples, &indices), samples.image_size(), place)
+}
+
+/// Images `indices` of `samples` as `[n, height · width]`, one byte a pixel.
+fn pixels(samples: &Samples, indices: &[u64]) -> Tensor {
+    let size: usize = samples.image_size().iter().map(|side| *side as usize).product();
+    let mut bytes = Vec::with_capacity(indices.len() * size);
     for index in indices {
         bytes.extend_from_slice(
-            samples.image(usize::try_from(index).expect("invariant: an index of a sample in memory")),
+            samples.image(usize::try_from(*index).expect("invariant: an index of a sample in memory")),
         );
-        n += 1;
     }
+    Tensor::from_slice(&bytes).reshape([indices.len() as i64, size as i64])
+}
+
+fn scaled(pixels: &Tensor, image_size: [u32; 2], place: Place) -> Tensor {
+    let [height, width] = image_size.map(i64::from);
     // Pixels become numbers on the device: a fourth of the traffic.
-    Tensor::from_slice(&bytes).reshape([n, 1, height, width]).to_device(place.device).to_kind(place.kind) / 255.0
+    pixels.reshape([-1, 1, height, width]).to_device(place.device).to_kind(place.kind) / 255.0
+}
+
+/// The images of a set, where batches are made of them.
+#[derive(Debug)]
+pub struct Images {
+    samples: Arc<Samples>,
+    /// All of them on the device, `[n, height · width]`.
+    copy: Option<Tensor>,
+    place: Place,
+}
+
+/// Bytes that are copied to a device at a time.
+const AT_ONCE: u64 = 64 << 20;
+
+impl Images {
+    /// Puts `samples` where `residency` says.
+    ///
+    /// # Errors
+    /// When they do not fit there.
+    pub fn new(samples: Arc<Samples>, residency: Residency, place: Place) -> Result<Self, Failure> {
+        let cuda = place.device.is_cuda();
+        let copy = match residency {
+            Residency::Mmap => None,
+            Residency::Ram => {
+                fits_in_memory(&samples)?;
+                if !samples.keep_in_memory() {
+                    tracing::warn!(
+                        "trainer.residency is ram: the images are read into memory, but this process may not lock them there; raise \
+                         its limit of locked memory (ulimit -l)"
+                    );
+                }
+                None
+            }
+            Residency::Device => {
+                if !cuda {
+                    fits_in_memory(&samples)?;
+                }
+                Some(copied(&samples, place).map_err(|e| {
+                    Failure::User(format!(
+                        "trainer.residency is device, but the {} of images do not fit there; use auto or mmap ({e})",
+                        megabytes(samples.pixels())
+                    ))
+                })?)
+            }
+            // The rest is for the network: as much again must still be free.
+            Residency::Auto if cuda => copied(&samples, place)
+                .and_then(|copy| Tensor::f_empty_like(&copy).map(|_| copy))
+                .inspect_err(|e| tracing::info!("the images stay on disk, the device has no room for them: {e}"))
+                .ok(),
+            Residency::Auto => None,
+        };
+        Ok(Self { samples, copy, place })
+    }
+
+    /// Images `indices` as `[n, 1, height, width]` in 0..1; the same bits wherever they are kept.
+    pub fn batch(&self, indices: &[u64]) -> Tensor {
+        let pixels = match &self.copy {
+            None => pixels(&self.samples, indices),
+            Some(copy) => {
+                let indices: Vec<i64> = indices.iter().map(|i| i.cast_signed()).collect();
+                copy.index_select(0, &Tensor::from_slice(&indices).to_device(self.place.device))
+            }
+        };
+        scaled(&pixels, self.samples.image_size(), self.place)
+    }
+
+    /// How many there are.
+    #[allow(clippy::len_without_is_empty, reason = "never empty: opening nothing is an error")]
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+}
+
+/// All images on the device, in parts, so that there is no second copy of all in memory.
+fn copied(samples: &Samples, place: Place) -> Result<Tensor, tch::TchError> {
+    let (n, size) = (samples.len() as u64, samples.pixels() / samples.len() as u64);
+    let copy = Tensor::f_empty([n as i64, size as i64], (Kind::Uint8, place.device))?;
+    let rows = (AT_ONCE / size.max(1)).max(1);
+    for start in (0..n).step_by(usize::try_from(rows).unwrap_or(usize::MAX)) {
+        let end = n.min(start + rows);
+        let part = pixels(samples, &(start..end).collect::<Vec<_>>());
+        copy.f_narrow(0, start as i64, (end - start) as i64)?.f_copy_(&part)?;
+    }
+    Ok(copy)
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}
+
+/// Refuses what would only push everything else out of memory.
+fn fits_in_memory(samples: &Samples) -> Result<(), Failure> {
+    let Some(free) = available() else { return Ok(()) };
+    if samples.pixels() <= free {
+        return Ok(());
+    }
+    Err(Failure::User(format!(
+        "the {} of images do not fit into the {} of memory that are free; set trainer.residency to mmap",
+        megabytes(samples.pixels()),
+        megabytes(free)
+    )))
+}
+
+/// Bytes that the kernel could give to programs.
+fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 /// A tensor's elements in order, as f64.

@@ -1,5 +1,6 @@
 //! A rank: one process that trains its share of a run and then scores it.
 
+pub mod batches;
 pub mod events;
 pub mod failure;
 pub mod foreign;

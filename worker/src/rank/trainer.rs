@@ -6,10 +6,13 @@
 //! 3. What a step or an epoch reports is the mean over all ranks' images, so it does not depend on their number but by
 //!    rounding.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use morph_checkpoint::Best;
-use morph_data::sampler::{Sampler, share};
+use morph_data::sampler::Sampler;
 use morph_model::{At, Keyed, Step};
 use morph_spec::{Experiment, experiment::Trainer as Settings};
 use morph_telemetry::TRACE;
@@ -17,10 +20,11 @@ use tch::Tensor;
 
 use crate::{
     rank::{
+        batches::{Batch, Batches, Order},
         events::Events,
         failure::Failure,
         group::{Group, Place},
-        images::{Sets, tensor, values},
+        images::{Images, Sets, values},
         orders::Orders,
         progress::Position,
         saver::{Occasion, Saver},
@@ -74,6 +78,12 @@ pub struct Trainer<'a> {
     reducers: Reducers,
     pace: Pace,
     spent: Spent,
+}
+
+/// Where a training's images come from.
+struct Source {
+    batches: Batches,
+    validation: Images,
 }
 
 /// Seconds since they were last told, beside those of steps.
@@ -159,12 +169,13 @@ impl<'a> Trainer<'a> {
                 self.bench.group.world()
             )));
         }
+        let mut source = self.source()?;
         while self.at.epoch < self.settings().epochs && !self.at.early_stopping.stopped {
             let _epoch = tracing::info_span!(target: TRACE, "epoch", epoch = self.at.epoch).entered();
             let steps = tracing::info_span!(target: TRACE, "steps", after = self.at.step).entered();
             let mut stop = false;
             while self.at.batch < batches && !stop {
-                stop = self.step()?;
+                stop = self.step(&mut source.batches)?;
                 let last = self.at.batch == batches;
                 let due = divides(u64::from(self.settings().checkpoint.every_steps), self.at.step);
                 if !last && (stop || due) {
@@ -175,7 +186,7 @@ impl<'a> Trainer<'a> {
             if self.at.batch < batches {
                 return self.finish(End::Stopped);
             }
-            self.end_epoch(stop)?;
+            self.end_epoch(&source.validation, stop)?;
             if stop && !self.is_over() {
                 return self.finish(End::Stopped);
             }
@@ -184,6 +195,24 @@ impl<'a> Trainer<'a> {
             }
         }
         self.finish(End::Finished)
+    }
+
+    /// Puts the images where they belong, and begins to make batches from where training stands.
+    fn source(&mut self) -> Result<Source, Failure> {
+        let since = Instant::now();
+        let (settings, sets, group) = (self.settings(), self.bench.sets, self.bench.group);
+        let images = |samples| Images::new(samples, settings.residency, self.bench.place);
+        let order = Order {
+            sampler: self.sampler,
+            batches: self.batches(),
+            epochs: settings.epochs,
+            rank: group.rank(),
+            world: group.world(),
+        };
+        let batches = Batches::begin(images(Arc::clone(&sets.train))?, order, self.at.epoch, self.at.batch)?;
+        let validation = images(Arc::clone(&sets.validation))?;
+        self.spent.data += since.elapsed().as_secs_f64();
+        Ok(Source { batches, validation })
     }
 
     fn finish(&mut self, end: End) -> Result<End, Failure> {
@@ -207,23 +236,20 @@ impl<'a> Trainer<'a> {
     }
 
     /// One optimizer step; whether all ranks are to stop after it.
-    fn step(&mut self) -> Result<bool, Failure> {
-        let epoch = self.at.epoch;
+    fn step(&mut self, batches: &mut Batches) -> Result<bool, Failure> {
         let group = self.bench.group;
         let since = Instant::now();
-        let batch = self.sampler.batch(epoch, self.at.batch);
-        let part = share(batch.len(), group.rank(), group.world());
-        let mine = &batch[part.clone()];
-        let x = tensor(&self.bench.sets.train, mine.iter().copied(), self.bench.place);
+        let Batch { epoch, index, images: all, share, x } = batches.next()?;
         self.spent.data += since.elapsed().as_secs_f64();
+        assert_eq!((epoch, index), (self.at.epoch, self.at.batch), "invariant: batches come in the order of steps");
         let settings = self.settings();
         self.net.optimizers.set_lr(self.at.schedule.rate(settings.optimizer.lr, &settings.schedule));
         self.reducers.arm(group, self.net.method.as_ref(), epoch)?;
         let at = self.at(0);
         // A draw belongs to an image's place in the batch of all ranks, so it is the same for any number of them.
-        let images = part.start as u64..part.end as u64;
+        let images = share.start as u64..share.end as u64;
         let mut draws = Keyed::new(settings.seed, format!("step {}", at.step), images);
-        let weight = mine.len() as f64 * f64::from(group.world()) / batch.len() as f64;
+        let weight = share.len() as f64 * f64::from(group.world()) / all as f64;
         let mut updates = Shared { optimizers: &mut self.net.optimizers, reducers: &self.reducers, weight };
         let losses =
             self.net.method.step(&x, &mut Step { at, stats: group, draws: &mut draws, updates: &mut updates })?;
@@ -231,11 +257,11 @@ impl<'a> Trainer<'a> {
         let terms = || losses.terms.iter().filter(|(name, _)| *name != "loss");
         let names: Vec<&str> = std::iter::once("loss").chain(terms().map(|(name, _)| *name)).collect();
         let means = std::iter::once(&losses.total).chain(terms().map(|(_, t)| t));
-        let mut sums: Vec<f64> = scalars(means)?.into_iter().map(|v| v * mine.len() as f64).collect();
+        let mut sums: Vec<f64> = scalars(means)?.into_iter().map(|v| v * share.len() as f64).collect();
         sums.push(f64::from(u8::from(self.bench.orders.stop_requested())));
         group.sum(&mut sums)?;
         let stop = sums.pop().is_some_and(|votes| votes > 0.0);
-        let images = batch.len() as f64;
+        let images = all as f64;
         let terms: Vec<(&str, f64)> = names.into_iter().zip(sums.iter().map(|s| s / images)).collect();
         if let Some((name, value)) = terms.iter().find(|(_, v)| !v.is_finite()) {
             return Err(Failure::User(format!(
@@ -285,10 +311,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// Validates, judges, reports and saves.
-    fn end_epoch(&mut self, stop: bool) -> Result<(), Failure> {
+    fn end_epoch(&mut self, validation: &Images, stop: bool) -> Result<(), Failure> {
         let trained = self.pace.epoch_since.elapsed().as_secs_f64();
         let since = Instant::now();
-        let score = tracing::info_span!(target: TRACE, "validate").in_scope(|| self.validate())?;
+        let score = tracing::info_span!(target: TRACE, "validate").in_scope(|| self.validate(validation))?;
         self.spent.validation += since.elapsed().as_secs_f64();
         if !score.is_finite() {
             return Err(Failure::User(format!(
@@ -340,14 +366,13 @@ impl<'a> Trainer<'a> {
 
     /// The mean validation score: whole batches are dealt to the ranks, so that every image is computed in the same company
     /// and the sum has the same order, whatever the number of ranks.
-    fn validate(&self) -> Result<f64, Failure> {
-        let set = &self.bench.sets.validation;
+    fn validate(&self, set: &Images) -> Result<f64, Failure> {
         let (rank, world) = (self.bench.group.rank() as usize, self.bench.group.world() as usize);
         let size = self.bench.experiment.evaluation.batch_size.max(1) as usize;
         let mut scores = vec![0.0; set.len()];
         for start in (0..set.len()).step_by(size).skip(rank).step_by(world) {
             let range = start..set.len().min(start + size);
-            let x = tensor(set, range.clone().map(|i| i as u64), self.bench.place);
+            let x = set.batch(&range.clone().map(|i| i as u64).collect::<Vec<_>>());
             let at = self.at(range.start);
             let images = range.start as u64..range.end as u64;
             let mut draws = Keyed::new(self.settings().seed, format!("validation {}", self.at.step), images);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
 
+mod batches;
 mod evaluation;
 mod foreign;
 mod methods;

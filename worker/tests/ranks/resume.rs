@@ -33,7 +33,7 @@ use crate::{both, group};
 pub(crate) const SIDE: u32 = 32;
 /// Five batches of 5, 5, 5, 5 and 2: the ranks' shares differ in size.
 const TRAIN: u32 = 22;
-const PLACE: Place = Place { device: Device::Cpu, kind: Kind::Float };
+pub(crate) const PLACE: Place = Place { device: Device::Cpu, kind: Kind::Float };
 
 pub(crate) fn experiment(folder: &Path) -> Experiment {
     serde_json::from_value(serde_json::json!({
@@ -122,7 +122,7 @@ pub(crate) struct Rank {
     pub(crate) group: Group,
     pub(crate) experiment: Experiment,
     runtime: Runtime,
-    sets: Sets,
+    pub(crate) sets: Sets,
     digest: Digest,
     pub(crate) output: Objects,
 }

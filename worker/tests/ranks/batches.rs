@@ -1,0 +1,74 @@
+//! Where images are kept and that batches are made ahead changes no bit.
+
+use std::sync::Arc;
+
+use morph_data::sampler::{Sampler, share};
+use morph_spec::experiment::Residency;
+use morph_worker::rank::{
+    batches::{Batches, Order},
+    group::Group,
+    images::{Images, tensor},
+    orders::Orders,
+};
+use tch::Tensor;
+
+use crate::resume::{PLACE, Rank, write_dataset};
+
+const ALL: [Residency; 4] = [Residency::Auto, Residency::Mmap, Residency::Ram, Residency::Device];
+
+fn rank() -> (tempfile::TempDir, Rank) {
+    let folder = tempfile::tempdir().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(write_dataset(folder.path()));
+    let rank = Rank::new(Group::solo(), folder.path());
+    (folder, rank)
+}
+
+fn bytes(x: &Tensor) -> Vec<f32> {
+    Vec::try_from(x.flatten(0, -1)).unwrap()
+}
+
+#[test]
+fn batches_come_in_order_from_anywhere() {
+    let (_folder, rank) = rank();
+    let sampler = Sampler { samples: rank.sets.train.len() as u64, batch_size: 5, seed: 7, drop_last: false };
+    let (batches, epochs) = (sampler.batches(), 3);
+    for residency in ALL {
+        for (epoch, index, number, world) in [(0, 0, 0, 1), (1, 3, 1, 2), (2, batches, 0, 2), (3, 0, 0, 1)] {
+            let images = Images::new(Arc::clone(&rank.sets.train), residency, PLACE).unwrap();
+            let order = Order { sampler, batches, epochs, rank: number, world };
+            let mut made = Batches::begin(images, order, epoch, index).unwrap();
+            for at in u64::from(epoch) * batches + index..u64::from(epochs) * batches {
+                let (epoch, index) = ((at / batches) as u32, at % batches);
+                let batch = made.next().unwrap();
+                let samples = sampler.batch(epoch, index);
+                let share = share(samples.len(), number, world);
+                let x = tensor(&rank.sets.train, samples[share.clone()].iter().copied(), PLACE);
+                assert_eq!((batch.epoch, batch.index, batch.images), (epoch, index, samples.len()));
+                assert_eq!((batch.share, batch.x.size()), (share, x.size()));
+                assert!(bytes(&batch.x) == bytes(&x), "{residency:?}: {epoch} {index}");
+            }
+            assert!(made.next().unwrap_err().to_string().contains("after the last"));
+        }
+        // Nobody wants the rest: the thread ends, or this would wait for it for ever.
+        let images = Images::new(Arc::clone(&rank.sets.train), residency, PLACE).unwrap();
+        let mut made =
+            Batches::begin(images, Order { sampler, batches, epochs: 1_000_000, rank: 0, world: 1 }, 0, 0).unwrap();
+        made.next().unwrap();
+    }
+}
+
+#[test]
+fn training_does_not_depend_on_where_images_are_kept() {
+    let (_folder, mut rank) = rank();
+    let mut states = Vec::new();
+    for (attempt, residency) in (1..).zip(ALL) {
+        rank.experiment.trainer.residency = residency;
+        // Stopped early by itself: batches that were made ahead are left.
+        rank.experiment.trainer.early_stopping.patience = 1;
+        rank.experiment.trainer.early_stopping.min_delta = 1e9;
+        let (_, net, at) = rank.train(attempt, None, &Orders::default());
+        assert_eq!(at.step, 10, "two of three epochs");
+        states.push(Rank::state(&net, &at));
+    }
+    assert!(states.iter().all(|s| *s == states[0]), "{states:?}");
+}
