@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, env, fmt, path, sync::Arc, time::Duration};
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
-    azure::MicrosoftAzureBuilder,
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
     client::{HttpClient, HttpConnector},
-    gcp::GoogleCloudStorageBuilder,
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     http::HttpBuilder,
     local::LocalFileSystem,
     path::Path,
@@ -96,6 +96,11 @@ impl Options {
     fn client(&self) -> ClientOptions {
         ClientOptions::new().with_timeout(self.timeout).with_connect_timeout(self.connect_timeout)
     }
+
+    /// For `endpoint`, if it is not the provider's own: who names one by `http://` wants no TLS.
+    fn client_for(&self, endpoint: Option<&str>) -> ClientOptions {
+        self.client().with_allow_http(endpoint.is_some_and(|e| e.starts_with("http://")))
+    }
 }
 
 pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> {
@@ -124,16 +129,8 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
     let setting = |e: object_store::Error| bad(e.to_string());
     let store: Arc<dyn ObjectStore> = match scheme {
         "s3" | "s3a" => Arc::new(s3(bucket, options).build().map_err(setting)?),
-        "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-            let builder = builder.with_retry(options.retry()).with_client_options(options.client());
-            Arc::new(builder.build().map_err(setting)?)
-        }
-        "az" | "azure" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-            let builder = builder.with_retry(options.retry()).with_client_options(options.client());
-            Arc::new(builder.build().map_err(setting)?)
-        }
+        "gs" => Arc::new(gcs(bucket, options).build().map_err(setting)?),
+        "az" | "azure" => Arc::new(azure(bucket, options).build().map_err(setting)?),
         other => {
             return Err(bad(format!("unknown scheme {other:?}: expected file, s3, gs, az, http or https")));
         }
@@ -182,11 +179,8 @@ impl HttpConnector for Connector {
 /// S3 as the AWS tools see it: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`,
 /// `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT`), `AWS_ALLOW_HTTP`, `AWS_SKIP_SIGNATURE`. A custom endpoint is addressed by path.
 fn s3(bucket: &str, options: &Options) -> AmazonS3Builder {
-    let mut client = options.client();
     let endpoint = options.setting("AWS_ENDPOINT_URL").or_else(|| options.setting("AWS_ENDPOINT"));
-    if endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) {
-        client = client.with_allow_http(true);
-    }
+    let client = options.client_for(endpoint.as_deref());
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(options.retry());
     for (name, value) in &options.settings {
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
@@ -200,6 +194,45 @@ fn s3(bucket: &str, options: &Options) -> AmazonS3Builder {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
     }
     builder.with_client_options(client)
+}
+
+/// Google's storage: `GOOGLE_SERVICE_ACCOUNT` (a file) or `GOOGLE_SERVICE_ACCOUNT_KEY`, `GOOGLE_SKIP_SIGNATURE`, else the machine's own
+/// account. `GOOGLE_BASE_URL` is another endpoint; `STORAGE_EMULATOR_HOST` is, as for Google's own tools, one that wants no credentials.
+fn gcs(bucket: &str, options: &Options) -> GoogleCloudStorageBuilder {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(options.retry());
+    for (name, value) in &options.settings {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let emulator = options.setting("STORAGE_EMULATOR_HOST").map(|host| match host.contains("://") {
+        true => host,
+        false => format!("http://{host}"),
+    });
+    if emulator.is_some() {
+        // Not `with_skip_signature`: writes would still ask the machine for a token.
+        let nobody = r#"{"private_key": "", "private_key_id": "", "client_email": "", "disable_oauth": true}"#;
+        builder = builder.with_service_account_key(nobody);
+    }
+    let endpoint = emulator.or_else(|| options.setting("GOOGLE_BASE_URL"));
+    let client = options.client_for(endpoint.as_deref());
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_base_url(endpoint.trim_end_matches('/'));
+    }
+    builder.with_client_options(client)
+}
+
+/// Azure's blobs: `AZURE_STORAGE_ACCOUNT_NAME` with `AZURE_STORAGE_ACCOUNT_KEY`, `AZURE_STORAGE_SAS_TOKEN` or an identity (`AZURE_CLIENT_ID`,
+/// …). `AZURE_STORAGE_ENDPOINT` is another endpoint, of which the account's name may be the path.
+fn azure(container: &str, options: &Options) -> MicrosoftAzureBuilder {
+    let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(options.retry());
+    for (name, value) in &options.settings {
+        if let Ok(key) = name.to_ascii_lowercase().parse::<AzureConfigKey>() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let endpoint = options.setting("AZURE_STORAGE_ENDPOINT");
+    builder.with_client_options(options.client_for(endpoint.as_deref()))
 }
 
 fn local(path: &path::Path, location: &str) -> Result<Objects, Error> {

@@ -215,7 +215,7 @@ fn gist(body: &str) -> String {
     };
     let xml = [between("<Code>", "</Code>"), between("<Message>", "</Message>")];
     let said: Vec<&str> = match xml {
-        [None, None] => match between("\"message\": \"", "\"") {
+        [None, None] => match between("\"message\": \"", "\"").or_else(|| between("\"message\":\"", "\"")) {
             Some(message) => vec![message],
             // Of a page that nobody knows, nothing is safe.
             None if body.trim_start().starts_with('<') => Vec::new(),
@@ -280,6 +280,7 @@ mod tests {
         );
         let of = |body: &str| super::clean(&format!("{}503 Service Unavailable: {body}", super::ANSWERS[0]), &[]);
         assert!(of("{\"error\": {\"code\": 503, \"message\": \"backend\"}}").ends_with("Unavailable: backend"));
+        assert!(of("{\"error\":{\"message\":\"backend\"}}").ends_with("Unavailable: backend"));
         assert!(of("<html>Authorization: AWS4 hush</html>").ends_with("503 Service Unavailable"));
         assert!(of("slow down\nsecret").ends_with(": slow down"));
     }
