@@ -1,6 +1,9 @@
 //! Whether an experiment and a dataset fit together: said at submission, not after minutes of waiting for slots.
 
-use morph_spec::{Experiment, experiment::Subset};
+use std::collections::BTreeSet;
+
+use morph_spec::{Experiment, dataset::Preprocess, experiment::Subset};
+use serde_json::Value;
 
 use crate::Dataset;
 
@@ -17,6 +20,9 @@ pub fn fits(experiment: &Experiment, dataset: &Dataset) -> Result<(), String> {
             "model.image_size is {size}, but the images of {} are {height}x{width}: prepare the data with preprocess.size {size} or change the model",
             dataset.url
         ));
+    }
+    if let Some(wanted) = &experiment.dataset.preprocess {
+        problems.extend(otherwise(wanted, dataset));
     }
     let train = samples(dataset, "dataset.train", &experiment.dataset.train, &mut problems);
     samples(dataset, "dataset.validation", &experiment.dataset.validation, &mut problems);
@@ -48,6 +54,24 @@ pub fn fits(experiment: &Experiment, dataset: &Dataset) -> Result<(), String> {
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 
+/// Fields in which the images of `dataset` were made otherwise than `wanted`, one line each.
+fn otherwise(wanted: &Preprocess, dataset: &Dataset) -> Vec<String> {
+    let fields = |p: &Preprocess| serde_json::to_value(p).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
+    let (wanted, made) = (fields(wanted), fields(&dataset.manifest.preprocess));
+    let names: BTreeSet<&String> = wanted.keys().chain(made.keys()).collect();
+    let say = |value: Option<&Value>| value.map_or_else(|| "the default".to_owned(), Value::to_string);
+    let differ = names.into_iter().filter(|name| wanted.get(*name) != made.get(*name));
+    let line = |name: &String| {
+        format!(
+            "dataset.preprocess.{name} is {}, but {} was prepared with {}: prepare it again, or leave the field out",
+            say(wanted.get(name)),
+            dataset.url,
+            say(made.get(name))
+        )
+    };
+    differ.map(line).collect()
+}
+
 /// Samples of `subset`; none is a problem.
 fn samples(dataset: &Dataset, field: &str, subset: &Subset, problems: &mut Vec<String>) -> u64 {
     let counts = &dataset.manifest.counts;
@@ -74,4 +98,50 @@ fn samples(dataset: &Dataset, field: &str, subset: &Subset, problems: &mut Vec<S
         ));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use morph_spec::{
+        Digest, Manifest, Timestamp,
+        dataset::Resize,
+        manifest::{PatientIds, VERSION},
+    };
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn images_that_were_made_otherwise_are_refused() {
+        let preprocess = Preprocess { size: 32, ..Preprocess::default() };
+        let counts = |n: u64| BTreeMap::from([("Normal".to_owned(), n), ("Lung Opacity".to_owned(), n)]);
+        let manifest = Manifest {
+            version: VERSION,
+            name: "x".into(),
+            preprocess: preprocess.clone(),
+            fingerprint: Digest::of(b""),
+            image_size: [32, 32],
+            shards: Vec::new(),
+            counts: ["train", "val", "test"].map(|split| (split.to_owned(), counts(9))).into(),
+            patient_ids: PatientIds::Person,
+            synthetic: false,
+            skipped: BTreeMap::new(),
+        };
+        let (name, url, digest) = ("x".to_owned(), "there".to_owned(), Digest::of(b"m"));
+        let dataset = Dataset { name, url, digest, manifest, at: Timestamp(0) };
+        let mut experiment: Experiment = serde_json::from_value(json!({
+            "kind": "experiment", "name": "t", "dataset": {"url": "there"},
+            "model": {"method": "morphaeus", "image_size": 32, "channels": [4, 8, 8, 8]},
+        }))
+        .unwrap();
+        assert_eq!(fits(&experiment, &dataset), Ok(()), "any will do");
+        experiment.dataset.preprocess = Some(preprocess.clone());
+        assert_eq!(fits(&experiment, &dataset), Ok(()));
+        experiment.dataset.preprocess = Some(Preprocess { size: 64, resize: Resize::TorchBilinear, ..preprocess });
+        let why = fits(&experiment, &dataset).unwrap_err();
+        assert!(why.contains("dataset.preprocess.size is 64, but there was prepared with 32"), "{why}");
+        assert!(why.contains("dataset.preprocess.resize is \"torch-bilinear\""), "{why}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Scheduling;
+use crate::{Scheduling, dataset::Preprocess};
 pub use crate::{
     evaluation::{Comparison, Evaluation, Leakage, Part, Score, TestPlan, TestSet},
     loss::{
@@ -83,11 +83,14 @@ impl Experiment {
 }
 
 /// A prepared dataset and which of its samples are for what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetRef {
     /// Folder that holds `manifest.json`: URL or path; `${VAR}` is replaced from the environment.
     pub url: String,
+    /// How its images must have been made: a dataset that was prepared otherwise is refused. Without it any is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<Preprocess>,
     /// Training samples.
     #[serde(default = "Subset::train")]
     pub train: Subset,
