@@ -108,7 +108,11 @@ impl NodeCache {
         if let Some(held) = self.blocking(move |cache| cache.hold(bytes, digest)).await? {
             return Ok(held);
         }
-        self.blocking(move |cache| Ok(cache.make_room(bytes))).await?;
+        self.blocking(move |cache| {
+            cache.make_room(bytes);
+            Ok(())
+        })
+        .await?;
         let mut tries = 1;
         let arrived = loop {
             match self.receive(from, key, bytes, digest).await {
