@@ -126,7 +126,7 @@ impl Samples {
     /// the kernel has promised to keep it: it does not when that is more than this process may lock.
     pub fn keep_in_memory(&self) -> bool {
         // All of them, whatever the first says.
-        self.maps.iter().fold(true, |locked, map| map.keep_in_memory() && locked)
+        self.maps.iter().filter(|map| map.keep_in_memory()).count() == self.maps.len()
     }
 
     /// Bytes of all pixels.

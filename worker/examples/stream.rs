@@ -162,7 +162,7 @@ async fn stream(cli: &Cli, data: &Objects, residency: Residency) -> Result<()> {
             since = Instant::now();
         }
         // Looked at, as training would.
-        sum += batches.next().map_err(anyhow::Error::msg)?.x.double_value(&[0, 0, 0, 0]);
+        sum += batches.take().map_err(anyhow::Error::msg)?.x.double_value(&[0, 0, 0, 0]);
     }
     let measured = f64::from(cli.epochs) * (order.batches * u64::from(cli.batch)) as f64;
     ensure!(sum > 0.0, "the images are black");
@@ -185,7 +185,7 @@ async fn start(cli: &Cli) -> Result<()> {
         let images = Images::new(samples, Residency::Mmap, PLACE).map_err(anyhow::Error::msg)?;
         let (epoch, index) = if what == "resumed mid-epoch" { (5, order.batches / 2) } else { (0, 0) };
         let first =
-            Batches::begin(images, order, epoch, index).and_then(|mut b| b.next()).map_err(anyhow::Error::msg)?;
+            Batches::begin(images, order, epoch, index).and_then(|mut b| b.take()).map_err(anyhow::Error::msg)?;
         ensure!((first.epoch, first.index) == (epoch, index), "another batch");
         let (seconds, mb) = (since.elapsed().as_secs_f64(), memory("RssAnon:") - before);
         println!(

@@ -91,7 +91,7 @@ impl Batches {
     ///
     /// # Panics
     /// When the thread did.
-    pub fn next(&mut self) -> Result<Batch, Failure> {
+    pub fn take(&mut self) -> Result<Batch, Failure> {
         if let Some(Ok(batch)) = self.queue.as_ref().map(Receiver::recv) {
             return Ok(batch);
         }

@@ -239,7 +239,7 @@ impl<'a> Trainer<'a> {
     fn step(&mut self, batches: &mut Batches) -> Result<bool, Failure> {
         let group = self.bench.group;
         let since = Instant::now();
-        let Batch { epoch, index, images: all, share, x } = batches.next()?;
+        let Batch { epoch, index, images: all, share, x } = batches.take()?;
         self.spent.data += since.elapsed().as_secs_f64();
         assert_eq!((epoch, index), (self.at.epoch, self.at.batch), "invariant: batches come in the order of steps");
         let settings = self.settings();

@@ -39,7 +39,7 @@ fn batches_come_in_order_from_anywhere() {
             let mut made = Batches::begin(images, order, epoch, index).unwrap();
             for at in u64::from(epoch) * batches + index..u64::from(epochs) * batches {
                 let (epoch, index) = ((at / batches) as u32, at % batches);
-                let batch = made.next().unwrap();
+                let batch = made.take().unwrap();
                 let samples = sampler.batch(epoch, index);
                 let share = share(samples.len(), number, world);
                 let x = tensor(&rank.sets.train, samples[share.clone()].iter().copied(), PLACE);
@@ -47,13 +47,13 @@ fn batches_come_in_order_from_anywhere() {
                 assert_eq!((batch.share, batch.x.size()), (share, x.size()));
                 assert!(bytes(&batch.x) == bytes(&x), "{residency:?}: {epoch} {index}");
             }
-            assert!(made.next().unwrap_err().to_string().contains("after the last"));
+            assert!(made.take().unwrap_err().to_string().contains("after the last"));
         }
         // Nobody wants the rest: the thread ends, or this would wait for it for ever.
         let images = Images::new(Arc::clone(&rank.sets.train), residency, PLACE).unwrap();
         let mut made =
             Batches::begin(images, Order { sampler, batches, epochs: 1_000_000, rank: 0, world: 1 }, 0, 0).unwrap();
-        made.next().unwrap();
+        made.take().unwrap();
     }
 }
 
