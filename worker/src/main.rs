@@ -211,7 +211,7 @@ fn main() -> ExitCode {
         }
         Command::Parity { dir, json } => return parity(&dir, json),
         Command::Evaluate(args) => score(args),
-        Command::Export(args) => write(args),
+        Command::Export(args) => write(&args),
         Command::Devices { output } => devices(output),
     };
     match done {
@@ -288,7 +288,7 @@ fn parity(dir: &std::path::Path, json: bool) -> ExitCode {
     }
 }
 
-fn write(args: ExportArgs) -> Result<()> {
+fn write(args: &ExportArgs) -> Result<()> {
     let format = match args.format {
         Exported::Paper => export::Format::Paper,
         Exported::Torchscript => export::Format::TorchScript,
