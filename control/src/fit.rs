@@ -134,6 +134,7 @@ mod tests {
         let mut experiment: Experiment = serde_json::from_value(json!({
             "kind": "experiment", "name": "t", "dataset": {"url": "there"},
             "model": {"method": "morphaeus", "image_size": 32, "channels": [4, 8, 8, 8]},
+            "trainer": {"batch_size": 4},
         }))
         .unwrap();
         assert_eq!(fits(&experiment, &dataset), Ok(()), "any will do");

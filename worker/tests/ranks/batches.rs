@@ -66,6 +66,7 @@ fn training_does_not_depend_on_where_images_are_kept() {
         // Stopped early by itself: batches that were made ahead are left.
         rank.experiment.trainer.early_stopping.patience = 1;
         rank.experiment.trainer.early_stopping.min_delta = 1e9;
+        rank.experiment.trainer.early_stopping.anew = false;
         let (_, net, at) = rank.train(attempt, None, &Orders::default());
         assert_eq!(at.step, 10, "two of three epochs");
         states.push(Rank::state(&net, &at));
