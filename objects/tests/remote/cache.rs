@@ -1,7 +1,4 @@
 //! The node's cache among processes, crashes and foreign hands.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Fault, Server, body, bucket, options};
 use morph_objects::{NodeCache, Objects, Wanted};
 use morph_spec::Digest;
+
+use crate::common::{Fault, Server, body, bucket, options};
 
 const SHARDS: u64 = 5;
 
@@ -47,7 +45,7 @@ async fn a_rank() {
 
 fn rank(server: &Server, folder: &Path) -> Child {
     Command::new(env::current_exe().unwrap())
-        .args(["a_rank", "--exact", "--nocapture"])
+        .args(["cache::a_rank", "--exact", "--nocapture"])
         .envs([("T_SERVER", server.url.as_str()), ("T_CACHE", folder.to_str().unwrap())])
         .stdout(Stdio::null())
         .spawn()

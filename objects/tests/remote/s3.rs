@@ -1,12 +1,10 @@
 //! S3, spoken over real HTTP with a real server (s3s on files), in this process.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use bytes::Bytes;
-use common::{bucket, options};
 use morph_objects::{Committed, Error, NodeCache, Objects};
 use morph_spec::Digest;
+
+use crate::common::{bucket, options};
 
 #[tokio::test]
 async fn put_get_list_commit_delete() {

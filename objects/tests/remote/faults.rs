@@ -1,7 +1,4 @@
 //! Servers and networks that fail: a read goes on or ends with the cause, and never brings or keeps a wrong byte.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::{
     collections::BTreeSet,
@@ -12,9 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Fault, Seen, body, bucket, options};
 use morph_objects::{Error, NodeCache, Objects, Wanted};
 use morph_spec::{Digest, Rng};
+
+use crate::common::{Fault, Seen, body, bucket, options};
 
 fn wanted(key: &str, bytes: &Bytes) -> Wanted {
     Wanted { key: key.to_owned(), bytes: bytes.len() as u64, digest: Digest::of(bytes) }

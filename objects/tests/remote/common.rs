@@ -1,6 +1,5 @@
 //! An S3 server (s3s on files) in this process, over real HTTP, and a front before it that does to requests what networks and
 //! overloaded servers do.
-#![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::{
     collections::{BTreeMap, VecDeque},

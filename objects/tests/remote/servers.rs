@@ -1,9 +1,6 @@
 //! Azure's protocol, spoken to Microsoft's emulator over HTTP, and Google's. `scripts/test` installs the emulator; without it its test says
 //! that it is left out.
-#![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stderr, reason = "that a test is left out must be seen")]
-
-mod common;
 
 use std::{
     env,
@@ -20,9 +17,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Fault, body};
 use morph_objects::{Committed, Error, NodeCache, Objects, Options};
 use morph_spec::Digest;
+
+use crate::common::{self, Fault, body};
 
 /// A server that ends with the test.
 struct Emulator {
