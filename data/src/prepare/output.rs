@@ -83,9 +83,7 @@ pub(super) async fn unfinished(out: &Objects, key: Digest) -> Result<BTreeMap<St
         done.insert(name, part);
     }
     for entry in listed {
-        let ours =
-            is_ours(&entry.key, ARROW) || is_ours(&entry.key, PART) || entry.key == RECORD || entry.key == SKIPPED;
-        if ours && !keep.contains(&entry.key) {
+        if was_left(&entry.key) && !keep.contains(&entry.key) {
             out.delete(&entry.key).await?;
         }
     }
@@ -125,11 +123,16 @@ pub(super) async fn recorded(out: &Objects, key: Digest) -> Option<Vec<Skipped>>
 pub(super) async fn clear(out: &Objects) -> Result<(), Error> {
     out.delete(FILE).await?;
     for entry in out.list("").await? {
-        if is_ours(&entry.key, ARROW) || is_ours(&entry.key, PART) || entry.key == RECORD || entry.key == SKIPPED {
+        if was_left(&entry.key) {
             out.delete(&entry.key).await?;
         }
     }
     Ok(())
+}
+
+/// Whether a job writes a file of this name, besides the manifest.
+fn was_left(key: &str) -> bool {
+    is_ours(key, ARROW) || is_ours(key, PART) || key == RECORD || key == SKIPPED
 }
 
 /// Whether a part would have a file of this name, with this end.
