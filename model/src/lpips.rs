@@ -2,6 +2,7 @@
 //! `net="alex"`: five taps, normalised over channels, weighted squared differences, their mean over the image.
 
 use morph_checkpoint::Tensors;
+use morph_spec::evaluation as spec;
 use tch::{Device, Kind, Tensor};
 
 use crate::{Error, from_data};
@@ -28,8 +29,6 @@ const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 /// Added to lengths that are divided by.
 const EPSILON: f64 = 1e-10;
-/// Smaller images leave nothing of the third tap.
-pub const LEAST_SIDE: i64 = 31;
 
 /// The network.
 #[derive(Debug)]
@@ -96,11 +95,12 @@ impl Lpips {
     /// gives it 0..1.
     ///
     /// # Errors
-    /// When the images are smaller than [`LEAST_SIDE`]; libtorch's.
+    /// When the images are smaller than [`spec::Lpips::LEAST_SIDE`]; libtorch's.
     pub fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor, Error> {
-        if let Some(side) = a.size().iter().skip(2).find(|side| **side < LEAST_SIDE) {
+        if let Some(side) = a.size().iter().skip(2).find(|side| **side < i64::from(spec::Lpips::LEAST_SIDE)) {
             return Err(Error::Similarity(format!(
-                "images of {side} pixels a side are too small, {LEAST_SIDE} are the least"
+                "images of {side} pixels a side are too small, {} are the least",
+                spec::Lpips::LEAST_SIDE
             )));
         }
         tch::no_grad(|| {

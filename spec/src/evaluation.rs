@@ -106,6 +106,11 @@ pub struct Lpips {
     pub rescale: bool,
 }
 
+impl Lpips {
+    /// Pixels a side below which AlexNet has nothing left of an image.
+    pub const LEAST_SIDE: u32 = 31;
+}
+
 /// A comparison with sets of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

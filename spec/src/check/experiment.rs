@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Checks, FieldProblem, method};
 use crate::{
     Experiment,
+    evaluation::Lpips,
     experiment::{Argument, Comparison, Part, ScheduleName, Trainer},
     load,
     nearest::nearest,
@@ -15,9 +16,6 @@ use crate::{
 
 /// The names under which other metrics are recorded and other sets are kept, which no comparison may have.
 const RESERVED: [&str; 6] = ["healthy", "mean", "perf", "train", "val", "validation"];
-
-/// Pixels a side below which AlexNet has nothing left of an image.
-const LPIPS_LEAST: u32 = 31;
 
 impl Experiment {
     /// Looks at bounds, and at fields that must agree with each other.
@@ -297,10 +295,10 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
             c.not_empty(file, &format!("evaluation.lpips.weights.{i}"), "a file of weights");
         }
         c.that(
-            e.model.image_size >= LPIPS_LEAST,
+            e.model.image_size >= Lpips::LEAST_SIDE,
             "evaluation.lpips",
             format!("images of {} pixels a side are too small for AlexNet", e.model.image_size),
-            "a model.image_size of at least 31, or leave it out",
+            &format!("a model.image_size of at least {}, or leave it out", Lpips::LEAST_SIDE),
         );
     }
     c.at_least(1, v.batch_size.into(), "evaluation.batch_size");
