@@ -42,6 +42,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Ranks' messages that wait for the agent; then the ranks wait.
 const QUEUE: usize = 1024;
 
+/// Starts of an agent that the next one names: far fewer than a coordinator takes.
+const BEFORE: usize = 1000;
+
 /// How an agent runs.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -259,6 +262,13 @@ impl Shell {
         self.unwritten(appended);
     }
 
+    /// Who wrote the journal before this process. Of very many starts only the last are told: a coordinator that heard an earlier
+    /// one last is told again what it knows.
+    fn before(&self) -> Vec<String> {
+        let all = &self.writers[..self.writers.len() - 1];
+        all[all.len().saturating_sub(BEFORE)..].to_vec()
+    }
+
     fn unwritten(&mut self, written: std::io::Result<()>) {
         if let Err(e) = written {
             let home = self.home.dir.display();
@@ -275,7 +285,7 @@ impl Shell {
                     worker: self.home.worker.to_string(),
                     incarnation: self.incarnation.clone(),
                     process: self.process.clone(),
-                    before: self.writers[..self.writers.len() - 1].to_vec(),
+                    before: self.before(),
                     host: self.options.host.clone(),
                     slots: self.options.slots,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
