@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use morph_proto::v1::{self, RunState};
-use morph_spec::{Experiment, sweep::EXPERIMENT};
+use morph_scores::evaluation::Evaluation;
+use morph_spec::sweep::EXPERIMENT;
 
 use crate::{
     cli::{Format, Global},
-    compare::gather,
     connect::{self, Client},
     fail::{CANCELLED, FAILED, OK},
     json, print, text, watch,
@@ -159,12 +159,12 @@ fn default_metric(runs: &[v1::Run]) -> String {
     names.min().cloned().unwrap_or_else(|| "val/score".into())
 }
 
-/// Whether the runs were made on phantoms.
+/// Whether the runs were scored on phantoms, as the evaluation of one of them says.
 async fn is_synthetic(client: &mut Client, runs: &[v1::Run]) -> bool {
-    let Some(first) = runs.first() else { return false };
-    let Ok(run) = connect::run(client, &first.id).await else { return false };
-    let Ok(experiment) = serde_json::from_str::<Experiment>(&run.experiment_json) else { return false };
-    gather::manifest(&run, &experiment).await.is_some_and(|m| m.synthetic)
+    let Some(scored) = runs.iter().find(|r| !r.summary.is_empty()) else { return false };
+    let Ok(run) = connect::run(client, &scored.id).await else { return false };
+    let evaluation = Evaluation::from_json("the evaluation", run.summary_json.as_bytes());
+    evaluation.is_ok_and(|e| e.datasets.iter().any(|d| d.synthetic))
 }
 
 #[cfg(test)]
