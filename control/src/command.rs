@@ -1,8 +1,8 @@
 //! What someone wants, or says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use morph_spec::{Digest, Experiment, Fence, Manifest, RunId, SweepId, WorkerId};
+use morph_spec::{Digest, Experiment, Fence, Manifest, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Checkpoint, Exit};
@@ -12,6 +12,13 @@ use crate::{Checkpoint, Exit};
 pub enum Command {
     /// The coordinator has just started: nobody is connected.
     Start,
+    /// The history goes on from a backup. Nobody is connected, and nobody knows what has happened since.
+    Restore {
+        /// Checkpoints that runs would go on from, and that are no longer there, by URL.
+        gone: BTreeSet<String>,
+        /// What the machine's clock says.
+        wall: Timestamp,
+    },
     /// Time has passed.
     Tick,
     /// A dataset's manifest was read.

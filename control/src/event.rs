@@ -1,7 +1,10 @@
 //! What happened. Events are kept for ever: their JSON is `{"v":1,"at":…,"kind":"…","data":{…}}`, kinds are never renamed,
 //! fields only added with a default. `tests/golden/events.jsonl` holds one of each kind.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,14 @@ pub struct Event {
 pub enum What {
     /// The coordinator process began; all workers are away until they say hello.
     CoordinatorStarted {},
+    /// The history goes on from a backup: what happened after it is not known. All workers are away, and runs' next
+    /// attempts have numbers that none of theirs can have had since (see [`crate::Run::floor`]).
+    HistoryRestored {
+        /// Checkpoints that runs would have gone on from, and that are no longer there, by URL.
+        gone: BTreeSet<String>,
+        /// No attempt had a higher number in the history that is lost: the next ones go on from it.
+        floor: u32,
+    },
     /// Nothing is started any more, until the next start.
     DrainBegan {
         /// For people.
@@ -345,6 +356,7 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match &self.what {
             What::CoordinatorStarted {} => "coordinator_started",
+            What::HistoryRestored { .. } => "history_restored",
             What::DrainBegan { .. } => "drain_began",
             What::DatasetRegistered { .. } => "dataset_registered",
             What::SweepSubmitted { .. } => "sweep_submitted",
@@ -420,6 +432,10 @@ impl Event {
         let because = |error: &str| if error.is_empty() { String::new() } else { format!(": {error}") };
         match &self.what {
             What::CoordinatorStarted {} => "the coordinator started".into(),
+            What::HistoryRestored { gone, .. } if gone.is_empty() => "the database was restored from a backup".into(),
+            What::HistoryRestored { gone, .. } => {
+                format!("the database was restored from a backup; {} checkpoints are no longer there", gone.len())
+            }
             What::DrainBegan { reason } => format!("drain: {reason}"),
             What::DatasetRegistered { dataset } => {
                 format!("dataset {} registered, {} samples, {}", dataset.name, dataset.manifest.samples(), dataset.url)

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, mem};
 
-use morph_spec::{Fence, RunId};
+use morph_spec::{Fence, RunId, Timestamp};
 
 use crate::{
     Attempt, Cluster, Cordon, Event, Exit, Next, Outcome, Past, Rank, RankState, Run, RunState, Submission, Sweep,
@@ -13,11 +13,15 @@ use crate::{
 pub fn evolve(cluster: &mut Cluster, event: &Event) {
     let at = event.at;
     match &event.what {
-        What::CoordinatorStarted {} => {
-            cluster.draining = None;
-            let here = |w: &&Worker| matches!(w.state, WorkerState::Ready | WorkerState::Away { .. });
-            let here: Vec<_> = cluster.workers.values().filter(here).map(|w| w.id).collect();
-            here.into_iter().for_each(|worker| set_worker(cluster, worker, WorkerState::Away { since: at }));
+        What::CoordinatorStarted {} => begun(cluster, at),
+        What::HistoryRestored { gone, floor } => {
+            begun(cluster, at);
+            for run in cluster.runs.values_mut() {
+                run.checkpoints.retain(|c| !gone.contains(&c.url));
+                if !run.is_done() {
+                    run.floor = run.attempts.max(run.floor).max(*floor);
+                }
+            }
         }
         What::DrainBegan { reason } => cluster.draining = Some(reason.clone()),
         What::DatasetRegistered { dataset } => {
@@ -103,6 +107,14 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
     }
 }
 
+/// A coordinator begins: who is here, agents tell.
+fn begun(cluster: &mut Cluster, at: Timestamp) {
+    cluster.draining = None;
+    let here = |w: &&Worker| matches!(w.state, WorkerState::Ready | WorkerState::Away { .. });
+    let here: Vec<_> = cluster.workers.values().filter(here).map(|w| w.id).collect();
+    here.into_iter().for_each(|worker| set_worker(cluster, worker, WorkerState::Away { since: at }));
+}
+
 /// Changes a run, and what is indexed of it.
 fn change(cluster: &mut Cluster, run: RunId, f: impl FnOnce(&mut Run)) {
     let Some(run) = cluster.runs.get_mut(&run) else { return };
@@ -179,6 +191,7 @@ fn submitted(cluster: &mut Cluster, event: &Event) {
         after: after.clone(),
         state: RunState::Queued { not_before: event.at, since: event.at },
         attempts: 0,
+        floor: 0,
         past: Vec::new(),
         checkpoints: Vec::new(),
         failures: 0,

@@ -1,5 +1,7 @@
 //! The contract of this room as predicates: tests ask them after every single command.
 
+use std::collections::BTreeSet;
+
 use morph_spec::Rng;
 
 use crate::{Cluster, Command, Event, WHOLE, What, decide, evolve, index::Index};
@@ -93,26 +95,32 @@ fn event_fence(event: &Event) -> morph_spec::Fence {
     *fence
 }
 
-/// Runs, checkpoints and attempts are never taken back, and what is over stays so until somebody asks for it again.
+/// Runs, checkpoints (but those that are gone) and attempts are never taken back, and what is over stays so until somebody asks for it again.
 ///
 /// # Errors
 /// Names the run.
 pub fn history_only_grows(before: &Cluster, events: &[Event], after: &Cluster) -> Result<(), String> {
     let broken = |name: &str, what: &str| Err(format!("history_only_grows: {name}: {what}"));
+    let restored = events.iter().find_map(|e| match &e.what {
+        What::HistoryRestored { gone, .. } => Some(gone),
+        _ => None,
+    });
+    let none = BTreeSet::new();
+    let gone = restored.unwrap_or(&none);
     for (id, old) in &before.runs {
         let Some(new) = after.runs.get(id) else { return broken(&old.name, "the run is gone") };
         if new.attempts < old.attempts || new.past.len() < old.past.len() {
             return broken(&old.name, "attempts were taken back");
         }
         let mut urls = new.checkpoints.iter().map(|c| &c.url);
-        if old.checkpoints.iter().any(|c| urls.next() != Some(&c.url)) {
+        if old.checkpoints.iter().filter(|c| !gone.contains(&c.url)).any(|c| urls.next() != Some(&c.url)) {
             return broken(&old.name, "checkpoints were taken back");
         }
         if new.checkpoints.iter().filter(|c| c.best).count() > 1 {
             return broken(&old.name, "two checkpoints are the best");
         }
         let retried = || events.iter().any(|e| matches!(&e.what, What::RunRetried { run } if run == id));
-        if old.is_over() && new != old && !retried() {
+        if old.is_over() && new != old && !retried() && (restored.is_none() || old.is_done()) {
             return broken(&old.name, "it was over and has changed");
         }
     }

@@ -35,6 +35,10 @@ pub struct Run {
     pub state: RunState,
     /// Attempts so far; the newest has this number.
     pub attempts: u32,
+    /// Attempts are numbered beyond it: up to it a history may have come that is lost since the database was restored from a
+    /// backup. Its attempts' ranks, reports and checkpoints must not be taken for those of new ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub floor: u32,
     /// Attempts that have ended, oldest first.
     pub past: Vec<Past>,
     /// Recorded checkpoints, oldest first. At most one is `best`.
@@ -327,6 +331,16 @@ impl Run {
         Fence { run: self.id, attempt: self.attempts }
     }
 
+    /// The fence of the attempt that comes next.
+    pub fn next(&self) -> Fence {
+        Fence { run: self.id, attempt: self.attempts.max(self.floor) + 1 }
+    }
+
+    /// Whether it has succeeded: nothing of it will change.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, RunState::Succeeded { .. })
+    }
+
     /// Whether it has ended for good.
     pub fn is_over(&self) -> bool {
         self.ended_at().is_some()
@@ -396,3 +410,8 @@ impl Run {
 
 /// A whole slot, in thousandths.
 pub const WHOLE: u32 = 1000;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}

@@ -72,4 +72,15 @@ pub enum Error {
     /// Run outputs cannot go where they should.
     #[error(transparent)]
     Objects(#[from] morph_objects::Error),
+    /// Numbers of attempts follow the clock, and must not come again.
+    #[error(
+        "this machine's clock is {by:.0?} behind the time at which the backup's own history was restored: set it right and try again"
+    )]
+    ClockBehind {
+        /// By how much.
+        by: std::time::Duration,
+    },
+    /// It cannot be found out whether a checkpoint is there.
+    #[error(transparent)]
+    Checkpoint(#[from] morph_checkpoint::Error),
 }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The copy, below a home folder.
-const FILE: &str = "snapshot.jsonl";
+pub(crate) const FILE: &str = "snapshot.jsonl";
 /// How often is looked whether a new copy is due.
 const LOOK: Duration = Duration::from_secs(10);
 

@@ -18,6 +18,7 @@ mod metrics;
 mod options;
 mod orders;
 pub mod parse;
+pub mod restore;
 mod services;
 mod standby;
 pub mod store;

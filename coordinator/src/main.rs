@@ -1,9 +1,21 @@
 //! `morph-coordinator`: the coordinator as a process of its own.
 
-use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
-use morph_coordinator::{Options, Postgres, Tls, auth::layer::Limits, store::postgres::Server, upkeep};
+use morph_coordinator::{
+    Options, Postgres, Tls,
+    auth::layer::Limits,
+    restore::{self, Restored},
+    store::postgres::Server,
+    upkeep,
+};
 use morph_spec::load::{self, Document};
 use morph_telemetry::{LogArgs, Logs};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
   morph-coordinator --home /var/lib/morph --listen 0.0.0.0:7070 --objects s3://bucket/morph \\
     --tls-cert head.crt --tls-key head.key --tls-ca ca.crt          # morphctl certs makes them
   morph-coordinator backup --home /var/lib/morph --to /backup/morph.db      # while it serves
+  morph-coordinator restore --home /var/lib/morph --from /backup/morph.db
   morph-coordinator copy --from /var/lib/morph/state.db --to postgresql://morph@db/morph
 
 It can be stopped and started again at any time, with any signal: ranks train on, and agents come back by themselves.
@@ -39,7 +52,7 @@ enum Tool {
     #[command(after_help = "Example:
   morph-coordinator backup --home /var/lib/morph --to /backup/morph-2026-01-31.db
 
-To restore: stop the coordinator and the agents, and put the file where state.db was. A PostgreSQL is backed up with pg_dump.")]
+A PostgreSQL is backed up with pg_dump -n morph. To go on from a backup: morph-coordinator restore.")]
     Backup {
         /// Folder of the database.
         #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
@@ -47,6 +60,30 @@ To restore: stop the coordinator and the agents, and put the file where state.db
         /// The file, which must not be there yet.
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
+    },
+    /// Puts a backup into a --home that has no database, or goes on from what pg_restore has put into a PostgreSQL.
+    ///
+    /// What has happened since the backup is not known, and agents may still be at it: all attempts that it knows as running end,
+    /// and runs go on in new ones, from the newest of their checkpoints that is still there.
+    #[command(after_help = "Examples:
+  morph-coordinator restore --from /backup/morph-2026-01-31.db --home /var/lib/morph
+  MORPH_DATABASE=postgresql://morph:secret@db/morph morph-coordinator restore      # after pg_restore
+
+Agents need not be stopped. It asks object storage which checkpoints are there, with the credentials of its environment.")]
+    Restore {
+        /// The backup.
+        #[arg(long, value_name = "FILE", required_unless_present = "database", conflicts_with = "database")]
+        from: Option<PathBuf>,
+        /// Folder of the database.
+        #[arg(long, env = "MORPH_HOME", value_name = "DIR", default_value = "morph-home")]
+        home: PathBuf,
+        /// The database: postgresql://user@host/database. With a password only as MORPH_DATABASE, or the password as PGPASSWORD.
+        #[arg(long, env = "MORPH_DATABASE", value_name = "URL", hide_env_values = true)]
+        database: Option<String>,
+        /// Certificates of the authorities that vouch for the database server, in PEM; by default those that this machine
+        /// believes.
+        #[arg(long, env = "MORPH_DATABASE_CA", value_name = "FILE", requires = "database")]
+        database_ca: Option<PathBuf>,
     },
     /// Copies a state.db that nobody serves into an empty PostgreSQL, to go on there.
     #[command(after_help = "Example:
@@ -142,7 +179,7 @@ fn lease(text: &str) -> Result<Duration, String> {
 }
 
 /// The PostgreSQL at `url`; `said`: in an argument.
-fn server(option: &str, url: &str, ca: Option<&std::path::Path>, said: bool) -> anyhow::Result<Server> {
+fn server(option: &str, url: &str, ca: Option<&Path>, said: bool) -> anyhow::Result<Server> {
     let server = Server::new(url, ca)?;
     if said
         && url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).is_some_and(|(who, _)| who.contains(':'))
@@ -174,6 +211,7 @@ async fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let said = match matches.subcommand() {
         Some(("copy", copy)) => is_said(copy, "to"),
+        Some(("restore", restore)) => is_said(restore, "database"),
         Some(_) => false,
         None => is_said(&matches, "database"),
     };
@@ -185,6 +223,9 @@ async fn main() -> ExitCode {
         Some(Tool::Backup { .. }) if cli.database.is_some() => Err(anyhow::anyhow!(
             "MORPH_DATABASE is set: a PostgreSQL is backed up with pg_dump -n morph; unset it to back up a state.db"
         )),
+        Some(Tool::Restore { from, home, database, database_ca }) => {
+            restore(from, &home, database.as_deref(), database_ca.as_deref(), said).await
+        }
         // It waits for disks and networks, which only a thread of its own may.
         Some(tool) => match tokio::task::spawn_blocking(move || tool.run(said)).await {
             Ok(done) => done,
@@ -206,6 +247,7 @@ impl Tool {
                 let bytes = upkeep::backup(&home, &to)?;
                 writeln!(out, "{}: {bytes} bytes, checked", to.display())?;
             }
+            Self::Restore { .. } => unreachable!("it does not block"),
             Self::Copy { from, to, database_ca } => {
                 let server = server("--to", &to, database_ca.as_deref(), said)?;
                 for (table, rows) in upkeep::copy(&from, &server)? {
@@ -222,6 +264,33 @@ impl Tool {
         }
         Ok(())
     }
+}
+
+async fn restore(
+    from: Option<PathBuf>,
+    home: &Path,
+    database: Option<&str>,
+    ca: Option<&Path>,
+    said: bool,
+) -> anyhow::Result<()> {
+    let (restored, place) = match (from, database) {
+        (Some(from), _) => (restore::restore(&from, home).await?, home.display().to_string()),
+        (None, Some(url)) => {
+            let server = server("--database", url, ca, said)?;
+            (restore::restored(&server).await?, server.name().to_owned())
+        }
+        (None, None) => unreachable!("one of them is required"),
+    };
+    let Restored { at, runs, open, ended, gone } = restored;
+    let at = jiff::Timestamp::from_microsecond(i64::try_from(at.0)?)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{place}: {runs} runs, {open} of them not over; the backup's last event was at {at:.0}")?;
+    writeln!(out, "{ended} attempts that ran then have ended; {gone} checkpoints to go on from are no longer there")?;
+    writeln!(
+        out,
+        "start the coordinator: the runs go on. What was submitted since the backup must be submitted again."
+    )?;
+    Ok(())
 }
 
 async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ const PATIENCE: u64 = 300_000_000;
 const SNAPSHOT_EVERY: usize = 50;
 
 /// What survives kill -9.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Disk {
     pub events: Vec<Event>,
     pub acks: Acks,
@@ -38,6 +38,33 @@ pub struct Disk {
     pub metrics: BTreeMap<(RunId, u64), u64>,
     /// The state after so many events, in pieces.
     snapshot: Option<(usize, Vec<String>)>,
+}
+
+impl Disk {
+    /// It was put back from a backup, and the clock says `wall`; as `coordinator/src/restore.rs`.
+    ///
+    /// # Errors
+    /// When that breaks what the core promises.
+    pub fn restored(
+        &mut self,
+        policy: Policy,
+        mut rng: Rng,
+        wall: Timestamp,
+        is_there: impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        let mut cluster = Cluster::new(policy);
+        self.events.iter().for_each(|e| evolve(&mut cluster, e));
+        let open = cluster.runs.values().filter(|r| !r.is_done()).flat_map(|r| &r.checkpoints);
+        let gone = open.map(|c| c.url.clone()).filter(|url| !is_there(url)).collect();
+        let before = cluster.clone();
+        let now = wall.max(self.events.last().map_or(Timestamp(0), |e| e.at));
+        let command = Command::Restore { gone, wall };
+        let events = apply(&mut cluster, now, &mut rng, command.clone()).map_err(|e| format!("restore: {e:?}"))?;
+        invariants::check(&before, &command, &events, &cluster)?;
+        self.events.extend(events);
+        self.snapshot = None;
+        Ok(())
+    }
 }
 
 /// Something that waits for its turn.

@@ -36,6 +36,11 @@ pub enum Fault {
     /// of the two was turned away, that one is started again. `journal`: when next there is something in its home that the
     /// coordinator has yet to hear.
     Twin { node: usize, journal: bool },
+    /// The database is backed up.
+    BackedUp,
+    /// The coordinator dies and its disk is lost; the last backup is restored, and it is back after this time. Agents and ranks
+    /// know nothing of it.
+    Restored { away: u64 },
     /// Somebody's wish comes in the worst moment: the next one of its kind.
     Ambush(Ambush),
 }
@@ -75,6 +80,8 @@ impl Fault {
             Self::StoreDown { .. } => "store down",
             Self::ClockJumps { .. } => "clock jumps",
             Self::Twin { .. } => "twin",
+            Self::BackedUp => "backed up",
+            Self::Restored { .. } => "restored",
             Self::Ambush(_) => "ambush",
         }
     }
@@ -88,7 +95,7 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
     let length = 1 + rng.below(2 * long);
     let which = rng.next_u64();
     let ambushes = [Ambush::CancelSaving, Ambush::PauseSaving, Ambush::CancelStarting, Ambush::PreemptStarting];
-    let fault = match rng.below(27) {
+    let fault = match rng.below(28) {
         0..=2 => Fault::CoordinatorDies { away: length },
         3 => Fault::CoordinatorDrains { away: length },
         4..=6 => Fault::AgentDies { node, away: length },
@@ -107,6 +114,8 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
             Fault::ClockJumps { by: if which & 1 == 0 { by } else { -by } }
         }
         23 | 24 => Fault::Twin { node, journal: which & 1 == 0 },
+        25 if which & 1 == 0 => Fault::BackedUp,
+        25 => Fault::Restored { away: length },
         _ => Fault::Ambush(ambushes[(which % 4) as usize]),
     };
     (1 + rng.below(2 * pace), fault)

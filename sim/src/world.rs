@@ -62,8 +62,8 @@ enum Happening {
     Ask(u64),
     /// It has come to the coordinator.
     Asked(u64),
-    /// Its answer has come back.
-    Answered(u64, Result<(), Refusal>),
+    /// Its answer, of a life of the coordinator, has come back.
+    Answered(u64, u64, Result<(), Refusal>),
     Wish,
     Fault(Fault),
     ArriveUp(u64, Up),
@@ -145,9 +145,13 @@ struct World {
     rng: Rng,
     trace: Trace,
     disk: Disk,
+    /// A copy of it, of some time.
+    backup: Option<Disk>,
     coordinator: Option<Process>,
     /// Which life of the coordinator.
     life: u64,
+    /// The last of them whose history was lost.
+    lost: u64,
     /// Machines; a twin of one stands behind all others.
     nodes: Vec<Node>,
     /// Agents started so far.
@@ -208,8 +212,10 @@ impl World {
             scheduled: 0,
             trace: Trace::new(options.trace),
             disk: Disk::default(),
+            backup: None,
             coordinator: None,
             life: 0,
+            lost: 0,
             nodes,
             agents: 0,
             net: Net::new(delay),
@@ -294,7 +300,7 @@ impl World {
         match what {
             Happening::Ask(number) => self.ask(number),
             Happening::Asked(number) => self.asked(number)?,
-            Happening::Answered(number, answer) => self.answered(number, &answer),
+            Happening::Answered(life, number, answer) => self.answered(life, number, &answer),
             Happening::Wish => self.wish(),
             Happening::Fault(fault) => self.strike(fault)?,
             Happening::Heal => {

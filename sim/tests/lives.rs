@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 const KINDS: &str = include_str!("../../control/tests/golden/events.jsonl");
 
 /// What all lives together must come by, besides every kind of event.
-const MUST: [&str; 32] = [
+const MUST: [&str; 34] = [
     "refusal not found",
     "refusal exists",
     "refusal invalid",
@@ -37,6 +37,8 @@ const MUST: [&str; 32] = [
     "fault store down",
     "fault clock jumps",
     "fault twin",
+    "fault backed up",
+    "fault restored",
     "fault ambush",
     "stop Cancel while starting",
     "stop Cancel while training",

@@ -2,7 +2,7 @@
 //!
 //! What people ask for is in `wishes`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use morph_spec::{Fence, Rng, Timestamp};
 
@@ -14,6 +14,31 @@ pub(super) fn drain(cluster: &Cluster, now: Timestamp, reason: String) -> Vec<Wh
     let stops: Vec<What> = open.filter_map(|r| stop(r, Cause::Drain, &cluster.policy, now, &reason)).collect();
     let first = (cluster.draining.as_ref() != Some(&reason)).then_some(What::DrainBegan { reason });
     first.into_iter().chain(stops).collect()
+}
+
+/// Ends all attempts: what has become of their ranks was told to a history that is lost.
+///
+/// The next ones are numbered from the seconds since 1970. A run is placed less than once a second, so that counting attempts comes to
+/// less, also after a history that had itself been gone on from; and later histories have higher numbers: of two attempts an agent
+/// heeds the higher one.
+pub(super) fn restore(
+    cluster: &Cluster,
+    now: Timestamp,
+    rng: &mut Rng,
+    gone: BTreeSet<String>,
+    wall: Timestamp,
+) -> Vec<What> {
+    let mut events = Vec::new();
+    for run in cluster.live_runs() {
+        let mut ends = Ends::new(run, run.fence());
+        for rank in 0..ends.attempt.ranks.len() as u32 {
+            ends.rank(rank, Exit::Lost, "the coordinator's database was restored from a backup".to_owned());
+        }
+        events.extend(ends.finish(&cluster.policy, now, rng));
+    }
+    let floor = u32::try_from(wall.millis() / 1000).unwrap_or(u32::MAX - 1);
+    events.push(What::HistoryRestored { gone, floor });
+    events
 }
 
 /// The order to stop a run's live attempt on purpose.

@@ -23,6 +23,7 @@ use crate::{
 pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command) -> Result<Vec<Event>, Refusal> {
     let whats = match command {
         Command::Start => vec![What::CoordinatorStarted {}],
+        Command::Restore { gone, wall } => attempts::restore(cluster, now, rng, gone, wall),
         Command::Tick => tick::tick(cluster, now, rng),
         Command::RegisterDataset { url, digest, manifest } => submit::dataset(cluster, now, url, digest, *manifest),
         Command::SubmitRun { key, name, experiment, dataset } => {
@@ -114,7 +115,7 @@ fn placements(cluster: &Cluster, now: Timestamp) -> Vec<What> {
         .filter_map(|step| match step {
             schedule::Step::Place { run, ranks, devices, backfill, raised } => {
                 let run = cluster.runs.get(&run)?;
-                let fence = morph_spec::Fence { run: run.id, attempt: run.attempts + 1 };
+                let fence = run.next();
                 let resume = run.newest_checkpoint().map(|c| c.step);
                 Some(What::RunPlaced { fence, ranks, resume, devices, backfill, raised })
             }

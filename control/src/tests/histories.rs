@@ -11,6 +11,7 @@ use crate::{Cause, snapshot::Restore};
 enum Step {
     Pass(u64),
     Restart,
+    Restore(bool),
     Hello(u64, bool),
     Away(u64, bool),
     Run(u32, u8),
@@ -35,6 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0u64..40_000).prop_map(Step::Pass),
         Just(Step::Restart),
+        any::<bool>().prop_map(Step::Restore),
         (1u64..4, any::<bool>()).prop_map(|(w, fresh)| Step::Hello(w, fresh)),
         (1u64..4, any::<bool>()).prop_map(|(w, clean)| Step::Away(w, clean)),
         (1u32..4, any::<u8>()).prop_map(|(width, how)| Step::Run(width, how)),
@@ -75,6 +77,12 @@ impl World {
         match step {
             Step::Pass(ms) => self.pass(*ms),
             Step::Restart => drop(self.tell(Command::Start).unwrap()),
+            Step::Restore(lose) => {
+                let open = self.cluster.runs.values().filter(|r| *lose && !r.is_done());
+                let gone = open.flat_map(|r| r.checkpoints.iter().step_by(2)).map(|c| c.url.clone()).collect();
+                let wall = self.now;
+                drop(self.tell(Command::Restore { gone, wall }).unwrap());
+            }
             Step::Hello(who, fresh) => {
                 let id = worker(*who);
                 let known = self.cluster.workers.get(&id).map_or_else(|| "a".to_owned(), |w| w.incarnation.clone());

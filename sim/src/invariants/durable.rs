@@ -1,6 +1,7 @@
 //! No acknowledged submission, metric or checkpoint is ever lost.
 
 use morph_control::{Cluster, Report};
+use morph_spec::Fence;
 
 use super::Truth;
 use crate::{coordinator::Disk, mail::Mail};
@@ -25,17 +26,16 @@ impl Truth {
         self.log.catch_up(&disk.events);
         let Some(sent) = self.sent.get_mut(&(node, life)) else { return Ok(()) };
         let rest = sent.split_off(&(seq + 1));
+        let void = |fence: &Fence| self.log.ended.contains(fence) || self.lost.contains(fence);
         for (n, mail) in std::mem::replace(sent, rest) {
             match mail {
-                Mail::Core(fence, Report::Checkpoint(c))
-                    if !self.log.checkpoints.contains(&c.url) && !self.log.ended.contains(&fence) =>
-                {
+                Mail::Core(fence, Report::Checkpoint(c)) if !self.log.checkpoints.contains(&c.url) && !void(&fence) => {
                     return Err(format!(
                         "durable: checkpoint {} (report {n}) was acknowledged and is not there",
                         c.url
                     ));
                 }
-                Mail::Metrics(fence, points) if !self.log.ended.contains(&fence) => {
+                Mail::Metrics(fence, points) if !void(&fence) => {
                     if let Some((step, _)) = points.iter().find(|(s, _)| !disk.metrics.contains_key(&(fence.run, *s))) {
                         return Err(format!(
                             "durable: the metric of {fence} at step {step} was acknowledged and is not there"

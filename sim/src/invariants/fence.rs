@@ -22,6 +22,19 @@ pub fn log(events: &[Event]) -> Result<(), String> {
                 newest.insert(fence.run, (fence.attempt, true));
                 continue;
             }
+            What::RunSubmitted { run, .. } => {
+                newest.insert(*run, (0, false));
+                continue;
+            }
+            What::HistoryRestored { floor, .. } => {
+                for (run, (attempt, alive)) in &mut newest {
+                    if *alive {
+                        return Err(format!("fence: attempt {attempt} of {run} lives in a history that was restored"));
+                    }
+                    *attempt = (*attempt).max(*floor);
+                }
+                continue;
+            }
             What::StoreReady { fence, .. }
             | What::RankReady { fence, .. }
             | What::CheckpointCommitted { fence, .. }

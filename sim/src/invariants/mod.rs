@@ -35,6 +35,8 @@ pub struct Truth {
     missing: Option<String>,
     /// What an agent said or kept and should not have.
     unlike: Option<String>,
+    /// Attempts of a history that is lost: the database was restored from a backup of before them.
+    lost: BTreeSet<Fence>,
     log: Log,
 }
 
@@ -70,6 +72,23 @@ impl Truth {
         if let (Command::SubmitRun { key, .. } | Command::SubmitSweep { key, .. }, Ok(())) = (command, answer) {
             self.submitted.insert(key.clone());
         }
+    }
+
+    /// A disk with the events `lost` was replaced by a backup with the events `kept`: what was acknowledged since counts no more.
+    pub fn restored(&mut self, lost: &[Event], kept: &[Event]) {
+        let key = |event: &Event| match &event.what {
+            What::RunSubmitted { key, .. } => key.clone(),
+            What::SweepSubmitted { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let known: BTreeSet<String> = kept.iter().filter_map(key).collect();
+        self.submitted.retain(|key| known.contains(key));
+        let placed = lost[kept.len().min(lost.len())..].iter().filter_map(|event| match &event.what {
+            What::RunPlaced { fence, .. } => Some(*fence),
+            _ => None,
+        });
+        self.lost.extend(placed);
+        self.log = Log::default();
     }
 
     /// A fault has struck an attempt.

@@ -39,8 +39,11 @@ impl World {
         self.enqueue(Inbox::Asked(number, Box::new(command)))
     }
 
-    pub(super) fn answered(&mut self, number: u64, answer: &Result<(), Refusal>) {
-        self.truth.answered(&self.client.requests[&number].command, answer);
+    pub(super) fn answered(&mut self, life: u64, number: u64, answer: &Result<(), Refusal>) {
+        // What is still under way from a history that is lost has come too late.
+        if life > self.lost {
+            self.truth.answered(&self.client.requests[&number].command, answer);
+        }
         if let Some(request) = self.client.requests.get_mut(&number) {
             request.answered = true;
         }
@@ -115,7 +118,7 @@ impl World {
                         cover::note(&mut self.seen, format!("refusal {}", word(refusal)));
                     }
                     let delay = self.pick(self.net.delay);
-                    self.after(delay, Happening::Answered(number, answer));
+                    self.after(delay, Happening::Answered(self.life, number, answer));
                 }
                 Then::Say(session, down) => self.send_down(session, down)?,
                 Then::Close(session) => self.superseded(session),
@@ -211,6 +214,20 @@ impl World {
         }
         self.trace.say(self.now, format_args!("session {session} of node {node} is closed above, silent {silent}"));
         self.enqueue(Inbox::Closed { session, worker, silent, clean })
+    }
+
+    /// The disk is lost with the coordinator, and the last backup put in its place, as `morph-coordinator restore` does.
+    pub(super) fn restored(&mut self, away: u64) -> Result<(), String> {
+        let Some(backup) = self.backup.clone() else { return Ok(()) };
+        self.coordinator_dies(away);
+        self.lost = self.life;
+        self.truth.restored(&self.disk.events, &backup.events);
+        self.disk = backup;
+        let store = &self.store;
+        let rng = Rng::keyed(self.rng.next_u64(), "restore", self.life);
+        // Whoever restores it has a look at the clock.
+        let wall = Timestamp(self.now);
+        self.disk.restored(self.policy.clone(), rng, wall, |url| store.get(url).is_some())
     }
 
     pub(super) fn coordinator_dies(&mut self, away: u64) {

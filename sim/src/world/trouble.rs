@@ -56,6 +56,8 @@ impl World {
             Fault::StoreDown { length } => self.store.down_until = self.now + length,
             Fault::ClockJumps { by } => self.ahead += by,
             Fault::Ambush(ambush) => self.ambush = Some(ambush),
+            Fault::BackedUp => self.backup = Some(self.disk.clone()),
+            Fault::Restored { away } => self.restored(away)?,
             Fault::Twin { node, journal } => self.twin(node, if journal { COPIES } else { 0 }),
         }
         let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
