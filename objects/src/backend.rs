@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env, fmt, path, sync::Arc, time::Duration};
 
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, RetryConfig,
+    BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     client::{HttpClient, HttpConnector},
@@ -14,7 +14,7 @@ use object_store::{
 };
 use url::Url;
 
-use crate::{Access, Error, Objects, download::Patience, error::redact, policy::Policy};
+use crate::{Access, Error, Objects, download::Patience, error::redact, policy::Policy, profile};
 
 /// Time limits and retries of remote stores.
 #[derive(Clone)]
@@ -127,8 +127,17 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
         return Err(bad(format!("expected {scheme}://bucket/prefix")));
     }
     let setting = |e: object_store::Error| bad(e.to_string());
+    let with_profile;
+    let options = if matches!(scheme, "s3" | "s3a") {
+        let mut settings = profile::settings(|name| options.setting(name)).map_err(&bad)?;
+        settings.extend(options.settings.clone());
+        with_profile = Options { settings, ..options.clone() };
+        &with_profile
+    } else {
+        options
+    };
     let store: Arc<dyn ObjectStore> = match scheme {
-        "s3" | "s3a" => Arc::new(s3(bucket, options).build().map_err(setting)?),
+        "s3" | "s3a" => Arc::new(s3(bucket, options).map_err(&bad)?.build().map_err(setting)?),
         "gs" => Arc::new(gcs(bucket, options).build().map_err(setting)?),
         "az" | "azure" => Arc::new(azure(bucket, options).build().map_err(setting)?),
         other => {
@@ -177,10 +186,20 @@ impl HttpConnector for Connector {
 }
 
 /// S3 as the AWS tools see it: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`,
-/// `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT`), `AWS_ALLOW_HTTP`, `AWS_SKIP_SIGNATURE`. A custom endpoint is addressed by path.
-fn s3(bucket: &str, options: &Options) -> AmazonS3Builder {
+/// `AWS_ENDPOINT_URL` (or `AWS_ENDPOINT`), `AWS_ALLOW_HTTP`, `AWS_SKIP_SIGNATURE`, `AWS_CA_BUNDLE`, and profiles (see [`profile`]). A
+/// custom endpoint is addressed by path.
+fn s3(bucket: &str, options: &Options) -> Result<AmazonS3Builder, String> {
     let endpoint = options.setting("AWS_ENDPOINT_URL").or_else(|| options.setting("AWS_ENDPOINT"));
-    let client = options.client_for(endpoint.as_deref());
+    let mut client = options.client_for(endpoint.as_deref());
+    if let Some(file) = options.setting("AWS_CA_BUNDLE") {
+        let fail = |why: String| format!("AWS_CA_BUNDLE {file}: {why}");
+        let pem = std::fs::read(&file).map_err(|e| fail(e.to_string()))?;
+        let authorities = Certificate::from_pem_bundle(&pem).map_err(|e| fail(e.to_string()))?;
+        if authorities.is_empty() {
+            return Err(fail("there is no certificate in it".to_owned()));
+        }
+        client = authorities.into_iter().fold(client, ClientOptions::with_root_certificate);
+    }
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(options.retry());
     for (name, value) in &options.settings {
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>() {
@@ -193,7 +212,7 @@ fn s3(bucket: &str, options: &Options) -> AmazonS3Builder {
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
     }
-    builder.with_client_options(client)
+    Ok(builder.with_client_options(client))
 }
 
 /// Google's storage: `GOOGLE_SERVICE_ACCOUNT` (a file) or `GOOGLE_SERVICE_ACCOUNT_KEY`, `GOOGLE_SKIP_SIGNATURE`, else the machine's own

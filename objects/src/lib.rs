@@ -11,6 +11,7 @@ pub mod cache;
 mod download;
 mod error;
 mod policy;
+mod profile;
 
 use std::{sync::Arc, time::Instant};
 
