@@ -19,7 +19,14 @@ fn to_8_bit(value: u32, bits: u32) -> u8 {
 /// A text that says why nothing would be left of it.
 pub fn grey(image: &Image, preprocess: &Preprocess) -> Result<Grey, String> {
     let pixels = match &image.values {
-        Values::Bytes(v) => through(v, &table(image, preprocess, &histogram(image, preprocess, v, 256))?),
+        Values::Bytes(v) => {
+            let levels = table(image, preprocess, &histogram(image, preprocess, v, 256))?;
+            if levels.iter().enumerate().all(|(v, level)| v == usize::from(*level)) {
+                v.clone()
+            } else {
+                through(v, &levels)
+            }
+        }
         Values::Words(v) => through(v, &table(image, preprocess, &histogram(image, preprocess, v, 1 << 16))?),
         Values::Floats(v) => floats(image, preprocess, v)?,
     };

@@ -32,10 +32,22 @@ pub fn image(bytes: &[u8]) -> Result<Image, String> {
     if size / DENSEST > bytes.len() {
         return Err(format!("{} bytes hold no {height}x{width} pixels: the file is cut off", bytes.len()));
     }
+    let word = |b: &[u8]| u16::from_be_bytes([b[0], b[1]]);
+    let kind = reader.output_color_type();
+    // Radiographs: row by row, so that their bytes are not kept beside their values.
+    if kind == (png::ColorType::Grayscale, png::BitDepth::Sixteen) && !reader.info().interlaced {
+        let mut words = Vec::with_capacity(size / 2);
+        while let Some(row) = reader.next_row().map_err(|e| format!("no readable PNG: {e}"))? {
+            words.extend(row.data().as_chunks().0.iter().map(|word| u16::from_be_bytes(*word)));
+        }
+        if words.len() != size / 2 {
+            return Err(format!("no readable PNG: it has {} pixels, not {height}x{width}", words.len()));
+        }
+        return Ok(Image::plain(width as usize, height as usize, Values::Words(words), 16));
+    }
     let mut buffer = vec![0; size];
     let info = reader.next_frame(&mut buffer).map_err(|e| format!("no readable PNG: {e}"))?;
     buffer.truncate(info.buffer_size());
-    let word = |b: &[u8]| u16::from_be_bytes([b[0], b[1]]);
     let wide = match info.bit_depth {
         png::BitDepth::Eight => false,
         png::BitDepth::Sixteen => true,
