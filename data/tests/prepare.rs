@@ -234,6 +234,28 @@ async fn the_same_bytes_whatever_the_number_of_jobs_and_reused_after_that() {
 }
 
 #[tokio::test]
+async fn shards_that_others_made_are_taken_and_what_is_damaged_is_made_again() {
+    let house = House::new(16, 4);
+    let wanted = run(&Dataset { output: house.0.path().join("alone").display().to_string(), ..house.spec() }).await;
+    let (spec, options) = (house.spec(), Options::default());
+    let prepare::Begun::Plan(plan) = prepare::begin(&spec, false, &Silent).await.unwrap() else { panic!("a plan") };
+    let (out, other) = (Objects::open(&spec.output).unwrap(), prepare::Work::list(&spec).unwrap());
+    assert_eq!(other.key(), plan.work().key());
+    let missing = plan.missing();
+    assert_eq!(missing.iter().map(|chunk| chunk.images).sum::<u64>(), 22);
+    for chunk in missing.iter().chain(&missing[..1]) {
+        other.make(&out, &chunk.name, &options, &Silent).await.unwrap();
+    }
+    assert!(other.make(&out, "train-99999", &options, &Silent).await.is_err());
+    let shard = house.out().join("train-00000.arrow");
+    fs::write(&shard, &fs::read(&shard).unwrap()[1..]).unwrap();
+    let prepare::Begun::Plan(plan) = plan.gather(&Silent).await.unwrap() else { panic!("no manifest yet") };
+    assert_eq!(plan.missing().iter().map(|chunk| &*chunk.name).collect::<Vec<_>>(), ["train-00000"]);
+    let report = plan.finish(&options, &Silent).await.unwrap();
+    assert_eq!((report.digest, report.resumed), (wanted.unwrap().digest, 0));
+}
+
+#[tokio::test]
 async fn another_dataset_is_only_replaced_when_asked() {
     let house = House::new(16, 4);
     run(&house.spec()).await.unwrap();

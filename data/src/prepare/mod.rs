@@ -7,12 +7,15 @@
 //! 4. A job that is killed, or whose storage fails, leaves whole shards that the next takes over; one whose source is to blame takes
 //!    back what it wrote.
 //! 5. Memory is bounded, whatever the dataset and however large its images: see [`Options::memory`].
+//! 6. Shards may be made by anybody who sees source and output ([`Work::make`]), in any order, and twice: [`Plan::finish`] takes
+//!    what is whole, makes what is missing, and is the only one that commits.
 
 mod choose;
 mod gate;
 mod output;
 mod sample;
 mod split;
+mod work;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -22,15 +25,16 @@ use morph_spec::{
     dataset::{Dataset, Split},
     manifest::{FILE, PatientIds, Shard, VERSION},
 };
-use rayon::prelude::*;
 use serde::Serialize;
 
-use self::sample::Shared;
+pub use self::work::{Chunk, Work};
 pub use crate::layouts::Skipped;
 use crate::{
     Error, Progress, inspect,
-    layouts::{self, Item, Listing},
-    manifest, shard, synth,
+    layouts::{self, Listing},
+    manifest,
+    privacy::Hider,
+    synth,
 };
 
 /// Raised whenever the same source would give other pixels.
@@ -87,105 +91,129 @@ fn json<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>, Error> {
 /// When the source cannot be listed, nothing is left of it, a split is empty, another dataset lies at the output, or
 /// object storage fails.
 pub async fn prepare(spec: &Dataset, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+    match begin(spec, options.overwrite, progress).await? {
+        Begun::Whole(report) => Ok(*report),
+        Begun::Plan(plan) => plan.finish(options, progress).await,
+    }
+}
+
+/// A preparation, once it is known what there is to do.
+#[derive(Debug)]
+pub enum Begun<'a> {
+    /// Nothing: the dataset is there already.
+    Whole(Box<Report>),
+    /// Shards are to be made.
+    Plan(Box<Plan<'a>>),
+}
+
+/// What there is to do, and what of it an interrupted job has left.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    work: Work<'a>,
+    out: Objects,
+    parts: BTreeMap<String, output::Part>,
+    /// Shards that an interrupted job had left.
+    resumed: usize,
+}
+
+/// Lists the source, looks at the output, and removes there what an interrupted job has left and nobody can use. With `overwrite`
+/// another dataset at the same place is removed, too.
+///
+/// # Errors
+/// When the source cannot be listed, nothing is left of it, a split is empty, another dataset lies at the output, or
+/// object storage fails.
+pub async fn begin<'a>(spec: &'a Dataset, overwrite: bool, progress: &dyn Progress) -> Result<Begun<'a>, Error> {
     let listing = layouts::list(spec)?;
     let out = Objects::open(&spec.output)?;
     let key = key(spec, &listing)?;
     let mut parts = BTreeMap::new();
     match reuse(&out, key, progress).await? {
-        Found::Whole(report) => return Ok(*report),
+        Found::Whole(report) => return Ok(Begun::Whole(report)),
         Found::Damaged => output::clear(&out).await?,
         Found::Nothing => match out.get(FILE).await {
-            Ok(_) if !options.overwrite => return Err(Error::Exists { url: out.url() }),
+            Ok(_) if !overwrite => return Err(Error::Exists { url: out.url() }),
             Ok(_) => output::clear(&out).await?,
             // Without a manifest, what is there was left by a job that did not end.
             Err(morph_objects::Error::NotFound { .. }) => parts = output::unfinished(&out, key).await?,
             Err(e) => return Err(e.into()),
         },
     }
-    let made = make(spec, options, progress, &out, key, listing, parts).await;
-    let from_the_source = matches!(made, Err(Error::Source { .. } | Error::NothingLeft { .. } | Error::Empty { .. }));
+    let work = taken_back(&out, Work::of(spec, key, listing)).await?;
+    let resumed = parts.len();
+    Ok(Begun::Plan(Box::new(Plan { work, out, parts, resumed })))
+}
+
+/// Passes `done` on. When the source is to blame for an error, what was written is removed first.
+async fn taken_back<T>(out: &Objects, done: Result<T, Error>) -> Result<T, Error> {
+    let from_the_source = matches!(done, Err(Error::Source { .. } | Error::NothingLeft { .. } | Error::Empty { .. }));
     // A manifest that is there now was committed by another job, and so are its shards.
     if from_the_source && matches!(out.get(FILE).await, Err(morph_objects::Error::NotFound { .. })) {
         // The first error is the one to tell; what cannot be removed has no manifest, and the next try removes it.
-        drop(output::clear(&out).await);
+        drop(output::clear(out).await);
     }
-    made
+    done
 }
 
-async fn make(
-    spec: &Dataset,
+impl<'a> Plan<'a> {
+    /// What there is to make, whoever makes it.
+    pub fn work(&self) -> &Work<'a> {
+        &self.work
+    }
+
+    /// Shards that have yet to be made.
+    pub fn missing(&self) -> Vec<Chunk> {
+        self.work.chunks().filter(|chunk| !self.parts.contains_key(&chunk.name)).collect()
+    }
+
+    /// Looks at the output again: at what others have made meanwhile, shard by shard against its hash.
+    ///
+    /// # Errors
+    /// When object storage fails.
+    pub async fn gather(self, progress: &dyn Progress) -> Result<Begun<'a>, Error> {
+        let Self { work, out, resumed, .. } = self;
+        // Another job with the same key may have been faster.
+        if let Found::Whole(report) = reuse(&out, work.key(), progress).await? {
+            return Ok(Begun::Whole(report));
+        }
+        let parts = output::unfinished(&out, work.key()).await?;
+        Ok(Begun::Plan(Box::new(Self { work, out, parts, resumed })))
+    }
+
+    /// Makes what is missing, and commits the dataset. Decoding happens on this thread's pool and blocks it.
+    ///
+    /// # Errors
+    /// When nothing is left of the source, a split is empty, or object storage fails.
+    pub async fn finish(self, options: &Options, progress: &dyn Progress) -> Result<Report, Error> {
+        let Self { work, out, parts, resumed } = self;
+        let finished = commit(work, &out, parts, resumed, options, progress).await;
+        taken_back(&out, finished).await
+    }
+}
+
+async fn commit(
+    mut work: Work<'_>,
+    out: &Objects,
+    parts: BTreeMap<String, output::Part>,
+    resumed: usize,
     options: &Options,
     progress: &dyn Progress,
-    out: &Objects,
-    key: Digest,
-    listing: Listing,
-    mut parts: BTreeMap<String, output::Part>,
 ) -> Result<Report, Error> {
-    let given = listing.items.iter().any(|item| item.split.is_some());
-    let (splits, mut skipped) = choose::assign(spec, listing.items)?;
-    skipped.extend(listing.skipped);
-    let promised = splits.iter().map(|(split, items)| (*split, items.iter().map(|(_, label)| (label.as_str(), 1))));
-    check(spec, given, &counted(promised), &skipped)?;
-
-    let shared = Shared::new(spec, options.memory);
-    skipped.iter_mut().for_each(|skip| skip.source = shared.hider.hide(&skip.source));
-    progress.stage("decode and resize", splits.values().map(|items| items.len() as u64).sum());
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.jobs)
-        .build()
-        .map_err(|e| Error::Source { path: "threads".to_owned(), why: e.to_string() })?;
-    let pixels = u64::from(spec.preprocess.size).pow(2);
-    let samples = u64::from(spec.shard_samples).min(LARGEST_SHARD / pixels).max(1) as usize;
+    let (spec, hider) = (work.spec, Hider::new(&work.spec.privacy));
+    let mut skipped = std::mem::take(&mut work.skipped);
+    skipped.iter_mut().for_each(|skip| skip.source = hider.hide(&skip.source));
     let mut shards = Vec::new();
-    let mut resumed = 0;
-    for (name, items) in &splits {
-        for (i, chunk) in items.chunks(samples).enumerate() {
-            let part = match output::done(&mut parts, name, i) {
-                Some(part) => {
-                    progress.advance(chunk.len() as u64);
-                    resumed += 1;
-                    part
-                }
-                None => {
-                    let (writer, left_out) = pool.install(|| decode(&shared, chunk, progress));
-                    output::part(out, key, (name, i), writer, left_out).await?
-                }
-            };
-            skipped.extend(part.skipped);
-            shards.extend(part.shard);
-        }
+    for part in work.make_all(out, parts, options, progress).await? {
+        skipped.extend(part.skipped);
+        shards.extend(part.shard);
     }
     skipped.sort_by(|a, b| a.source.cmp(&b.source));
     let counts = counted(shards.iter().map(|s| (s.split.as_str(), s.labels.iter().map(|(l, n)| (l.as_str(), *n)))));
-    check(spec, given, &counts, &skipped)?;
-    let manifest = describe(spec, shards, counts, &skipped, listing.persons)?;
-    output::record(out, key, &skipped).await?;
+    check(spec, work.given, &counts, &skipped)?;
+    let manifest = describe(spec, shards, counts, &skipped, work.persons)?;
+    output::record(out, work.key, &skipped).await?;
     let digest = manifest::commit(out, &manifest).await?;
     output::forget(out).await;
     Ok(Report { url: out.url(), digest, manifest, reused: false, resumed, skipped })
-}
-
-/// The samples of one shard, in order, and what could not be used.
-fn decode(shared: &Shared<'_>, chunk: &[(Item, String)], progress: &dyn Progress) -> (shard::Writer, Vec<Skipped>) {
-    let read = |(item, label): &(Item, String)| {
-        let sample = shared.read(item, label);
-        progress.advance(1);
-        sample.map_err(|reason| {
-            progress.warn(&format!("skipped {}: {reason}", item.source));
-            Skipped { source: shared.hider.hide(&item.source), reason }
-        })
-    };
-    let samples: Vec<_> = chunk.par_iter().map(read).collect();
-    let size = shared.spec.preprocess.size;
-    let mut writer = shard::Writer::new(size, size);
-    let mut skipped = Vec::new();
-    for sample in samples {
-        match sample {
-            Ok((pixels, meta)) => writer.push(&pixels, meta),
-            Err(skip) => skipped.push(skip),
-        }
-    }
-    (writer, skipped)
 }
 
 /// What decides whether anything has to be done again: the YAML, what tables say of every file, its size and its time of change.

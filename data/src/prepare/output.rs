@@ -37,7 +37,8 @@ pub(super) struct Part {
     pub skipped: Vec<Skipped>,
 }
 
-fn stem(split: &str, i: usize) -> String {
+/// The name of part `i` of `split`, without an end.
+pub(super) fn stem(split: &str, i: usize) -> String {
     format!("{split}-{i:05}")
 }
 
@@ -63,24 +64,37 @@ pub(super) async fn part(
     Ok(part)
 }
 
+/// The part `name`, if a job with this key has done it and its shard is whole.
+async fn whole(out: &Objects, key: Digest, name: &str) -> Result<Option<Part>, Error> {
+    let found = match out.get(&format!("{name}{PART}")).await {
+        Err(morph_objects::Error::NotFound { .. }) => return Ok(None),
+        found => found?,
+    };
+    let part: Option<Part> = serde_json::from_slice(&found).ok();
+    let Some(part) = part.filter(|part| part.key == key) else { return Ok(None) };
+    let whole = match &part.shard {
+        None => true,
+        Some(shard) => shard.file == format!("{name}{ARROW}") && inspect::read(out, shard).await.is_ok(),
+    };
+    Ok(whole.then_some(part))
+}
+
+/// Whether the part `name` is done and whole.
+pub(super) async fn is_done(out: &Objects, key: Digest, name: &str) -> Result<bool, Error> {
+    Ok(whole(out, key, name).await?.is_some())
+}
+
 /// Parts that a job with this key has done, by split and number; everything else that a job may have left is removed.
 pub(super) async fn unfinished(out: &Objects, key: Digest) -> Result<BTreeMap<String, Part>, Error> {
     let mut done = BTreeMap::new();
     let mut keep = BTreeSet::new();
     let listed = out.list("").await?;
     for entry in listed.iter().filter(|entry| is_ours(&entry.key, PART)) {
-        let part: Option<Part> = serde_json::from_slice(&out.get(&entry.key).await?).ok();
-        let Some(part) = part.filter(|part| part.key == key) else { continue };
-        let name = entry.key.trim_end_matches(PART).to_owned();
-        if let Some(shard) = &part.shard {
-            let same = shard.file == format!("{name}{ARROW}") && inspect::read(out, shard).await.is_ok();
-            if !same {
-                continue;
-            }
-            keep.insert(shard.file.clone());
-        }
+        let name = entry.key.trim_end_matches(PART);
+        let Some(part) = whole(out, key, name).await? else { continue };
+        keep.extend(part.shard.iter().map(|shard| shard.file.clone()));
         keep.insert(entry.key.clone());
-        done.insert(name, part);
+        done.insert(name.to_owned(), part);
     }
     for entry in listed {
         if was_left(&entry.key) && !keep.contains(&entry.key) {

@@ -1,0 +1,170 @@
+//! What there is to make, known from the source alone: which images become which shard. Every machine that sees the same files
+//! and the same YAML arrives at the same work, by the same key.
+
+use std::collections::BTreeMap;
+
+use morph_objects::Objects;
+use morph_spec::{Digest, dataset::Dataset};
+use rayon::prelude::*;
+
+use super::{
+    LARGEST_SHARD, Options, Skipped, check,
+    choose::{self, Splits},
+    counted, key,
+    output::{self, Part},
+    sample::Shared,
+};
+use crate::{
+    Error, Progress,
+    layouts::{self, Item, Listing},
+    shard,
+};
+
+/// A shard that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// Its name, without an end: `train-00000`.
+    pub name: String,
+    /// How many images may be in it.
+    pub images: u64,
+}
+
+/// All shards of a dataset that is to be prepared.
+#[derive(Debug)]
+pub struct Work<'a> {
+    pub(super) spec: &'a Dataset,
+    pub(super) key: Digest,
+    pub(super) splits: Splits,
+    /// What is left out before any file is read.
+    pub(super) skipped: Vec<Skipped>,
+    /// Whether tables say the splits.
+    pub(super) given: bool,
+    /// Whether patients are persons.
+    pub(super) persons: bool,
+    /// Most images of a shard.
+    samples: usize,
+}
+
+impl<'a> Work<'a> {
+    /// Lists the source. Nothing is written.
+    ///
+    /// # Errors
+    /// When it cannot be listed, nothing is left of it, or a split is empty.
+    pub fn list(spec: &'a Dataset) -> Result<Self, Error> {
+        let listing = layouts::list(spec)?;
+        Self::of(spec, key(spec, &listing)?, listing)
+    }
+
+    pub(super) fn of(spec: &'a Dataset, key: Digest, listing: Listing) -> Result<Self, Error> {
+        let given = listing.items.iter().any(|item| item.split.is_some());
+        let (splits, mut skipped) = choose::assign(spec, listing.items)?;
+        skipped.extend(listing.skipped);
+        let promised = splits.iter().map(|(split, items)| (*split, items.iter().map(|(_, label)| (label.as_str(), 1))));
+        check(spec, given, &counted(promised), &skipped)?;
+        let pixels = u64::from(spec.preprocess.size).pow(2);
+        let samples = u64::from(spec.shard_samples).min(LARGEST_SHARD / pixels).max(1) as usize;
+        Ok(Self { spec, key, splits, skipped, given, persons: listing.persons, samples })
+    }
+
+    /// What decides whether anything has to be made again: a digest of the YAML, of what tables say of every file, and of the files'
+    /// sizes and times of change.
+    pub fn key(&self) -> Digest {
+        self.key
+    }
+
+    /// Images that are to be read.
+    pub fn images(&self) -> u64 {
+        self.splits.values().map(|items| items.len() as u64).sum()
+    }
+
+    /// Every shard: its split, its number there, and what becomes of it.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, usize, &[(Item, String)])> {
+        self.splits
+            .iter()
+            .flat_map(|(split, items)| items.chunks(self.samples).enumerate().map(|(i, chunk)| (*split, i, chunk)))
+    }
+
+    /// Every shard, in the manifest's order.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.parts().map(|(split, i, items)| Chunk { name: output::stem(split, i), images: items.len() as u64 })
+    }
+
+    /// Makes the shard `name` in `out`, unless it is there already, whole and made from the same; a shard that is not whole never
+    /// counts. Blocks this thread while it decodes.
+    ///
+    /// # Errors
+    /// When there is no such shard in this work, or object storage fails.
+    pub async fn make(
+        &self,
+        out: &Objects,
+        name: &str,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<(), Error> {
+        let found = self.parts().find(|(split, i, _)| output::stem(split, *i) == name);
+        let Some((split, i, items)) = found else {
+            return Err(Error::Source { path: name.to_owned(), why: "this dataset has no such shard".to_owned() });
+        };
+        if output::is_done(out, self.key, name).await? {
+            progress.advance(items.len() as u64);
+            return Ok(());
+        }
+        let (shared, pool) = (Shared::new(self.spec, options.memory), pool(options.jobs)?);
+        let (writer, left_out) = pool.install(|| decode(&shared, items, progress));
+        output::part(out, self.key, (split, i), writer, left_out).await.map(drop)
+    }
+
+    /// Makes every shard that is not among `done`; all of them, in order.
+    pub(super) async fn make_all(
+        &self,
+        out: &Objects,
+        mut done: BTreeMap<String, Part>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Part>, Error> {
+        let (shared, pool) = (Shared::new(self.spec, options.memory), pool(options.jobs)?);
+        progress.stage("decode and resize", self.images());
+        let mut made = Vec::new();
+        for (split, i, items) in self.parts() {
+            made.push(match output::done(&mut done, split, i) {
+                Some(part) => {
+                    progress.advance(items.len() as u64);
+                    part
+                }
+                None => {
+                    let (writer, left_out) = pool.install(|| decode(&shared, items, progress));
+                    output::part(out, self.key, (split, i), writer, left_out).await?
+                }
+            });
+        }
+        Ok(made)
+    }
+}
+
+fn pool(jobs: usize) -> Result<rayon::ThreadPool, Error> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build();
+    pool.map_err(|e| Error::Source { path: "threads".to_owned(), why: e.to_string() })
+}
+
+/// The samples of one shard, in order, and what could not be used.
+fn decode(shared: &Shared<'_>, chunk: &[(Item, String)], progress: &dyn Progress) -> (shard::Writer, Vec<Skipped>) {
+    let read = |(item, label): &(Item, String)| {
+        let sample = shared.read(item, label);
+        progress.advance(1);
+        sample.map_err(|reason| {
+            progress.warn(&format!("skipped {}: {reason}", item.source));
+            Skipped { source: shared.hider.hide(&item.source), reason }
+        })
+    };
+    let samples: Vec<_> = chunk.par_iter().map(read).collect();
+    let size = shared.spec.preprocess.size;
+    let mut writer = shard::Writer::new(size, size);
+    let mut skipped = Vec::new();
+    for sample in samples {
+        match sample {
+            Ok((pixels, meta)) => writer.push(&pixels, meta),
+            Err(skip) => skipped.push(skip),
+        }
+    }
+    (writer, skipped)
+}
