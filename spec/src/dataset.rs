@@ -1,6 +1,6 @@
 //! `kind: dataset`: where raw images lie, in which layout, and how they become shards.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,40 @@ pub struct Dataset {
     /// A shard is closed when it holds this many samples, or 64 MiB of pixels.
     #[serde(default = "default_shard_samples")]
     pub shard_samples: u32,
+}
+
+impl Dataset {
+    /// Every place that is read or written, with the name of its field: where it is for somebody in `folder`, an absolute path. There
+    /// is no other list of them: who may not be led somewhere is kept from it here.
+    pub fn places(&self, folder: &str) -> Vec<(String, String)> {
+        let source = &self.source;
+        let root = joined(folder, &source.root);
+        let there = |name: &String| joined(&root, name);
+        let mut places =
+            vec![("source.root".to_owned(), root.clone()), ("output".to_owned(), joined(folder, &self.output))];
+        places.extend(source.patient_map.iter().map(|map| ("source.patient_map".to_owned(), joined(folder, map))));
+        places.extend(source.labels.iter().map(|name| ("source.labels".to_owned(), there(name))));
+        places.extend(source.bad_images.iter().map(|name| ("source.bad_images".to_owned(), there(name))));
+        let tables = source.tables.iter().enumerate();
+        places.extend(tables.map(|(i, table)| (format!("source.tables.{i}.file"), there(&table.file))));
+        places.extend(self.split.files.all().map(|(split, file)| (format!("split.files.{split}"), there(file))));
+        places
+    }
+
+    /// Whether anything in it is a path that starts at the working folder.
+    pub fn is_relative(&self) -> bool {
+        let map = self.source.patient_map.as_ref();
+        let mut starts = [&self.source.root, &self.output].into_iter().chain(map);
+        starts.any(|place| !place.contains("://") && !Path::new(place).is_absolute())
+    }
+}
+
+/// `name` in `folder`, unless it is a URL or a path from the top.
+fn joined(folder: &str, name: &str) -> String {
+    if name.contains("://") {
+        return name.to_owned();
+    }
+    Path::new(folder).join(name).to_string_lossy().into_owned()
 }
 
 fn default_shard_samples() -> u32 {
@@ -455,4 +489,38 @@ pub enum Others {
     Split,
     /// They are left out.
     Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_named_where_it_is() {
+        let mut spec: Dataset = serde_json::from_value(serde_json::json!({
+            "kind": "dataset", "name": "x", "output": "s3://bucket/out",
+            "source": {
+                "layout": "csv", "root": "raw", "patient_map": "map.csv", "labels": "/labels.csv", "bad_images": "bad.txt",
+                "tables": [{"file": "a.csv"}, {"file": "../b.csv"}],
+            },
+            "split": {"files": {"train": ["t.csv"], "val": [], "test": ["/u.csv"]}},
+        }))
+        .unwrap();
+        let places = spec.places("/data");
+        let wanted = [
+            ("source.root", "/data/raw"),
+            ("output", "s3://bucket/out"),
+            ("source.patient_map", "/data/map.csv"),
+            ("source.labels", "/labels.csv"),
+            ("source.bad_images", "/data/raw/bad.txt"),
+            ("source.tables.0.file", "/data/raw/a.csv"),
+            ("source.tables.1.file", "/data/raw/../b.csv"),
+            ("split.files.train", "/data/raw/t.csv"),
+            ("split.files.test", "/u.csv"),
+        ];
+        assert_eq!(places, wanted.map(|(field, place)| (field.to_owned(), place.to_owned())));
+        assert!(spec.is_relative());
+        (spec.source.root, spec.source.patient_map) = ("/raw".into(), None);
+        assert!(!spec.is_relative());
+    }
 }
