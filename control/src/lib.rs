@@ -23,6 +23,7 @@ mod fit;
 pub mod goodput;
 mod index;
 pub mod invariants;
+pub mod leases;
 pub mod placement;
 mod policy;
 mod run;
