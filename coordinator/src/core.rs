@@ -4,13 +4,17 @@
 //! A database that fails ends the loop: a coordinator that cannot remember must not act. Its ranks train on, and the next
 //! coordinator goes on from what was durable.
 
+pub mod preparing;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use morph_control::{Cluster, Command, Effect, Event, Hello, Refusal, Target, What, apply, next_deadline, react};
+use morph_control::{
+    Cluster, Command, Effect, Event, Hello, Refusal, Target, What, apply, leases::Leases, next_deadline, react,
+};
 use morph_proto::v1::{self, SessionResponse, session_response};
 use morph_spec::{Rng, RunId, Timestamp, WorkerId};
 use tokio::{
@@ -19,6 +23,7 @@ use tokio::{
 };
 use tonic::Status;
 
+use self::preparing::Preparing;
 use crate::{
     clock::{Source, Steady},
     metrics::Metrics,
@@ -92,6 +97,8 @@ pub enum Message {
         /// How.
         end: End,
     },
+    /// About datasets that are being prepared.
+    Preparing(Box<Preparing>),
     /// Tell all agents to leave.
     Dismiss(String),
 }
@@ -221,6 +228,8 @@ pub(crate) struct Loop {
     live: BTreeMap<RunId, Live>,
     last_seen: BTreeMap<WorkerId, Timestamp>,
     sessions: BTreeMap<WorkerId, Session>,
+    /// Datasets that are being prepared.
+    leases: Leases<preparing::What>,
     outputs: String,
     heartbeat: Duration,
     metrics: Arc<Metrics>,
@@ -274,6 +283,7 @@ impl Loop {
             live: setup.live,
             last_seen: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            leases: Leases::new(setup.at),
             outputs: setup.outputs,
             heartbeat: setup.heartbeat,
             metrics: setup.metrics,
@@ -314,7 +324,7 @@ impl Loop {
 
     /// How long it may be waited for messages before something is due.
     pub(crate) fn patience(&mut self) -> Duration {
-        let due = match next_deadline(&self.cluster, self.now) {
+        let due = match next_deadline(&self.cluster, self.now).into_iter().chain(self.leases.due()).min() {
             Some(at) if self.store.is_some() => at.since(self.time.now()),
             _ => Duration::from_secs(3600),
         };
@@ -339,11 +349,13 @@ impl Loop {
         self.now = self.time.now();
     }
 
+    fn may_decide(&self) -> Result<(), Refusal> {
+        let why = "nobody serves this home, it is open for reading only: start a coordinator, or use --local";
+        if self.store.is_some() { Ok(()) } else { Err(Refusal::Precondition(why.into())) }
+    }
+
     fn decide(&mut self, command: Command) -> Result<(), Refusal> {
-        if self.store.is_none() {
-            let why = "nobody serves this home, it is open for reading only: start a coordinator, or use --local";
-            return Err(Refusal::Precondition(why.into()));
-        }
+        self.may_decide()?;
         let events = apply(&mut self.cluster, self.now, &mut self.rng, command)?;
         let mut effects = Vec::new();
         for event in &events {
@@ -381,6 +393,7 @@ impl Loop {
             }
             Message::Said { worker, session, seq, said } => self.said(worker, session, seq, *said),
             Message::Closed { worker, session, end } => self.closed(worker, session, end),
+            Message::Preparing(message) => self.preparing(*message),
             Message::Dismiss(reason) => {
                 let drain = v1::Drain { reason, leave: true };
                 let all = self.sessions.iter();
@@ -412,6 +425,7 @@ impl Loop {
         let welcome = Then::Say(worker, session, Box::new(session_response::Message::Welcome(welcome)));
         self.then.insert(orders_from, welcome);
         self.sessions.insert(worker, Session { id: session, incarnation, orders, acked });
+        self.leases.gone(worker);
         self.last_seen.insert(worker, self.now);
     }
 
@@ -463,6 +477,7 @@ impl Loop {
             return;
         }
         let Some(Session { incarnation, .. }) = self.sessions.remove(&worker) else { return };
+        self.leases.gone(worker);
         tracing::info!(%worker, ?end, "an agent's session ended");
         let command = match end {
             End::Clean | End::Broken => Command::WorkerAway { worker, incarnation, clean: end == End::Clean },
@@ -481,11 +496,13 @@ impl Loop {
             }
         }
         self.batch = Batch::default();
+        self.lease();
         let then = std::mem::take(&mut self.then);
         if then.iter().any(|t| matches!(t, Then::Ask(_))) {
             let view = View {
                 cluster: &self.cluster,
                 live: &self.live,
+                leases: &self.leases,
                 now: self.now,
                 reasons: std::cell::RefCell::new(None),
                 last_seen: &self.last_seen,

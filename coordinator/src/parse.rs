@@ -1,8 +1,8 @@
 //! What agents say, from the wire's words into the core's: parsed at the border, or refused with the field's name.
 
-use morph_control::{Checkpoint, Exit, Hello, Report};
+use morph_control::{Checkpoint, Exit, Hello, Report, leases};
 use morph_proto::v1::{self, report};
-use morph_spec::{Fence, Timestamp};
+use morph_spec::{Digest, Fence, Timestamp};
 
 use crate::store::{Line, Point};
 
@@ -144,6 +144,31 @@ pub fn report(report: report::Report) -> Result<Said, String> {
     })
 }
 
+/// Lines for people in one report of a shard, and bytes of one.
+const MOST_NOTES: usize = 1000;
+const LONGEST_NOTE: usize = 2000;
+
+/// What an agent says of a shard: of which preparation, of which shard, what, and lines for people.
+///
+/// # Errors
+/// Names the field that makes no sense.
+pub fn shard(report: v1::ShardReport) -> Result<(Digest, String, leases::Said, Vec<String>), String> {
+    use leases::Said;
+    use v1::shard_report::Said as S;
+    let v1::ShardReport { key, shard, notes, said } = report;
+    let cut = |mut line: String| {
+        line.truncate(line.floor_char_boundary(LONGEST_NOTE));
+        line
+    };
+    let said = match said.ok_or("shard.said: missing")? {
+        S::Working(images) => Said::Working(images),
+        S::Made(_) => Said::Made,
+        S::Refused(why) => Said::Refused(cut(why)),
+        S::Failed(why) => Said::Failed(cut(why)),
+    };
+    Ok((parsed("shard.key", &key)?, shard, said, notes.into_iter().take(MOST_NOTES).map(cut).collect()))
+}
+
 fn point(p: v1::MetricPoint) -> Result<Point, String> {
     let v1::MetricPoint { step, at, name, value } = p;
     if name.len() > LONGEST_NAME {
@@ -203,6 +228,20 @@ mod tests {
         let last = |seq| super::seq(&v1::Report { seq, report: None });
         assert_eq!(last(7), Ok(7));
         assert!(last(1 << 63).unwrap_err().contains("report.seq"));
+    }
+
+    #[test]
+    fn what_is_said_of_a_shard_is_held_short() {
+        let why = "ä".repeat(LONGEST_NOTE);
+        let said = Some(v1::shard_report::Said::Failed(why));
+        let key = Digest([1; 32]).to_string();
+        let report = v1::ShardReport { key, shard: "s".into(), notes: vec!["x".into(); 5000], said };
+        let (_, _, said, notes) = shard(report.clone()).unwrap();
+        assert!(matches!(said, leases::Said::Failed(why) if why.len() == LONGEST_NOTE));
+        assert_eq!(notes.len(), MOST_NOTES);
+        let bad = v1::ShardReport { key: "x".into(), ..report.clone() };
+        assert!(shard(bad).unwrap_err().contains("shard.key"));
+        assert!(shard(v1::ShardReport { said: None, ..report }).unwrap_err().contains("shard.said"));
     }
 
     #[test]

@@ -8,13 +8,14 @@ use std::{
 use morph_control::{
     Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
     goodput::{Goodput, Ledger, Reported},
+    leases::Leases,
     schedule::Reasons,
     test_use::{Choice, Place, TestUse},
 };
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
 
-use crate::store::Point;
+use crate::{core::preparing::What, store::Point};
 
 /// What is known of a run that is not history: gone with the process, and no harm done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -75,6 +76,8 @@ pub struct View<'a> {
     pub cluster: &'a Cluster,
     /// By run.
     pub live: &'a BTreeMap<RunId, Live>,
+    /// Datasets that are being prepared.
+    pub leases: &'a Leases<What>,
     /// What time it is.
     pub now: Timestamp,
     /// Why queued runs wait; found out when somebody asks.

@@ -27,6 +27,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
         &[
             ("RegisterDataset", SUBMIT),
             ("ListDatasets", READ),
+            ("Prepare", SUBMIT),
             ("SubmitRun", SUBMIT),
             ("SubmitSweep", SUBMIT),
             ("ListRuns", READ),
@@ -58,6 +59,7 @@ const STREAMS: &[(&str, &str)] = &[
     ("grpc.health.v1.Health", "Watch"),
     ("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo"),
     ("morph.v1.Agents", "Session"),
+    ("morph.v1.Coordinator", "Prepare"),
     ("morph.v1.Coordinator", "Watch"),
     ("morph.v1.Coordinator", "Logs"),
     ("morph.v1.Coordinator", "FollowEvents"),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    core::{Core, End, Message},
+    core::{Core, End, Message, preparing::Preparing},
     parse,
 };
 
@@ -111,6 +111,15 @@ impl Agents {
                     };
                     Message::Said { worker, session, seq: report.seq, said: Box::new(said) }
                 }
+                Some(Said::Shard(report)) => match parse::shard(report) {
+                    Ok((key, shard, said, notes)) => {
+                        Message::Preparing(Box::new(Preparing::Said { worker, session, key, shard, said, notes }))
+                    }
+                    Err(why) => {
+                        tracing::warn!(%worker, "a report of a shard makes no sense and is dropped: {why}");
+                        Message::Heard(worker)
+                    }
+                },
                 Some(Said::Heartbeat(_)) | Some(Said::Hello(_)) | None => Message::Heard(worker),
             };
             self.core.send(message).await.ok()?;

@@ -1,6 +1,7 @@
 //! What people and CI say.
 
 mod events;
+mod prepare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -226,6 +227,12 @@ impl coordinator_server::Coordinator for Coordinator {
             found.map(|d| view::dataset(d, false)).collect()
         };
         Ok(Response::new(v1::ListDatasetsResponse { datasets: self.core.ask(newest).await? }))
+    }
+
+    type PrepareStream = Feed<v1::PrepareResponse>;
+
+    async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<Self::PrepareStream> {
+        self.prepared(request.into_inner()).await
     }
 
     async fn submit_run(&self, request: Request<v1::SubmitRunRequest>) -> Answer<v1::SubmitRunResponse> {
