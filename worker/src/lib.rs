@@ -7,10 +7,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+pub mod child;
 pub mod device;
 pub mod evaluate;
 pub mod export;
 pub mod node;
+pub mod prepare;
 pub mod rank;
 pub mod wire;
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use morph_spec::{experiment::Score, scheduling::Bytes};
 use morph_telemetry::{Format, LogArgs, Logs};
-use morph_worker::{agent, device, evaluate::checkpoint, export, node, rank, rank::failure::Failure};
+use morph_worker::{agent, device, evaluate::checkpoint, export, node, prepare, rank, rank::failure::Failure};
 
 /// Exit code of what was refused (docs/exit-codes.md).
 const REFUSED: u8 = 4;
@@ -41,6 +41,12 @@ and their reports are kept until it is back.")]
     /// One rank; started by the agent.
     #[command(hide = true)]
     Rank(RankArgs),
+    /// Makes shards of a dataset; started by the agent.
+    #[command(hide = true)]
+    Prepare {
+        #[arg(long)]
+        agent: u32,
+    },
     /// Replays one recorded case of the reference implementation and compares.
     #[command(after_help = "Example:
   morph-worker parity golden/morphaeus_small_warmup --json
@@ -203,12 +209,13 @@ enum Output {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.log.log_format;
-    log(matches!(cli.command, Command::Rank(_)), format);
+    log(&cli.command, format);
     let done = match cli.command {
         Command::Agent(args) => serve(args, format),
         Command::Rank(RankArgs { agent, host, cache, cache_bytes }) => {
             rank::main(&rank::Options { agent, host, cache, cache_bytes })
         }
+        Command::Prepare { agent } => prepare::main(agent),
         Command::Parity { dir, json } => return parity(&dir, json),
         Command::Evaluate(args) => score(args),
         Command::Export(args) => write(&args),
@@ -227,11 +234,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr. A rank's have no time of their own: the agent adds one to every line.
-fn log(rank: bool, format: Format) {
+/// Logs go to stderr. A child's have no time of their own: the agent adds one to every line.
+fn log(command: &Command, format: Format) {
     let (filter, level) = ("RUST_LOG", "info");
-    let program = if rank { "morph-rank" } else { "morph-worker" };
-    morph_telemetry::init(Logs { program, format, filter, level, time: !rank });
+    let (program, time) = match command {
+        Command::Rank(_) => ("morph-rank", false),
+        Command::Prepare { .. } => ("morph-prepare", false),
+        _ => ("morph-worker", true),
+    };
+    morph_telemetry::init(Logs { program, format, filter, level, time });
 }
 
 fn serve(args: AgentArgs, log_format: Format) -> Result<()> {

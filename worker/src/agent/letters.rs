@@ -26,7 +26,7 @@ pub fn parsed(fence: Option<&v1::Fence>) -> Option<Fence> {
     Some(Fence { run: fence.run.parse().ok()?, attempt: fence.attempt })
 }
 
-/// What the coordinator said; `None` when it names no attempt.
+/// What the coordinator said; `None` when it names no attempt, or is about none.
 pub fn heard(message: Message) -> Option<Heard<Box<v1::StartRank>>> {
     Some(match message {
         Message::Welcome(v1::Welcome { acked, .. }) => Heard::Welcome { acked },
@@ -49,6 +49,8 @@ pub fn heard(message: Message) -> Option<Heard<Box<v1::StartRank>>> {
         }
         Message::Drain(v1::Drain { reason, leave: true }) => Heard::Leave { reason },
         Message::Drain(_) => Heard::Drain,
+        // No part of this protocol.
+        Message::MakeShard(_) | Message::StopShards(_) => return None,
     })
 }
 

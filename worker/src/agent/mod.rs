@@ -3,7 +3,7 @@
 //! Contract:
 //! 1. What a rank reported reaches the coordinator once, however often the connection breaks in between and even if the
 //!    agent dies while the coordinator is away; training goes on meanwhile.
-//! 2. No rank outlives its agent.
+//! 2. No child outlives its agent.
 //! 3. All decisions are [`morph_control::agent`]'s; this file only moves bytes.
 
 pub mod clock;
@@ -13,6 +13,7 @@ pub mod journal;
 pub mod letters;
 pub mod link;
 pub mod process;
+pub mod shards;
 pub mod words;
 
 use std::{path::PathBuf, time::Duration};
@@ -27,12 +28,16 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use crate::agent::{
-    clock::Steady,
-    home::Home,
-    journal::Journal,
-    letters::Post,
-    process::{Heard, Processes, Site},
+use crate::{
+    agent::{
+        clock::Steady,
+        home::Home,
+        journal::Journal,
+        letters::Post,
+        process::{Heard, Processes, Site},
+        shards::Shards,
+    },
+    wire::Order,
 };
 
 /// How long ranks may take to save and stop when the agent is told to leave.
@@ -128,6 +133,8 @@ struct Shell {
     /// Only what an earlier agent had left is delivered.
     recovering: bool,
     processes: Processes,
+    /// Datasets that are being prepared here, beside ranks.
+    shards: Shards,
     connection: Option<mpsc::Sender<SessionRequest>>,
     heartbeat: Duration,
     time: Steady,
@@ -146,6 +153,7 @@ impl Shell {
             journal: Journal::new(&home.dir),
             recovering: false,
             processes: Processes::default(),
+            shards: Shards::default(),
             connection: None,
             heartbeat: Duration::from_secs(5),
             time: Steady::default(),
@@ -161,6 +169,7 @@ impl Shell {
         let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
         let (heard, mut ranks) = mpsc::channel(QUEUE);
+        let (makers, mut made) = mpsc::channel(QUEUE);
         let mut beat = interval(self.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut period = self.heartbeat;
@@ -191,11 +200,15 @@ impl Shell {
                         self.journal.end();
                         return Ok(Some(self));
                     }
-                    Some(event) => self.linked(event, &heard)?,
+                    Some(event) => self.linked(event, &heard, &makers)?,
                     None => return Err(anyhow!("the link to the coordinator ended")),
                 },
-                permit = reserve(connection), if self.agent.has_report() => match permit {
+                permit = reserve(connection), if self.agent.has_report() || self.shards.has_report() => match permit {
                     Some(permit) => {
+                        if let Some(report) = self.shards.next_report() {
+                            permit.send(SessionRequest { message: Some(session_request::Message::Shard(report)) });
+                            continue;
+                        }
                         // A number that anybody has heard must not be given to another report, whatever happens.
                         let synced = self.journal.sync();
                         self.unwritten(synced);
@@ -207,6 +220,7 @@ impl Shell {
                     None => self.connection = None,
                 },
                 Some(said) = ranks.recv(), if !self.agent.is_full() => self.hear(said),
+                Some(said) = made.recv() => self.shards.hear(said),
                 _ = beat.tick() => self.beat(&heard),
                 _ = terminate.recv() => {
                     if self.recovering { break }
@@ -277,7 +291,12 @@ impl Shell {
         }
     }
 
-    fn linked(&mut self, event: link::Event, to: &mpsc::Sender<Heard>) -> Result<()> {
+    fn linked(
+        &mut self,
+        event: link::Event,
+        to: &mpsc::Sender<Heard>,
+        makers: &mpsc::Sender<shards::Heard>,
+    ) -> Result<()> {
         match event {
             link::Event::Up(sender) => {
                 self.agent.disconnected();
@@ -314,15 +333,24 @@ impl Shell {
                 if let session_response::Message::Drain(drain) = &message {
                     tracing::info!("the coordinator drains: {}", drain.reason);
                     if drain.leave {
+                        self.shards.end("the agent leaves");
                         self.deadline.get_or_insert(Instant::now() + LEAVE);
                     }
                 }
-                match letters::heard(message) {
-                    Some(heard) => {
-                        let actions = self.agent.hear(heard, self.time.now());
-                        self.perform(actions, to);
+                match message {
+                    // Its session will soon be over, and the coordinator gives the shard to others.
+                    session_response::Message::MakeShard(_) if self.agent.is_leaving() || self.recovering => {}
+                    session_response::Message::MakeShard(make) => {
+                        self.shards.make(make, self.options.log_format, makers);
                     }
-                    None => tracing::warn!("the coordinator sent an order that names no attempt"),
+                    session_response::Message::StopShards(stop) => self.shards.stop(&stop),
+                    message => match letters::heard(message) {
+                        Some(heard) => {
+                            let actions = self.agent.hear(heard, self.time.now());
+                            self.perform(actions, to);
+                        }
+                        None => tracing::warn!("the coordinator sent an order that names no attempt"),
+                    },
                 }
             }
         }
@@ -366,7 +394,7 @@ impl Shell {
                         cache_bytes: self.options.cache_bytes,
                         log_format: self.options.log_format,
                     };
-                    self.processes.start(&key, &start, &site, to);
+                    self.processes.start(key, process::rank(&start, &site), Order::start(&start), to);
                 }
                 Action::Tell(key, tell) => self.processes.tell(&key, tell.into()),
                 Action::Kill(key) => self.processes.kill(&key),
@@ -377,6 +405,7 @@ impl Shell {
     fn beat(&mut self, to: &mpsc::Sender<Heard>) {
         let hung = self.agent.tick(self.time.now());
         self.perform(hung, to);
+        self.shards.beat(self.connection.is_some());
         if let Some(connection) = &self.connection {
             let beat = session_request::Message::Heartbeat(Heartbeat { at: self.time.now() });
             // A full channel is being emptied: that is a sign of life, too.
@@ -387,6 +416,7 @@ impl Shell {
     /// The first time gently, the second time hard.
     fn leave(&mut self, reason: &str, to: &mpsc::Sender<Heard>) {
         let now = self.time.now();
+        self.shards.end("the agent leaves");
         let actions = if self.agent.is_leaving() {
             self.agent.kill_all("the agent was asked to end twice", now)
         } else {

@@ -1,8 +1,9 @@
-//! A rank as a child process: started in a process group of its own, with a clean environment, listened to until it ends.
+//! Child processes, ranks above all: each is started in a process group of its own, with a clean environment, and listened to until
+//! it ends.
 
 use std::{
-    collections::HashMap, env, ffi::OsString, os::unix::process::ExitStatusExt, path::Path, process::Stdio,
-    time::Duration,
+    collections::HashMap, env, ffi::OsString, fmt, hash::Hash, os::unix::process::ExitStatusExt, path::Path,
+    process::Stdio, time::Duration,
 };
 
 use morph_control::agent::{Key, Status};
@@ -11,6 +12,7 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
     process::{Child, Command},
@@ -28,17 +30,17 @@ const LINE: usize = 8 << 10;
 /// How long pipes are read after the process has ended: something it started may hold them open.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What happens to a rank.
+/// What happens to a child: by default a rank.
 #[derive(Debug)]
-pub enum Heard {
+pub enum Heard<K = Key, E = Event> {
     /// It said something.
-    Event(Key, Event),
+    Event(K, E),
     /// It wrote a line on this stream.
-    Line(Key, &'static str, String),
+    Line(K, &'static str, String),
     /// It has ended, and everything that it said before has been passed on.
-    Exited(Key, Status),
+    Exited(K, Status),
     /// It could not be started.
-    Failed(Key, String),
+    Failed(K, String),
 }
 
 /// What every rank of this agent is told.
@@ -54,93 +56,126 @@ pub struct Site<'a> {
     pub log_format: morph_telemetry::Format,
 }
 
-/// Running ranks.
-#[derive(Debug, Default)]
-pub struct Processes {
-    running: HashMap<Key, Running>,
+/// Running children: by default ranks, and their orders.
+#[derive(Debug)]
+pub struct Processes<K: Name = Key, O = Order> {
+    running: HashMap<K, Running<O>>,
 }
+
+/// What a child is known by.
+pub trait Name: Copy + Eq + Hash + fmt::Display + Send + Sync + 'static {}
+
+impl<K: Copy + Eq + Hash + fmt::Display + Send + Sync + 'static> Name for K {}
 
 #[derive(Debug)]
-struct Running {
+struct Running<O> {
     group: Pid,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<O>,
 }
 
-impl Processes {
-    /// Starts a rank and listens to it in the background.
-    pub fn start(&mut self, key: &Key, start: &StartRank, site: &Site<'_>, heard: &mpsc::Sender<Heard>) {
-        match spawn(start, site) {
+impl<K: Name, O> Default for Processes<K, O> {
+    fn default() -> Self {
+        Self { running: HashMap::new() }
+    }
+}
+
+impl<K: Name, O: Serialize + Send + 'static> Processes<K, O> {
+    /// Starts `command` with a first order, and listens to it in the background.
+    pub fn start<E: DeserializeOwned + Send + 'static>(
+        &mut self,
+        key: K,
+        command: Result<Command, String>,
+        first: O,
+        heard: &mpsc::Sender<Heard<K, E>>,
+    ) {
+        match command.and_then(spawn) {
             Ok(child) => {
                 let (orders, queue) = mpsc::unbounded_channel();
                 // The channel was made here: nobody can have closed it yet.
-                drop(orders.send(Order::start(start)));
+                drop(orders.send(first));
                 let pid = child
                     .id()
                     .and_then(|id| i32::try_from(id).ok())
                     .expect("invariant: a child just started has a pid");
-                self.running.insert(*key, Running { group: Pid::from_raw(pid), orders });
-                tokio::spawn(listen(*key, child, queue, heard.clone()));
+                self.running.insert(key, Running { group: Pid::from_raw(pid), orders });
+                tokio::spawn(listen(key, child, queue, heard.clone()));
             }
             Err(why) => {
-                let (key, heard) = (*key, heard.clone());
+                let heard = heard.clone();
                 tokio::spawn(async move { heard.send(Heard::Failed(key, why)).await });
             }
         }
     }
 
-    /// Passes an order on; a rank that has ended does not hear it.
-    pub fn tell(&self, key: &Key, order: Order) {
-        if let Some(rank) = self.running.get(key) {
-            drop(rank.orders.send(order));
+    /// Passes an order on; a child that has ended does not hear it.
+    pub fn tell(&self, key: &K, order: O) {
+        if let Some(child) = self.running.get(key) {
+            drop(child.orders.send(order));
         }
     }
+}
 
+impl<K: Name, O> Processes<K, O> {
     /// kill -9.
-    pub fn kill(&self, key: &Key) {
-        if let Some(rank) = self.running.get(key)
-            && let Err(e) = killpg(rank.group, Signal::SIGKILL)
+    pub fn kill(&self, key: &K) {
+        if let Some(child) = self.running.get(key)
+            && let Err(e) = killpg(child.group, Signal::SIGKILL)
         {
             // It may have ended by itself, which is as good.
-            let (run, attempt, rank) = key.parts();
-            tracing::debug!(%run, attempt, rank, "kill: {e}");
+            tracing::debug!(%key, "kill: {e}");
         }
     }
 
-    /// Forgets a rank that has ended.
-    pub fn forget(&mut self, key: &Key) {
+    /// Forgets a child that has ended.
+    pub fn forget(&mut self, key: &K) {
         self.running.remove(key);
     }
 }
 
-impl Drop for Processes {
+impl<K: Name, O> Drop for Processes<K, O> {
     fn drop(&mut self) {
         self.running.keys().for_each(|key| self.kill(key));
     }
 }
 
-fn spawn(start: &StartRank, site: &Site<'_>) -> Result<Child, String> {
+fn spawn(mut command: Command) -> Result<Child, String> {
+    let program = command.as_std().get_program().to_owned();
+    command.spawn().map_err(|e| format!("start {}: {e}", Path::new(&program).display()))
+}
+
+/// This very program, with another verb, as a child that this process speaks to. It computes in so many threads.
+///
+/// # Errors
+/// When this program cannot be found.
+pub fn command(verb: &str, threads: u32, log_format: morph_telemetry::Format) -> Result<Command, String> {
     let program = env::current_exe().map_err(|e| format!("find the worker's own program: {e}"))?;
-    let threads = serde_json::from_str::<morph_spec::Experiment>(&start.experiment_json)
-        .map_or(1, |experiment| experiment.trainer.threads.max(1));
-    Command::new(&program)
-        .arg("rank")
-        .args(["--agent", &std::process::id().to_string(), "--host", site.host])
-        .args(["--log-format", site.log_format.word()])
-        .args(["--cache-bytes", &site.cache_bytes.to_string()])
-        .arg("--cache")
-        .arg(site.cache)
+    let mut command = Command::new(program);
+    command
+        .arg(verb)
+        .args(["--agent", &std::process::id().to_string(), "--log-format", log_format.word()])
         .env_clear()
         .envs(environment(env::vars_os(), threads))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|e| format!("start {}: {e}", program.display()))
+        .process_group(0);
+    Ok(command)
 }
 
-/// What a rank sees of the agent's environment: how to reach object storage and devices, and nothing that would let two
-/// nodes compute differently. The number of threads is the experiment's.
+/// The process of a rank.
+///
+/// # Errors
+/// As [`command`].
+pub fn rank(start: &StartRank, site: &Site<'_>) -> Result<Command, String> {
+    let threads = serde_json::from_str::<morph_spec::Experiment>(&start.experiment_json)
+        .map_or(1, |experiment| experiment.trainer.threads.max(1));
+    let mut command = command("rank", threads, site.log_format)?;
+    command.args(["--host", site.host, "--cache-bytes", &site.cache_bytes.to_string()]).arg("--cache").arg(site.cache);
+    Ok(command)
+}
+
+/// What a child sees of the agent's environment: how to reach object storage and devices, and nothing that would let two
+/// nodes compute differently. The number of threads is the job's.
 fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -> Vec<(OsString, OsString)> {
     const NAMES: [&str; 10] =
         ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
@@ -175,14 +210,19 @@ fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -
     .collect()
 }
 
-async fn listen(key: Key, mut child: Child, mut queue: mpsc::UnboundedReceiver<Order>, heard: mpsc::Sender<Heard>) {
+async fn listen<K: Name, O: Serialize + Send + 'static, E: DeserializeOwned + Send + 'static>(
+    key: K,
+    mut child: Child,
+    mut queue: mpsc::UnboundedReceiver<O>,
+    heard: mpsc::Sender<Heard<K, E>>,
+) {
     let mut stdin = child.stdin.take().expect("invariant: stdin is piped");
     let stdout = child.stdout.take().expect("invariant: stdout is piped");
     let stderr = child.stderr.take().expect("invariant: stderr is piped");
     let out = tokio::spawn(read(key, "stdout", stdout, heard.clone()));
     let err = tokio::spawn(read(key, "stderr", stderr, heard.clone()));
     let orders = tokio::spawn(async move {
-        // Ends when the agent forgets the rank or the rank closes its end; then stdin closes, and the rank exits.
+        // Ends when the agent forgets the child or the child closes its end; then stdin closes, and the child exits.
         while let Some(order) = queue.recv().await {
             let mut line = serde_json::to_vec(&order).expect("invariant: orders are plain data");
             line.push(b'\n');
@@ -229,7 +269,12 @@ async fn next_line<'a>(reader: &mut (impl AsyncBufRead + Unpin), line: &'a mut V
     }
 }
 
-async fn read(key: Key, stream: &'static str, pipe: impl AsyncRead + Unpin, heard: mpsc::Sender<Heard>) {
+async fn read<K: Name, E: DeserializeOwned>(
+    key: K,
+    stream: &'static str,
+    pipe: impl AsyncRead + Unpin,
+    heard: mpsc::Sender<Heard<K, E>>,
+) {
     let mut reader = BufReader::with_capacity(64 << 10, pipe);
     let mut line = Vec::new();
     while let Some(line) = next_line(&mut reader, &mut line).await {
@@ -281,7 +326,7 @@ mod tests {
     async fn lines_events_and_noise_are_told_apart() {
         let run = "01J00000000000000000000000".parse().unwrap();
         let key = Key { fence: morph_spec::Fence { run, attempt: 1 }, rank: 0 };
-        let (sender, mut heard) = mpsc::channel(16);
+        let (sender, mut heard) = mpsc::channel::<Heard>(16);
         let bytes: &[u8] = b"{\"event\":\"ready\",\"step\":1,\"total_steps\":2}\nnoise\n\xff\n";
         read(key, "stdout", bytes, sender).await;
         assert!(matches!(heard.recv().await, Some(Heard::Event(_, Event::Ready { step: 1, total_steps: 2 }))));

@@ -28,19 +28,11 @@ use morph_objects::Objects;
 use morph_proto::v1;
 use morph_spec::{Digest, Experiment};
 use morph_telemetry::{Identity, TRACE, continues};
-use nix::{
-    sys::{
-        prctl,
-        resource::{Resource, getrlimit, setrlimit},
-        signal::Signal,
-    },
-    unistd::{Pid, getppid},
-};
 use tch::Kind;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    device,
+    child, device,
     evaluate::{self, Similarity},
     rank::{
         events::Events,
@@ -71,7 +63,7 @@ pub struct Options {
 /// Serves one attempt and exits.
 pub fn main(options: &Options) -> ! {
     let events = Arc::new(Events::new(Box::new(stdout())));
-    if let Err(why) = bind_to(options.agent).and_then(|()| limit()) {
+    if let Err(why) = child::bind_to(options.agent).and_then(|()| child::limit()) {
         leave(&events, Exit::Infra, why);
     }
     let orders = Orders::read(BufReader::new(stdin()), Arc::clone(&events));
@@ -91,29 +83,6 @@ pub fn main(options: &Options) -> ! {
             leave(&events, failure.exit(), failure.to_string());
         }
     }
-}
-
-/// Makes the kernel kill this process when the agent dies.
-fn bind_to(agent: u32) -> Result<(), String> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("ask for a signal at the agent's death: {e}"))?;
-    // It may have died before the request.
-    if i32::try_from(agent).is_ok_and(|pid| getppid() == Pid::from_raw(pid)) {
-        Ok(())
-    } else {
-        Err(format!("this rank's agent ({agent}) is gone; `morph-worker rank` is started by an agent only"))
-    }
-}
-
-/// Most files that a rank may have open: shards, sockets to its peers, and room to spare.
-const FILES: u64 = 65_536;
-
-/// What the kernel lets this process do. No core dump: it would hold patients' images and object storage's keys.
-fn limit() -> Result<(), String> {
-    let fail = |e| format!("limit this process's resources: {e}");
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail)?;
-    let files = hard.min(FILES);
-    setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(fail)
 }
 
 /// What a start order says, parsed.
