@@ -1,26 +1,18 @@
 //! `data synth|prepare|inspect|verify|diff` and `validate`.
 
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
-use morph_data::{Progress, diff, inspect, prepare, synth};
+use morph_data::{diff, inspect, prepare::Options, synth};
 use morph_spec::load::{self, Document};
 use serde_json::{Value, json};
 
 use crate::{
+    bars::Bars,
     cli::{Data, Format, Global, Set},
     connect, describe,
-    fail::{ERROR, USAGE, coded},
-    print, text,
+    fail::{ERROR, OK, USAGE, coded},
+    prepare, print, text,
 };
 
 /// How files are read: with `--set`, and with MORPH_HOME as it was resolved.
@@ -44,18 +36,18 @@ pub fn document(file: &Path, options: &load::Options) -> Result<Document> {
     Ok(load::text(&text, "standard input", Path::new(""), options)?)
 }
 
-/// Runs a `data` verb.
+/// Runs a `data` verb; the exit code.
 ///
 /// # Errors
 /// What went wrong, with the file or URL.
-pub async fn run(global: &Global, command: Data) -> Result<()> {
+pub async fn run(global: &Global, command: Data) -> Result<u8> {
     match command {
         Data::Synth { root, healthy, opacity, other, seed, size } => {
             write(global, &synth::Options { root, seed, healthy, opacity, other, size })
         }
-        Data::Prepare { file, set, overwrite, jobs, memory } => {
-            let options = prepare::Options { jobs, overwrite, memory: u64::from(memory) << 20 };
-            prepare(global, &file, &set, &options).await
+        Data::Prepare { file, set, overwrite, jobs, memory, workers } => {
+            let options = Options { jobs, overwrite, memory: u64::from(memory) << 20 };
+            return prepare::prepare(global, &file, &set, &options, workers).await;
         }
         Data::Verify { dataset } => verify(global, &url_of(global, &dataset)?).await,
         Data::Diff { a, b } => diff(global, &url_of(global, &a)?, &url_of(global, &b)?).await,
@@ -64,6 +56,7 @@ pub async fn run(global: &Global, command: Data) -> Result<()> {
             look(global, &dataset, verify, sheet).await
         }
     }
+    .map(|()| OK)
 }
 
 fn write(global: &Global, options: &synth::Options) -> Result<()> {
@@ -80,44 +73,6 @@ fn write(global: &Global, options: &synth::Options) -> Result<()> {
         }
         Format::Table => {
             print::line(&format!("{root}: {n} phantoms in RSNA's layout (their numbers say nothing about patients)"))
-        }
-    }
-}
-
-async fn prepare(global: &Global, file: &Path, set: &Set, options: &prepare::Options) -> Result<()> {
-    let Document::Dataset(spec) = document(file, &self::options(global, set)?)? else {
-        return Err(coded(USAGE, format!("{}: only a file of kind: dataset can be prepared", file.display())));
-    };
-    let bars = Bars::new(global);
-    let report = prepare::prepare(&spec, options, &bars).await?;
-    bars.done();
-    if !report.skipped.is_empty() && !global.quiet {
-        let n = report.skipped.len();
-        say!("{n} file{} skipped; {}/skipped.csv says why", if n == 1 { "" } else { "s" }, report.url);
-    }
-    if report.resumed > 0 && !global.quiet {
-        let n = report.resumed;
-        say!("{n} shard{} taken over from an interrupted job", if n == 1 { " was" } else { "s were" });
-    }
-    if report.manifest.patient_ids == morph_spec::manifest::PatientIds::Image && !global.quiet && !report.reused {
-        say!(
-            "note: ids name images, not persons, so a person may be in two splits; source.patient_map would prevent it"
-        );
-    }
-    match global.output {
-        Format::Json | Format::Yaml => print::value(global, &serde_json::to_value(&report)?),
-        Format::Name => print::line(&format!("dataset/{}", report.manifest.name)),
-        Format::Table => {
-            let what = if report.reused { "reused, it is there already" } else { "prepared" };
-            let m = &report.manifest;
-            print::line(&format!(
-                "{}: {what}: {} samples in {} shards, {}",
-                report.url,
-                m.samples(),
-                m.shards.len(),
-                text::bytes(m.bytes())
-            ))?;
-            print::line(&print::table(&["SPLIT", "LABEL", "SAMPLES"], describe::counts(m)))
         }
     }
 }
@@ -251,100 +206,4 @@ pub fn validate(global: &Global, files: &[PathBuf], set: &Set) -> Result<()> {
         print::value(global, &Value::Array(documents))?;
     }
     if wrong > 0 { Err(coded(USAGE, format!("{wrong} of {} files are invalid", files.len()))) } else { Ok(()) }
-}
-
-/// Progress on the terminal: a bar, or a line now and then.
-struct Bars {
-    shown: Shown,
-}
-
-enum Shown {
-    Nothing,
-    Bar(ProgressBar),
-    Lines { state: Mutex<Stage>, total: AtomicU64, done: AtomicU64 },
-}
-
-/// What is done at the moment.
-struct Stage {
-    name: String,
-    began: Instant,
-    said: Instant,
-}
-
-impl Stage {
-    fn new(name: &str) -> Self {
-        let now = Instant::now();
-        Self { name: name.to_owned(), began: now, said: now }
-    }
-}
-
-/// How often a line is said when there is no terminal.
-const PACE: Duration = Duration::from_secs(10);
-
-impl Bars {
-    fn new(global: &Global) -> Self {
-        let shown = if global.quiet {
-            Shown::Nothing
-        } else if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{msg:18} {bar:32} {pos}/{len} {per_sec} {eta} left");
-            Shown::Bar(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
-        } else {
-            Shown::Lines { state: Mutex::new(Stage::new("")), total: AtomicU64::new(0), done: AtomicU64::new(0) }
-        };
-        Self { shown }
-    }
-
-    fn done(&self) {
-        if let Shown::Bar(bar) = &self.shown {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Bars {
-    fn stage(&self, name: &str, total: u64) {
-        match &self.shown {
-            Shown::Nothing => {}
-            Shown::Bar(bar) => {
-                bar.reset();
-                bar.set_length(total);
-                bar.set_message(name.to_owned());
-            }
-            Shown::Lines { state, total: all, done } => {
-                all.store(total, Ordering::Relaxed);
-                done.store(0, Ordering::Relaxed);
-                *state.lock().unwrap_or_else(PoisonError::into_inner) = Stage::new(name);
-            }
-        }
-    }
-
-    fn advance(&self, n: u64) {
-        match &self.shown {
-            Shown::Nothing => {}
-            Shown::Bar(bar) => bar.inc(n),
-            Shown::Lines { state, total, done } => {
-                let now = done.fetch_add(n, Ordering::Relaxed) + n;
-                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                if state.said.elapsed() >= PACE {
-                    state.said = Instant::now();
-                    let (total, rate) =
-                        (total.load(Ordering::Relaxed), now as f64 / state.began.elapsed().as_secs_f64());
-                    let left = Duration::from_secs((total.saturating_sub(now) as f64 / rate.max(f64::EPSILON)) as u64);
-                    say!(
-                        "{}: {now} of {total}, {rate:.1} a second, {} left",
-                        state.name,
-                        indicatif::HumanDuration(left)
-                    );
-                }
-            }
-        }
-    }
-
-    fn warn(&self, line: &str) {
-        match &self.shown {
-            Shown::Nothing => {}
-            Shown::Bar(bar) => bar.suspend(|| say!("{line}")),
-            Shown::Lines { .. } => say!("{line}"),
-        }
-    }
 }

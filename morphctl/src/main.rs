@@ -6,6 +6,7 @@ macro_rules! say {
     ($($text:tt)*) => { $crate::print::note(&format!($($text)*)) };
 }
 
+mod bars;
 mod certs;
 mod change;
 mod checkpoint;
@@ -23,6 +24,7 @@ mod import;
 mod json;
 mod local;
 mod logs;
+mod prepare;
 mod print;
 mod report;
 mod reproduce;
@@ -87,7 +89,7 @@ async fn run(mut cli: Cli) -> Result<u8> {
     }
     let global = &cli.global;
     match cli.command {
-        Command::Data(command) => data::run(global, command).await?,
+        Command::Data(command) => return data::run(global, command).await,
         Command::Validate { files, set } => data::validate(global, &files, &set)?,
         Command::Import { file, out, force } => import::import(&file, out.as_deref(), force)?,
         Command::Train(args) => {

@@ -272,5 +272,11 @@ fn a_submitter_cannot_send_the_coordinator_where_only_it_can_go() {
         let (code, _, err) = run(world.command(elsewhere, None, &args));
         assert!(code == 2 && err.contains(word), "{named}: {code} {err}");
     }
+    // Nor agents.
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/datasets/rsna-phantom.yaml");
+    let elsewhere_too = format!("output={}", elsewhere.join("datasets/again").display());
+    let args = ["--coordinator", &url, "data", "prepare", file, "--workers", "2", "--set", &elsewhere_too];
+    let (code, _, err) = run(world.command(elsewhere, None, &args));
+    assert!(code == 2 && err.contains("source.root") && err.contains("--allow-files"), "{code} {err}");
     world.runtime.block_on(open.stop());
 }

@@ -37,9 +37,11 @@ The same arguments give the same bytes. Phantom numbers say nothing about patien
     #[command(after_help = "Examples:
   morphctl data prepare configs/datasets/rsna-phantom.yaml
   morphctl data prepare configs/datasets/rsna.yaml --set source.root=/data/rsna --set preprocess.size=256
+  morphctl data prepare configs/datasets/padchest.yaml --workers 8 --coordinator https://head:7070
 
 Files that cannot be read are listed in skipped.csv beside the manifest. Run again, it says what it reuses; after a kill it goes on
-where it was. docs/data.md has every layout and option.")]
+where it was. With --workers the agents of a coordinator make the shards; source and output must be places that they and this machine
+see. docs/data.md has every layout and option.")]
     Prepare {
         /// The dataset's YAML.
         file: PathBuf,
@@ -55,6 +57,9 @@ where it was. docs/data.md has every layout and option.")]
         /// Memory that it may take, about, in MiB.
         #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(256..))]
         memory: u32,
+        /// Have a coordinator's agents make the shards, at most so many at a time; --jobs and --memory are then each agent's.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        workers: Option<u32>,
     },
     /// Compares every shard of a prepared dataset with its checksum.
     Verify {
