@@ -191,6 +191,23 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn agent_of(&self, urls: &str, name: &str, slots: u32) -> Result<Process> {
+        Process::start(&mut self.agent_command(urls, name, slots)?, &self.home.join(format!("{name}.log")))
+    }
+
+    /// As [`Self::agent`], but it sees an empty folder where others see `hidden`.
+    ///
+    /// # Errors
+    /// When it cannot be started; who is not root may not hide anything.
+    pub fn blind_agent(&self, name: &str, hidden: &Path) -> Result<Process> {
+        let agent = self.agent_command(&self.url(), name, 1)?;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none \"$0\" && exec \"$@\""]).arg(hidden);
+        command.arg(agent.get_program()).args(agent.get_args());
+        command.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Process::start(&mut command, &self.home.join(format!("{name}.log")))
+    }
+
+    fn agent_command(&self, urls: &str, name: &str, slots: u32) -> Result<Command> {
         let home = self.home.join(name);
         fs::create_dir_all(&home)?;
         let token = self.home.join(format!("{name}.token"));
@@ -199,15 +216,14 @@ impl Cluster {
             create.args(["token", "create", "--scope", "agent", "--name", name, "--out"]).arg(&token);
             expect(create.arg("--home").arg(&self.state).env_remove("MORPH_COORDINATOR"), 0)?;
         }
-        Process::start(
-            Command::new(program("morph-worker")?)
-                .args(["agent", "--coordinator", urls, "--slots", &slots.to_string(), "--home"])
-                .arg(&home)
-                .arg("--token-file")
-                .arg(&token)
-                .envs(self.env.iter().map(|(name, value)| (name, value))),
-            &self.home.join(format!("{name}.log")),
-        )
+        let mut command = Command::new(program("morph-worker")?);
+        command
+            .args(["agent", "--coordinator", urls, "--slots", &slots.to_string(), "--home"])
+            .arg(&home)
+            .arg("--token-file")
+            .arg(&token)
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
+        Ok(command)
     }
 }
 
@@ -233,10 +249,18 @@ pub fn with_ranks(agent: &Process) -> Result<Vec<u32>> {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn ranks_of(agent: u32) -> Result<Vec<u32>> {
-    let mut ranks = Vec::new();
+    children_of(agent, "rank")
+}
+
+/// Process ids of the children of `agent` that were started with `verb`.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn children_of(agent: u32, verb: &str) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        // A process may end between listing and reading: then it is no rank.
+        // A process may end between listing and reading: then it is none.
         let (Ok(stat), Ok(line)) =
             (fs::read_to_string(format!("/proc/{pid}/stat")), fs::read_to_string(format!("/proc/{pid}/cmdline")))
         else {
@@ -244,10 +268,10 @@ pub fn ranks_of(agent: u32) -> Result<Vec<u32>> {
         };
         let parent =
             stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).and_then(|p| p.parse::<u32>().ok());
-        if parent == Some(agent) && line.split('\0').any(|a| a == "rank") {
-            ranks.push(pid);
+        if parent == Some(agent) && line.split('\0').any(|a| a == verb) {
+            found.push(pid);
         }
     }
-    ranks.sort_unstable();
-    Ok(ranks)
+    found.sort_unstable();
+    Ok(found)
 }
