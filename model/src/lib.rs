@@ -8,6 +8,7 @@
 mod draws;
 mod error;
 pub mod graph;
+pub mod inception;
 mod layers;
 pub mod losses;
 pub mod lpips;

@@ -4,6 +4,8 @@
 //! `golden/state_dicts.json` was recorded from the paper's own classes (torch 2.11), built as its configs/cxr/*.yaml say.
 #![allow(clippy::unwrap_used)]
 
+mod python;
+
 use std::{collections::BTreeMap, path::Path};
 
 use morph_model::{build, state_dict};

@@ -16,34 +16,96 @@ pub struct Gaussian {
     covariance: Vec<f64>,
 }
 
+/// Sums from which a Gaussian is fitted, one image after the other, so that features need not be kept. They are of the difference from
+/// the first image, which loses no digits where features vary little. The same images in the same order give the same bits.
+#[derive(Debug, Clone, Default)]
+pub struct Moments {
+    /// The first image's features.
+    first: Vec<f64>,
+    images: usize,
+    sums: Vec<f64>,
+    /// The upper triangle of the sums of products, row by row.
+    products: Vec<f64>,
+}
+
+impl Moments {
+    /// Takes in the features of one image.
+    ///
+    /// # Errors
+    /// When they are none, not as many as the first image's, or one is not finite; nothing is taken in then.
+    pub fn add(&mut self, features: &[f64]) -> Result<(), Error> {
+        checked(WHAT, "features", features)?;
+        let dimension = features.len();
+        if self.images == 0 {
+            *self = Self {
+                first: features.to_vec(),
+                images: 1,
+                sums: vec![0.0; dimension],
+                products: vec![0.0; dimension * (dimension + 1) / 2],
+            };
+            return Ok(());
+        }
+        if dimension != self.first.len() {
+            let why = format!("an image has {dimension} features, the first {}", self.first.len());
+            return Err(Error::Shape { what: WHAT, why });
+        }
+        self.images += 1;
+        let apart: Vec<f64> = features.iter().zip(&self.first).map(|(v, first)| v - first).collect();
+        let mut line = self.products.as_mut_slice();
+        for (i, v) in apart.iter().enumerate() {
+            self.sums[i] += v;
+            let (row, rest) = line.split_at_mut(dimension - i);
+            row.iter_mut().zip(&apart[i..]).for_each(|(sum, w)| *sum += v * w);
+            line = rest;
+        }
+        Ok(())
+    }
+
+    /// How many images were taken in.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// The Gaussian: mean and sample covariance (÷ n − 1, as `numpy.cov`).
+    ///
+    /// # Errors
+    /// When there are fewer than two images, which have no covariance.
+    pub fn gaussian(&self) -> Result<Gaussian, Error> {
+        if self.images < 2 {
+            let why = format!("{} images have no covariance, two are the least", self.images);
+            return Err(Error::Shape { what: WHAT, why });
+        }
+        let (n, dimension) = (self.images as f64, self.first.len());
+        let mut covariance = vec![0.0; dimension * dimension];
+        let mut line = self.products.as_slice();
+        for i in 0..dimension {
+            let (row, rest) = line.split_at(dimension - i);
+            for (j, product) in (i..).zip(row) {
+                let value = (product - self.sums[i] * self.sums[j] / n) / (n - 1.0);
+                covariance[i * dimension + j] = value;
+                covariance[j * dimension + i] = value;
+            }
+            line = rest;
+        }
+        let mean = self.first.iter().zip(&self.sums).map(|(first, sum)| first + sum / n).collect();
+        Ok(Gaussian { mean, covariance })
+    }
+}
+
 impl Gaussian {
-    /// Fits to `features`, images × `dimension` values, row by row: mean and sample covariance (÷ n − 1, as `numpy.cov`).
+    /// Fits to `features`, images × `dimension` values, row by row.
     ///
     /// # Errors
     /// When there are fewer than two images, sizes do not fit, or a value is not finite.
     pub fn fit(features: &[f64], dimension: usize) -> Result<Self, Error> {
         checked(WHAT, "features", features)?;
-        if dimension == 0 || !features.len().is_multiple_of(dimension) || features.len() / dimension < 2 {
-            let why = format!("{} values are not two or more images of {dimension} features", features.len());
+        if dimension == 0 || !features.len().is_multiple_of(dimension) {
+            let why = format!("{} values are no images of {dimension} features", features.len());
             return Err(Error::Shape { what: WHAT, why });
         }
-        let images = features.len() / dimension;
-        let mut mean = vec![0.0; dimension];
-        for row in features.chunks_exact(dimension) {
-            mean.iter_mut().zip(row).for_each(|(m, v)| *m += v);
-        }
-        mean.iter_mut().for_each(|m| *m /= images as f64);
-        let mut covariance = vec![0.0; dimension * dimension];
-        let mut centred = vec![0.0; dimension];
-        for row in features.chunks_exact(dimension) {
-            centred.iter_mut().zip(row.iter().zip(&mean)).for_each(|(c, (v, m))| *c = v - m);
-            for (i, ci) in centred.iter().enumerate() {
-                let line = &mut covariance[i * dimension..][..dimension];
-                line.iter_mut().zip(&centred).for_each(|(s, cj)| *s += ci * cj);
-            }
-        }
-        covariance.iter_mut().for_each(|s| *s /= (images - 1) as f64);
-        Ok(Self { mean, covariance })
+        let mut moments = Moments::default();
+        features.chunks_exact(dimension).try_for_each(|image| moments.add(image))?;
+        moments.gaussian()
     }
 
     /// From recorded moments: `covariance` is d × d, row by row.
@@ -274,6 +336,14 @@ mod tests {
         assert!(matches!(Gaussian::fit(&[1.0, f64::NAN], 1), Err(Error::NotFinite { index: 1, .. })));
         assert!(Gaussian::from_moments(vec![0.0; 2], vec![1.0, 0.5, 0.0, 1.0]).is_err());
         assert!(Gaussian::from_moments(vec![0.0; 2], vec![1.0; 3]).is_err());
+        let mut moments = Moments::default();
+        moments.add(&[1.0, 2.0]).unwrap();
+        assert!(moments.add(&[1.0]).unwrap_err().to_string().contains("1 features, the first 2"));
+        assert!(moments.add(&[1.0, f64::INFINITY]).is_err());
+        assert!(moments.gaussian().unwrap_err().to_string().contains("1 images have no covariance"));
+        moments.add(&[3.0, 2.0]).unwrap();
+        let two = Gaussian::from_moments(vec![2.0, 2.0], vec![2.0, 0.0, 0.0, 0.0]).unwrap();
+        assert_eq!((moments.images(), moments.gaussian().unwrap()), (2, two));
         let none = Gaussian::from_moments(vec![0.0; 2], vec![1.0, 2.0, 2.0, 1.0]).unwrap();
         assert!(frechet_distance(&none, &none).unwrap_err().to_string().contains("is not one"));
     }

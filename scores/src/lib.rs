@@ -46,7 +46,7 @@ pub use components::{
 pub use deformation::{Deformation, deformation};
 pub use delong::{Comparison, DelongTest, delong_ci, delong_comparisons, delong_repeats, delong_test, delong_variance};
 pub use detection::{auroc, average_precision, fpr_at_tpr, pr_curve, roc_curve};
-pub use frechet::{Gaussian, frechet_distance};
+pub use frechet::{Gaussian, Moments, frechet_distance};
 pub use image::{l1, mse, psnr, smooth, ssim, ssim_map, top_mean, top_score};
 pub use localisation::{BestOverlap, PixelHistogram, Pointing, pointing};
 pub use multiple::{Better, best, format_interval, format_p, format_plus_minus, holm, mean_and_deviation};

@@ -65,6 +65,8 @@ pub struct Evaluation {
     pub truth: Option<String>,
     /// The network by which images are compared as people see them; without it there is no `lpips`.
     pub lpips: Option<Lpips>,
+    /// The network by whose features sets of images are compared; without it there is no `fid`.
+    pub fid: Option<Fid>,
     /// What becomes of test images that had a part in training.
     pub leakage: Leakage,
     /// Images per forward pass. Fixed, so that scores do not depend on the number of ranks.
@@ -87,6 +89,7 @@ impl Default for Evaluation {
             resamples: 2000,
             truth: None,
             lpips: None,
+            fid: None,
             leakage: Leakage::default(),
             batch_size: 16,
             panel_cases: 3,
@@ -109,6 +112,15 @@ pub struct Lpips {
 impl Lpips {
     /// Pixels a side below which AlexNet has nothing left of an image.
     pub const LEAST_SIDE: u32 = 31;
+}
+
+/// Fréchet Inception distance (Heusel et al. 2017).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fid {
+    /// The file that holds InceptionV3's state dict: that of the package `pytorch-fid`, which the paper's code uses, or
+    /// torchvision's.
+    pub weights: String,
 }
 
 /// A comparison with sets of its own.

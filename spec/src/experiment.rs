@@ -75,6 +75,7 @@ impl Experiment {
         places.extend(self.evaluation.truth.as_mut().map(|url| folder("evaluation.truth".to_owned(), url)));
         let lpips = self.evaluation.lpips.iter_mut().flat_map(|l| l.weights.iter_mut().enumerate());
         places.extend(lpips.map(|(i, url)| file(&format!("evaluation.lpips.weights.{i}"), url)));
+        places.extend(self.evaluation.fid.as_mut().map(|fid| file("evaluation.fid.weights", &mut fid.weights)));
         places.extend(self.model.weights.as_mut().map(|url| file("model.weights", url)));
         let perceptual = self.trainer.loss.perceptual.weights.as_mut().filter(|w| *w != "random");
         places.extend(perceptual.map(|url| file("trainer.loss.perceptual.weights", url)));

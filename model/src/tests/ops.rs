@@ -7,6 +7,7 @@ use tch::{Kind, Tensor};
 use super::{Golden, apart, facts, off, one_thread};
 use crate::{
     Adam,
+    inception::{Inception, Variant},
     losses::{self, Ncc},
     lpips::Lpips,
     methods::morphaeus::{identity, integrate, warp},
@@ -209,4 +210,71 @@ fn lpips_of_recorded_pairs() {
     weights.remove("lin3.model.1.weight");
     let why = Lpips::new(&weights, tch::Device::Cpu).unwrap_err().to_string();
     assert!(why.contains("no lin3.model.1.weight"), "{why}");
+}
+
+/// InceptionV3 with the weights that the fixture was recorded with (tests/golden/inception.py), and the fixture's facts.
+fn drawn_inception(classes: u64) -> (Tensors, serde_json::Value) {
+    let facts: serde_json::Value = serde_json::from_str(include_str!("../../tests/golden/inception.json")).unwrap();
+    let seed = facts["seed"].as_u64().unwrap();
+    let drawn = |name: &String, of: &serde_json::Value| {
+        let shape = of[2].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+        case::one(name, seed, (of[0].as_f64().unwrap() as f32, of[1].as_f64().unwrap() as f32), shape)
+    };
+    let mut weights: Tensors =
+        facts["tensors"].as_object().unwrap().iter().map(|(name, of)| (name.clone(), drawn(name, of))).collect();
+    weights.insert("fc.weight".into(), case::one("fc.weight", seed, (0.0, 0.01), vec![classes, 2048]));
+    (weights, facts)
+}
+
+#[test]
+fn inception_sees_what_pytorch_fid_sees() {
+    one_thread();
+    let bytes = include_bytes!("../../tests/golden/inception.safetensors");
+    let golden = Golden(weights::read(bytes, "inception").unwrap());
+    for (variant, classes) in [(Variant::PytorchFid, 1008), (Variant::Torchvision, 1000)] {
+        let (weights, facts) = drawn_inception(classes);
+        let inception = Inception::new(&weights, tch::Device::Cpu).unwrap();
+        assert_eq!(inception.variant(), variant);
+        let want = golden.get(variant.name(), Kind::Double);
+        let mut seen = Vec::new();
+        for (i, (name, of)) in facts["images"].as_object().unwrap().iter().enumerate() {
+            let number = |k: usize| of[k].as_f64().unwrap() as f32;
+            let side = |k: usize| of[2][k].as_u64().unwrap();
+            let image =
+                case::one(name, facts["seed"].as_u64().unwrap(), (number(0), number(1)), vec![1, 1, side(0), side(1)]);
+            let features = inception.features(&crate::from_data(&image, tch::Device::Cpu).unwrap()).unwrap();
+            let off = off(&features.get(0), &want.get(i as i64));
+            assert!(off < 1e-5, "{} {name} is off by {off:e}", variant.name());
+            seen.push(features);
+        }
+        // Several at once are each what they are alone.
+        let twice = crate::from_data(&case::one("x", 1, (0.5, 0.5), vec![1, 1, 40, 40]), tch::Device::Cpu).unwrap();
+        let pair = inception.features(&Tensor::cat(&[&twice, &(&twice * 0.5)], 0)).unwrap();
+        assert!(off(&pair.get(0), &inception.features(&twice).unwrap().get(0)) < 1e-5);
+        assert_eq!(Tensor::cat(&seen, 0).size(), [5, Inception::FEATURES as i64]);
+    }
+}
+
+#[test]
+fn weights_that_are_not_inceptions_are_refused_by_name() {
+    let (whole, _) = drawn_inception(1008);
+    let refused = |change: &dyn Fn(&mut Tensors)| {
+        let mut weights = whole.clone();
+        change(&mut weights);
+        Inception::new(&weights, tch::Device::Cpu).unwrap_err().to_string()
+    };
+    let said = refused(&|w| drop(w.remove("fc.weight")));
+    assert!(said.contains("no fc.weight"), "{said}");
+    let said = refused(&|w| w.get_mut("fc.weight").unwrap().shape = vec![10, 2048]);
+    assert!(said.contains("fc.weight is [10, 2048]") && said.contains("[1008, 2048]"), "{said}");
+    let said = refused(&|w| drop(w.remove("Mixed_7c.branch_pool.bn.running_var")));
+    assert!(said.contains("no Mixed_7c.branch_pool.bn.running_var"), "{said}");
+    let said = refused(&|w| w.get_mut("Mixed_6b.branch7x7_2.conv.weight").unwrap().shape.swap(2, 3));
+    assert!(
+        said.contains("Mixed_6b.branch7x7_2.conv.weight is [128, 128, 7, 1]") && said.contains("[128, 128, 1, 7]"),
+        "{said}"
+    );
+    let said =
+        refused(&|w| w.get_mut("Conv2d_1a_3x3.bn.weight").unwrap().bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    assert!(said.contains("Conv2d_1a_3x3.bn.weight has a value that is not finite"), "{said}");
 }

@@ -89,7 +89,7 @@ fn set(cases: &Cases, name: &str, role: Role, persons: &Persons<'_>, plan: Plan)
     }
     let who = persons.numbers(cases.set(name)).map(|who| who.into_iter().collect::<BTreeSet<u64>>().len());
     let datasets = datasets.into_iter().collect();
-    Ok(Set { role, datasets, cases: cases.set(name).count(), persons: who, labels, means })
+    Ok(Set { role, datasets, cases: cases.set(name).count(), persons: who, labels, means, fid: None })
 }
 
 fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -> Result<Comparison, Error> {
@@ -135,6 +135,8 @@ fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -
         subgroups: tables(cases, design, pair, persons)?,
         view_matched_auroc: view_matched(cases, design, pair, persons)?,
         localisation: None,
+        healthy_fid: None,
+        untouched_fid: None,
     })
 }
 

@@ -119,6 +119,22 @@ pub struct Set {
     pub labels: BTreeMap<String, usize>,
     /// The mean of each column over the cases that have it: SSIM, hits of the pointing game, what of a lesion was removed, …
     pub means: BTreeMap<String, Mean>,
+    /// Reconstructions against the very images that they are of; `None` where no network was given, or there is only one image.
+    #[serde(default)]
+    pub fid: Option<Fid>,
+}
+
+/// A Fréchet Inception distance (Heusel et al. 2017): 0 where two sets of images look alike. It is of whole sets, so no case has one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fid {
+    /// The distance.
+    pub value: f64,
+    /// Images of the one set.
+    pub images: usize,
+    /// Images of the other.
+    pub against: usize,
+    /// Whose Inception it is by; distances by different ones are not of one kind.
+    pub network: String,
 }
 
 /// A mean over cases.
@@ -156,6 +172,12 @@ pub struct Comparison {
     /// Where the findings are, if the pathology has boxes.
     #[serde(default)]
     pub localisation: Option<Localisation>,
+    /// Reconstructions of the sick images against the healthy images: how healthy they look.
+    #[serde(default)]
+    pub healthy_fid: Option<Fid>,
+    /// The sick images themselves against the healthy ones: what `healthy_fid` is where nothing is restored.
+    #[serde(default)]
+    pub untouched_fid: Option<Fid>,
 }
 
 /// How well one score separates two sets.

@@ -20,6 +20,7 @@ impl Evaluation {
             out.extend(
                 ["l1", "mse", "ssim", "psnr", "lpips", "displacement", "folded"].iter().filter_map(|name| of(name)),
             );
+            out.extend(set.fid.as_ref().map(|fid| (format!("{HEALTHY_SET}/fid"), fid.value)));
         }
         out.extend(self.model.validation_score.map(|score| ("val/score".to_owned(), score)));
         let mut sums = BTreeMap::<&str, f64>::new();
@@ -78,6 +79,11 @@ impl Evaluation {
             say("pixel_auroc", l.pixel_auroc);
             say("pixel_auprc", l.pixel_auprc);
             say("box_ap", l.mean_box_ap.value);
+        }
+        for (name, fid) in [("healthy_fid", &c.healthy_fid), ("untouched_fid", &c.untouched_fid)] {
+            if let Some(fid) = fid {
+                say(name, fid.value);
+            }
         }
         if let Some(set) = self.sets.get(&c.sets.pathology) {
             for name in ["pointing", "energy_inside", "twin_ssim", "lesion_removed"] {

@@ -6,11 +6,12 @@ use super::{Comparison, Evaluation, Localisation, Separation};
 use crate::{Estimate, columns, format_interval, format_p};
 
 /// What of a set is printed.
-const MEANS: [&str; 14] = [
+const MEANS: [&str; 15] = [
     "l1",
     "mse",
     "psnr",
     "ssim",
+    "lpips",
     "l1_inside",
     "l1_outside",
     "ssim_inside",
@@ -53,6 +54,9 @@ impl Evaluation {
                     let n = if mean.cases == set.cases { String::new() } else { format!("  ({} cases)", mean.cases) };
                     line(&mut out, &format!("  {column:<16} {}{n}", shown(&mean.estimate)));
                 }
+            }
+            if let Some(fid) = &set.fid {
+                line(&mut out, &format!("  {:<16} {:.3}  (by {}'s Inception)", "fid", fid.value, fid.network));
             }
         }
         for (name, comparison) in &self.comparisons {
@@ -120,6 +124,15 @@ impl Evaluation {
         }
         if let Some(l) = &c.localisation {
             self.localisation(out, c, l);
+        }
+        if let (Some(restored), Some(untouched)) = (&c.healthy_fid, &c.untouched_fid) {
+            line(
+                out,
+                &format!(
+                    "  FID against {} healthy images: {:.3} of the {} restored, {:.3} of them as they are",
+                    restored.against, restored.value, restored.images, untouched.value
+                ),
+            );
         }
     }
 

@@ -301,6 +301,9 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
             &format!("a model.image_size of at least {}, or leave it out", Lpips::LEAST_SIDE),
         );
     }
+    if let Some(fid) = &v.fid {
+        c.not_empty(&fid.weights, "evaluation.fid.weights", "InceptionV3's state dict, of pytorch-fid or torchvision");
+    }
     c.at_least(1, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(65_536, v.batch_size.into(), "evaluation.batch_size");
     c.at_most(64, v.panel_cases.into(), "evaluation.panel_cases");
@@ -408,6 +411,7 @@ mod tests {
             (json!({"evaluation.lpips": {"weights": []}}), "evaluation.lpips.weights: it names no file"),
             (json!({"evaluation.lpips": {"weights": ["a", ""]}}), "evaluation.lpips.weights.1: it is empty"),
             (json!({"evaluation.lpips": {"weights": ["a"]}, "model.image_size": 16}), "too small for AlexNet"),
+            (json!({"evaluation.fid": {"weights": " "}}), "evaluation.fid.weights: it is empty"),
             (json!({"evaluation.truth": " "}), "evaluation.truth: it is empty"),
             (comparison("a", &json!({"split": "tset"}), &json!({"split": "test"})), "did you mean `test`"),
             (comparison("a", &json!({"split": "train"}), &json!({"split": "test"})), "trained on"),
@@ -444,19 +448,20 @@ mod tests {
                 "pathology": {"dataset": "there/f", "split": "test"},
             }},
             "evaluation.lpips": {"weights": ["there/h", "there/i"]},
+            "evaluation.fid": {"weights": "there/j"},
         }))
         .unwrap();
         e.trainer.loss.perceptual.weights = Some("there/g".into());
         let named = |e: &Experiment| serde_json::to_string(e).unwrap().matches("there/").count();
-        assert_eq!((named(&e), e.places().len()), (9, 9));
+        assert_eq!((named(&e), e.places().len()), (10, 10));
         let files: Vec<String> = e.places().into_iter().filter(|p| !p.is_folder).map(|p| p.field).collect();
-        let lpips = ["evaluation.lpips.weights.0", "evaluation.lpips.weights.1"];
-        assert_eq!(files[..2], lpips);
-        assert_eq!(files[2..], ["model.weights", "trainer.loss.perceptual.weights"]);
+        let scored = ["evaluation.lpips.weights.0", "evaluation.lpips.weights.1", "evaluation.fid.weights"];
+        assert_eq!(files[..3], scored);
+        assert_eq!(files[3..], ["model.weights", "trainer.loss.perceptual.weights"]);
         e.places().into_iter().for_each(|p| *p.location = "here".into());
         assert_eq!(named(&e), 0);
         e.trainer.loss.perceptual.weights = Some("random".into());
-        assert_eq!(e.places().len(), 8, "no place, but weights that are drawn");
+        assert_eq!(e.places().len(), 9, "no place, but weights that are drawn");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use morph_spec::{
 };
 
 use crate::{
-    evaluate::{Outcome, Scene, Similarity, described, heatmaps, leakage, score},
+    evaluate::{Outcome, Scene, Similarity, described, heatmaps, inception, leakage, score},
     rank::{
         self,
         failure::Failure,
@@ -70,6 +70,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     leakage::refuse(&ready.leakage)?;
     let net = rank::build(&experiment, place, &runtime)?;
     let lpips = Similarity::load(&experiment, place, &runtime)?;
+    let fid = inception(&experiment, place, &runtime)?;
     snapshot::load_model(net.method.as_ref(), &snapshot)?;
     let (group, orders) = (Group::solo(), Orders::default());
     let scene = Scene {
@@ -78,6 +79,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
         validation: &ready.validation,
         leakage: Some(&ready.leakage),
         lpips: lpips.as_ref(),
+        fid: fid.as_ref(),
         group: &group,
         place,
         orders: &orders,

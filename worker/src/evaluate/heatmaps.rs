@@ -42,7 +42,7 @@ pub struct Request<'a> {
 pub fn write(scene: &Scene<'_>, method: &dyn Method, request: &Request<'_>) -> Result<usize, Failure> {
     let mut drawn = 0;
     for set in &scene.test.sets {
-        images(scene, method, &set.name, &set.samples, |i, image| -> Result<(), String> {
+        images(scene, method, &set.name, &set.samples, None, |i, image| -> Result<(), String> {
             let meta = set.samples.meta(i);
             let values: Vec<f32> = image.residual().into_iter().map(|v| v as f32).collect();
             let map = Map { width: image.width, height: image.height, values: &values };

@@ -6,12 +6,13 @@
 //!    over ranks is a number and zeros, or counts.
 //! 2. Nothing is chosen by looking at the test set: thresholds and scales are the healthy validation images', the panel's cases
 //!    evenly spaced.
-//! 3. Everything but localisation follows from the table of cases; rank 0 computes it.
+//! 3. Everything but localisation and FID follows from the table of cases; rank 0 computes it.
 
 pub mod checkpoint;
 mod gather;
 pub mod heatmaps;
 pub mod leakage;
+mod likeness;
 pub mod measure;
 pub mod panel;
 pub mod parquet;
@@ -25,11 +26,11 @@ use std::{
     time::Duration,
 };
 
-pub use similarity::Similarity;
+pub use similarity::{Similarity, inception};
 
 use bytes::Bytes;
 use morph_data::Samples;
-use morph_model::Method;
+use morph_model::{Method, inception::Inception};
 use morph_objects::Objects;
 use morph_scores::{
     Found, Plan,
@@ -72,6 +73,8 @@ pub struct Scene<'a> {
     pub leakage: Option<&'a Leakage>,
     /// By what images are compared as people see them, if anybody asked for that.
     pub lpips: Option<&'a Similarity>,
+    /// By what sets of images are compared, if anybody asked for that.
+    pub fid: Option<&'a Inception>,
     /// The ranks.
     pub group: &'a Group,
     /// Where tensors live.
@@ -233,6 +236,7 @@ pub fn score(scene: &Scene<'_>, method: &dyn Method, model: Scored) -> Result<Op
             comparison.localisation = place;
         }
     }
+    likeness::fill(scene, &passes, &mut evaluation)?;
     evaluation.notes.extend(notes(scene, &cases));
     let mut pictured = Vec::new();
     for (set, pass) in scene.test.sets.iter().zip(&passes) {

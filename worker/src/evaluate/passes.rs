@@ -6,7 +6,7 @@ use morph_data::{
     Samples,
     truth::{self, Truth},
 };
-use morph_model::{Keyed, Method};
+use morph_model::{Keyed, Method, Reconstruction};
 use morph_objects::Objects;
 use morph_scores::{Error, PixelHistogram, Region, evaluation::VALIDATION_SET, regions};
 use tch::Tensor;
@@ -14,6 +14,7 @@ use tch::Tensor;
 use crate::{
     evaluate::{
         Scene, gather,
+        likeness::{Batch, Seen},
         measure::{self, Image, Row},
     },
     rank::{
@@ -40,6 +41,8 @@ pub(super) struct Pass {
     pub regions: Vec<Vec<Region>>,
     /// Smoothed residuals of the images with boxes.
     pub pixels: PixelHistogram,
+    /// What Inception saw, where it is asked.
+    pub seen: Option<Seen>,
 }
 
 /// What the healthy validation images say.
@@ -59,7 +62,7 @@ pub(super) fn validate(scene: &Scene<'_>, method: &dyn Method, places: bool) -> 
         let last = histogram.len() - 1;
         histogram[((v * histogram.len() as f64) as usize).min(last)] += 1.0;
     };
-    let complete = images(scene, method, VALIDATION_SET, scene.validation, |i, image| {
+    let complete = images(scene, method, VALIDATION_SET, scene.validation, None, |i, image| {
         for y in [image.prior, image.reconstruction] {
             image.x.iter().zip(y).for_each(|(x, y)| count(&mut residuals, (x - y).abs()));
         }
@@ -91,7 +94,8 @@ pub(super) fn measure_set(
     let mut mine: Vec<Option<Row>> = vec![None; set.samples.len()];
     let mut found: Vec<Vec<Region>> = vec![Vec::new(); set.samples.len()];
     let mut pixels = PixelHistogram::new(FINE, 1.0)?;
-    let complete = images(scene, method, &set.name, &set.samples, |i, image| {
+    let mut seen = scene.fid.map(|_| Seen::default());
+    let complete = images(scene, method, &set.name, &set.samples, seen.as_mut(), |i, image| {
         let map = threshold.map(|_| image.smoothed()).transpose()?;
         if let Some((threshold, map)) = threshold.zip(map.as_ref()) {
             found[i] = regions(map, image.height, image.width, threshold, 1)?;
@@ -109,6 +113,7 @@ pub(super) fn measure_set(
         rows: gather::rows(scene.group, &mine)?,
         regions: gather::regions(scene.group, &found)?,
         pixels: gather::pixels(scene.group, &pixels, 1.0)?,
+        seen,
     }))
 }
 
@@ -118,80 +123,102 @@ pub(super) fn boxes(samples: &Samples, i: usize) -> Vec<morph_scores::Rect> {
     all.filter(|[_, _, w, h]| *w > 0.0 && *h > 0.0).collect()
 }
 
-/// Calls `each` for this rank's batches of `samples`; whether it got to the end.
-fn batches(
+/// Calls `each` for every round of batches, one a rank, with the images of all and of this rank's; whether it got to the end.
+fn rounds(
     scene: &Scene<'_>,
-    samples: &Samples,
-    mut each: impl FnMut(Range<usize>, &Tensor) -> Result<(), Failure>,
+    images: usize,
+    mut each: impl FnMut(Range<usize>, Option<Range<usize>>) -> Result<(), Failure>,
 ) -> Result<bool, Failure> {
     let size = scene.experiment.evaluation.batch_size.max(1) as usize;
     let (rank, world) = (scene.group.rank() as usize, scene.group.world() as usize);
-    let count = samples.len().div_ceil(size);
-    for (i, round) in (0..count).step_by(world).enumerate() {
+    for (i, start) in (0..images).step_by(size * world).enumerate() {
         if i % ROUNDS == 0 && scene.group.any(scene.orders.stop_requested())? {
             return Ok(false);
         }
-        let start = (round + rank) * size;
-        if start < samples.len() {
-            let range = start..samples.len().min(start + size);
-            each(range.clone(), &tensor(samples, range.map(|i| i as u64), scene.place))?;
-        }
+        let own = start + rank * size;
+        let mine = (own < images).then(|| own..images.min(own + size));
+        each(start..images.min(start + size * world), mine)?;
     }
     Ok(true)
 }
 
-/// Calls `each` for this rank's images of a set, with what the method makes of them; whether it got to the end.
+/// Calls `each` for this rank's images of a set, with what the method makes of them; whether it got to the end. What Inception sees
+/// of all is added to `seen`.
 pub(super) fn images<E: Display>(
     scene: &Scene<'_>,
     method: &dyn Method,
     set: &str,
     samples: &Samples,
+    mut seen: Option<&mut Seen>,
     mut each: impl FnMut(usize, &Image<'_>) -> Result<(), E>,
 ) -> Result<bool, Failure> {
-    let [height, width] = samples.image_size();
-    let area = height as usize * width as usize;
     let truth = scene.experiment.evaluation.truth.as_deref().map(Objects::open).transpose()?;
-    batches(scene, samples, |range, x| {
-        let r = method.reconstruct(x, &mut draws(scene, range.clone()))?;
-        let lpips = match scene.lpips {
-            Some(lpips) => Some(values(&lpips.apart(x, &r.reconstruction)?)?),
-            None => None,
-        };
-        let (x, prior, reconstruction) = (values(x)?, values(&r.prior)?, values(&r.reconstruction)?);
-        let fields = match &r.deformation {
-            Some(field) => Some([values(&field.select(1, 0))?, values(&field.select(1, 1))?]),
-            None => None,
-        };
-        for (k, i) in range.enumerate() {
-            let meta = samples.meta(i);
-            let known = match &truth {
-                Some(folder) => scene.runtime.block_on(truth::read(folder, &meta.id, [height, width]))?,
-                None => Truth::default(),
-            };
-            let plane = |values: &'_ [f64]| k * area..(k * area + area).min(values.len());
-            let image = Image {
-                height: height as usize,
-                width: width as usize,
-                x: &x[plane(&x)],
-                prior: &prior[plane(&prior)],
-                reconstruction: &reconstruction[plane(&reconstruction)],
-                displacement: fields.as_ref().map(|[a, b]| [&a[plane(a)], &b[plane(b)]]),
-                lpips: lpips.as_ref().map(|all| all[k]),
-                view: meta.view.as_deref(),
-                boxes: boxes(samples, i),
-                truth: known,
-            };
-            if let Some((what, value)) = image.not_finite() {
-                return Err(Failure::User(format!(
-                    "case {} of set {set:?}: a value of its {what} is {value}, not a finite number: the network has diverged, or \
-                     its weights are damaged",
-                    meta.id
-                )));
-            }
-            each(i, &image).map_err(|e| measure::of_case(set, &meta.id, &e))?;
+    rounds(scene, samples.len(), |all, mine| {
+        let mut made = None;
+        if let Some(range) = mine {
+            let x = tensor(samples, range.clone().map(|i| i as u64), scene.place);
+            let r = method.reconstruct(&x, &mut draws(scene, range.clone()))?;
+            batch(scene, set, samples, truth.as_ref(), &range, (&x, &r), &mut each)?;
+            made = Some((range, x, r.reconstruction));
+        }
+        if let (Some(inception), Some(seen)) = (scene.fid, seen.as_mut()) {
+            let mine = made.as_ref().map(|(range, x, reconstruction)| (range.clone(), Batch { x, reconstruction }));
+            seen.take(inception, scene.group, &all, mine, |i, e| measure::of_case(set, &samples.meta(i).id, e))?;
         }
         Ok(())
     })
+}
+
+/// Calls `each` for the images of one batch.
+fn batch<E: Display>(
+    scene: &Scene<'_>,
+    set: &str,
+    samples: &Samples,
+    truth: Option<&Objects>,
+    range: &Range<usize>,
+    (x, r): (&Tensor, &Reconstruction),
+    each: &mut impl FnMut(usize, &Image<'_>) -> Result<(), E>,
+) -> Result<(), Failure> {
+    let [height, width] = samples.image_size();
+    let area = height as usize * width as usize;
+    let lpips = match scene.lpips {
+        Some(lpips) => Some(values(&lpips.apart(x, &r.reconstruction)?)?),
+        None => None,
+    };
+    let (x, prior, reconstruction) = (values(x)?, values(&r.prior)?, values(&r.reconstruction)?);
+    let fields = match &r.deformation {
+        Some(field) => Some([values(&field.select(1, 0))?, values(&field.select(1, 1))?]),
+        None => None,
+    };
+    for (k, i) in range.clone().enumerate() {
+        let meta = samples.meta(i);
+        let known = match truth {
+            Some(folder) => scene.runtime.block_on(truth::read(folder, &meta.id, [height, width]))?,
+            None => Truth::default(),
+        };
+        let plane = |values: &'_ [f64]| k * area..(k * area + area).min(values.len());
+        let image = Image {
+            height: height as usize,
+            width: width as usize,
+            x: &x[plane(&x)],
+            prior: &prior[plane(&prior)],
+            reconstruction: &reconstruction[plane(&reconstruction)],
+            displacement: fields.as_ref().map(|[a, b]| [&a[plane(a)], &b[plane(b)]]),
+            lpips: lpips.as_ref().map(|all| all[k]),
+            view: meta.view.as_deref(),
+            boxes: boxes(samples, i),
+            truth: known,
+        };
+        if let Some((what, value)) = image.not_finite() {
+            return Err(Failure::User(format!(
+                "case {} of set {set:?}: a value of its {what} is {value}, not a finite number: the network has diverged, or \
+                 its weights are damaged",
+                meta.id
+            )));
+        }
+        each(i, &image).map_err(|e| measure::of_case(set, &meta.id, &e))?;
+    }
+    Ok(())
 }
 
 /// The random numbers of images `images` of a set, for methods that draw in scoring, too.

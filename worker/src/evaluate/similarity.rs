@@ -1,6 +1,6 @@
-//! How far apart two images look, by a network whose weights are given.
+//! How far apart images look, by networks whose weights are given.
 
-use morph_model::lpips::Lpips;
+use morph_model::{inception::Inception, lpips::Lpips};
 use morph_spec::Experiment;
 use tch::Tensor;
 use tokio::runtime::Runtime;
@@ -39,4 +39,15 @@ impl Similarity {
         let scaled = |x: &Tensor| if self.rescale { x * 2.0 - 1.0 } else { x.shallow_clone() };
         Ok(self.network.distance(&scaled(a), &scaled(b))?)
     }
+}
+
+/// The network that `evaluation.fid` names; `None`: nothing.
+///
+/// # Errors
+/// When the file cannot be read, or is not InceptionV3's.
+pub fn inception(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result<Option<Inception>, Failure> {
+    let Some(fid) = &experiment.evaluation.fid else { return Ok(None) };
+    let network = Inception::new(&rank::weights(&fid.weights, runtime)?, place.device)
+        .map_err(|e| Failure::User(format!("evaluation.fid.weights ({}): {e}", fid.weights)))?;
+    Ok(Some(network))
 }

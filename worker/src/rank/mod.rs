@@ -162,6 +162,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let leakage = evaluate::leakage::look(&job.experiment, &sets.train, &sets.validation, &sets.test);
     evaluate::leakage::refuse(&leakage)?;
     let lpips = Similarity::load(&job.experiment, place, &runtime)?;
+    let fid = evaluate::inception(&job.experiment, place, &runtime)?;
     let mut net = build(&job.experiment, place, &runtime)?;
     let provenance = Provenance { experiment: job.experiment_json.clone(), dataset: dataset.digest, world: job.world };
     let at = match &job.resume {
@@ -210,6 +211,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
         validation: &sets.validation,
         leakage: Some(&leakage),
         lpips: lpips.as_ref(),
+        fid: fid.as_ref(),
         group: &group,
         place,
         orders,

@@ -9,7 +9,7 @@ use morph_objects::Objects;
 use morph_scores::{
     cases::Cases,
     columns,
-    evaluation::{Evaluation, Scored},
+    evaluation::{Evaluation, Fid, Scored},
 };
 use morph_spec::{Digest, Experiment, Rng, experiment::Score, manifest::PatientIds};
 use morph_worker::{
@@ -103,6 +103,25 @@ fn similarity(rng: &mut Rng) -> [(&'static str, Tensors); 2] {
     [("alexnet.safetensors", alexnet), ("linear.safetensors", linear)]
 }
 
+/// InceptionV3 with drawn weights: its tensors' names, shapes and spread are those that the model's golden vectors are recorded with.
+fn inception(rng: &mut Rng) -> Tensors {
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/golden/inception.json");
+    let recorded: serde_json::Value = serde_json::from_slice(&std::fs::read(recorded).unwrap()).unwrap();
+    let mut all = Tensors::new();
+    for (name, of) in recorded["tensors"].as_object().unwrap() {
+        let (middle, reach) = (of[0].as_f64().unwrap(), of[1].as_f64().unwrap());
+        let shape: Vec<u64> = of[2].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+        let value = |_| (middle + reach * (2.0 * rng.uniform() - 1.0)) as f32;
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        all.insert(name.clone(), TensorData { shape, ..TensorData::from_f32(&values) });
+    }
+    all.insert(
+        "fc.weight".into(),
+        TensorData { shape: vec![1008, 2048], ..TensorData::from_f32(&vec![0.0; 1008 * 2048]) },
+    );
+    all
+}
+
 /// Two datasets and what is known of the first; with `leak`, a test image is a training image under another name.
 async fn write(folder: &Path, leak: bool) {
     let open = |name: &str| Objects::open(&folder.join(name).display().to_string()).unwrap();
@@ -155,10 +174,13 @@ fn scored(group: &Group) -> String {
     let folder = env::var_os("T_FOLDER").unwrap();
     let folder = Path::new(&folder);
     rank::set_up(1).unwrap();
-    let (experiment, runtime, orders) = (experiment(folder), rank::runtime().unwrap(), Orders::default());
+    let (mut experiment, runtime, orders) = (experiment(folder), rank::runtime().unwrap(), Orders::default());
+    let weights = folder.join("weights/inception.safetensors").display().to_string();
+    experiment.evaluation.fid = Some(morph_spec::evaluation::Fid { weights });
     let (sets, _) = sets(&experiment, folder, &runtime);
     let net = rank::build(&experiment, PLACE, &runtime).unwrap();
     let lpips = Similarity::load(&experiment, PLACE, &runtime).unwrap();
+    let fid = evaluate::inception(&experiment, PLACE, &runtime).unwrap();
     let score = |group| {
         let scene = Scene {
             experiment: &experiment,
@@ -166,6 +188,7 @@ fn scored(group: &Group) -> String {
             validation: &sets.validation,
             leakage: None,
             lpips: lpips.as_ref(),
+            fid: fid.as_ref(),
             group,
             place: PLACE,
             orders: &orders,
@@ -189,6 +212,19 @@ fn scored(group: &Group) -> String {
     for column in columns::ALL.iter().filter(|c| c.name != "psnr" && c.name != "twin_psnr") {
         assert!(means.contains_key(column.name), "no {} of {:?}", column.name, means.keys());
     }
+    // An untrained network restores nothing: what it makes is farther from health than what it was given.
+    let of = |fid: &Option<Fid>| fid.clone().map(|f| (f.images, f.against, f.network)).unwrap();
+    assert_eq!(of(&opacity.healthy_fid), (6, 7, "pytorch-fid".to_owned()));
+    assert_eq!(of(&covid.untouched_fid), (4, 5, "pytorch-fid".to_owned()));
+    let (restored, untouched) =
+        (opacity.healthy_fid.clone().unwrap().value, opacity.untouched_fid.clone().unwrap().value);
+    assert!(restored > 2.0 * untouched && untouched > 0.0, "{restored}, {untouched}");
+    let sets: Vec<bool> = e.sets.values().map(|set| set.fid.as_ref().is_some_and(|f| f.value > 0.0)).collect();
+    assert_eq!(sets, [true, true, true, true, false], "of all but the validation set, which is no test set");
+    let (text, summary) = (e.text(), e.summary());
+    assert!(text.contains("FID against 7 healthy images") && text.contains("lpips"), "{text}");
+    assert_eq!(summary["opacity/healthy_fid"].to_bits(), restored.to_bits());
+    assert!(summary.contains_key("healthy/fid") && e.notes.iter().any(|n| n.contains("than Inception has features")));
     assert!(opacity.scores["top5_masked"].operating.is_some() && covid.scores["l1"].drift.is_some());
     assert!(e.notes.iter().any(|n| n.contains("phantoms")), "{:?}", e.notes);
     Digest::of(&alone.files().unwrap()[3].1).to_string()
@@ -202,6 +238,8 @@ fn two_ranks_measure_what_one_does() {
     }
     let folder = tempfile::tempdir().unwrap();
     rank::runtime().unwrap().block_on(write(folder.path(), false));
+    let inception = to_safetensors(&inception(&mut Rng::keyed(8, "inception", 0))).unwrap();
+    std::fs::write(folder.path().join("weights/inception.safetensors"), inception).unwrap();
     let said = both("evaluation::two_ranks_measure_what_one_does", &[("T_FOLDER", folder.path().to_str().unwrap())]);
     assert_eq!(said[0], said[1]);
 }

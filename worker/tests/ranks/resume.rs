@@ -198,6 +198,7 @@ impl Rank {
                 validation: &self.sets.validation,
                 leakage: None,
                 lpips: None,
+                fid: None,
                 group,
                 place: PLACE,
                 orders: &orders,
