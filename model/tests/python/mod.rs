@@ -16,7 +16,7 @@ use morph_checkpoint::{
     weights,
 };
 use morph_model::{Method as Network, Optimizers, build, graph, paper, script, state_dict};
-use morph_spec::experiment::Method;
+use morph_spec::experiment::{Method, Sampling};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
@@ -86,7 +86,9 @@ fn floats(t: &Tensor) -> Vec<u8> {
 
 /// Writes every kind of file of `method` into `folder`.
 fn write(method: Method, folder: &Path) {
-    let e = experiment(method);
+    let mut e = experiment(method);
+    // A file draws no numbers: as `export` has it.
+    e.model.sampling = Sampling::Training;
     let net = build(&e.model, &e.trainer, None, Device::Cpu, Kind::Float).unwrap();
     let side = i64::from(e.model.image_size);
     let put = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
