@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use morph_spec::{Digest, Experiment, Fence, Manifest, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, Exit};
+use crate::{Checkpoint, Exit, test_use::Tested};
 
 /// A wish or a piece of news; [`crate::decide`] says what it makes happen.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,15 @@ pub enum Command {
         sweep: Box<morph_spec::Sweep>,
         /// `dataset.url` of each point → the registered dataset.
         datasets: BTreeMap<String, Digest>,
+    },
+    /// A checkpoint was scored once more, by hand.
+    Rescored {
+        /// The run that it is of, where that is known.
+        run: Option<RunId>,
+        /// URL of the checkpoint's manifest.
+        checkpoint: String,
+        /// What it was scored on, each split once.
+        tests: Vec<Tested>,
     },
     /// Stop a run or all of a sweep for good.
     Cancel(Target),

@@ -9,7 +9,7 @@ use std::{
 use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Checkpoint, Dataset, Exit, Outcome, Stop, SweepEnd, Target};
+use crate::{Checkpoint, Dataset, Exit, Outcome, Stop, SweepEnd, Target, test_use::Tested};
 
 /// Version of the events' JSON that this build writes.
 pub const VERSION: u32 = 1;
@@ -136,6 +136,15 @@ pub enum What {
         summary_json: String,
         /// URLs.
         artifacts: Vec<String>,
+    },
+    /// A checkpoint was scored once more, by hand: its test sets were looked at again.
+    Rescored {
+        /// The run that it is of, where that is known.
+        run: Option<RunId>,
+        /// URL of the checkpoint's manifest.
+        checkpoint: String,
+        /// What it was scored on, each split once.
+        tests: Vec<Tested>,
     },
     /// A rank is over.
     RankExited {
@@ -366,6 +375,7 @@ impl Event {
             What::RankReady { .. } => "rank_ready",
             What::CheckpointCommitted { .. } => "checkpoint_committed",
             What::Evaluated { .. } => "evaluated",
+            What::Rescored { .. } => "rescored",
             What::RankExited { .. } => "rank_exited",
             What::StopRequested { .. } => "stop_requested",
             What::StopEscalated { .. } => "stop_escalated",
@@ -400,6 +410,7 @@ impl Event {
             | What::RunRetried { run }
             | What::RunGivenUp { run, .. }
             | What::RunCancelled { run } => Some(*run),
+            What::Rescored { run, .. } => *run,
             What::RunPlaced { fence, .. }
             | What::StoreReady { fence, .. }
             | What::RankReady { fence, .. }
@@ -457,6 +468,10 @@ impl Event {
             }
             What::Evaluated { fence, summary, .. } => {
                 format!("attempt {}: evaluated, {} scores", fence.attempt, summary.len())
+            }
+            What::Rescored { checkpoint, tests, .. } => {
+                let splits: Vec<String> = tests.iter().map(|t| format!("{} of {}", t.split, t.url)).collect();
+                format!("{checkpoint} was scored again by hand, on {}", splits.join(", "))
             }
             What::RankExited { fence, rank, exit, error } => {
                 let how = match exit {

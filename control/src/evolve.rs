@@ -28,6 +28,11 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             cluster.urls.insert(dataset.url.clone(), dataset.digest);
             cluster.datasets.insert(dataset.digest, dataset.clone());
         }
+        What::Rescored { tests, .. } => {
+            for test in tests {
+                *cluster.rescored.entry(test.clone()).or_default() += 1;
+            }
+        }
         What::SweepSubmitted { .. }
         | What::SweepCancelled { .. }
         | What::SweepPaused { .. }

@@ -1,7 +1,5 @@
 //! Whether an experiment and a dataset fit together: said at submission, not after minutes of waiting for slots.
 
-use std::collections::BTreeSet;
-
 use morph_spec::{Experiment, dataset::Preprocess, experiment::Subset};
 use serde_json::Value;
 
@@ -56,20 +54,16 @@ pub fn fits(experiment: &Experiment, dataset: &Dataset) -> Result<(), String> {
 
 /// Fields in which the images of `dataset` were made otherwise than `wanted`, one line each.
 fn otherwise(wanted: &Preprocess, dataset: &Dataset) -> Vec<String> {
-    let fields = |p: &Preprocess| serde_json::to_value(p).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
-    let (wanted, made) = (fields(wanted), fields(&dataset.manifest.preprocess));
-    let names: BTreeSet<&String> = wanted.keys().chain(made.keys()).collect();
-    let say = |value: Option<&Value>| value.map_or_else(|| "the default".to_owned(), Value::to_string);
-    let differ = names.into_iter().filter(|name| wanted.get(*name) != made.get(*name));
-    let line = |name: &String| {
+    let say = |value: Option<Value>| value.map_or_else(|| "the default".to_owned(), |value| value.to_string());
+    let line = |(name, wanted, made): (String, Option<Value>, Option<Value>)| {
         format!(
             "dataset.preprocess.{name} is {}, but {} was prepared with {}: prepare it again, or leave the field out",
-            say(wanted.get(name)),
+            say(wanted),
             dataset.url,
-            say(made.get(name))
+            say(made)
         )
     };
-    differ.map(line).collect()
+    wanted.differences(&dataset.manifest.preprocess).into_iter().map(line).collect()
 }
 
 /// Samples of `subset`; none is a problem.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Cluster, Dataset, Policy, Run, Submission, Sweep, Worker, WorkerState,
     sabotage::{Mechanism, is_broken},
+    test_use::Tested,
 };
 
 /// Which sources fold events in this build.
@@ -33,6 +34,8 @@ pub enum Piece<'a> {
     Run(Cow<'a, Run>),
     /// Submission keys.
     Keys(Cow<'a, BTreeMap<String, Submission>>),
+    /// How often checkpoints were scored by hand on what.
+    Rescored(Vec<(Cow<'a, Tested>, u32)>),
     /// Why nothing is started.
     Draining(Option<String>),
 }
@@ -47,6 +50,7 @@ impl Cluster {
         let rest = [
             Piece::Urls(Cow::Borrowed(&self.urls)),
             Piece::Keys(Cow::Borrowed(&self.keys)),
+            Piece::Rescored(self.rescored.iter().map(|(test, n)| (Cow::Borrowed(test), *n)).collect()),
             Piece::Draining(self.draining.clone()),
         ];
         datasets.chain(workers).chain(sweeps).chain(runs).chain(rest)
@@ -84,6 +88,7 @@ impl Restore {
                 cluster.runs.insert(run.id, run.into_owned());
             }
             Piece::Keys(keys) => cluster.keys = keys.into_owned(),
+            Piece::Rescored(all) => cluster.rescored = all.into_iter().map(|(t, n)| (t.into_owned(), n)).collect(),
             Piece::Draining(why) => cluster.draining = why,
         }
     }

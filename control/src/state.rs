@@ -12,6 +12,7 @@ use crate::{
     Attempt, Hello, Policy, Project, Run, RunState, Target,
     index::{Index, Load},
     sabotage::{Mechanism, is_broken},
+    test_use::Tested,
 };
 
 /// Everything the coordinator knows that is not a metric or a log line.
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Submission keys → what they made.
     pub keys: BTreeMap<String, Submission>,
+    /// How often checkpoints were scored by hand on what.
+    pub rescored: BTreeMap<Tested, u32>,
     /// Why nothing is started any more, while the coordinator is being stopped.
     pub draining: Option<String>,
     /// What is looked up often; follows from the rest.

@@ -1,6 +1,6 @@
 //! How often test sets were used: scored, and, worse, used to choose. Whoever chooses the best of many by a test score reports a
-//! number that is too good; how many chose, and among how many runs, is what a reader must know. Nothing is recorded for it: it
-//! follows from the runs' scores and the sweeps' metrics.
+//! number that is too good; how many chose, and among how many runs, is what a reader must know. It follows from the runs' scores and
+//! the sweeps' metrics; only evaluations by hand are recorded for it.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,8 @@ use morph_spec::{
     Digest, SweepId,
     evaluation::{Evaluation, TestPlan, TestSet},
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{Cluster, Run, Sweep};
 
@@ -20,8 +22,21 @@ pub struct TestUse {
     pub split: String,
     /// Runs that have scores on it.
     pub scored: u32,
+    /// Evaluations of checkpoints by hand.
+    pub rescored: u32,
     /// Sweeps that compare runs by a score on it, oldest first.
     pub choices: Vec<Choice>,
+}
+
+/// A split that a checkpoint was scored on by hand.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tested {
+    /// The folder of its dataset.
+    pub url: String,
+    /// BLAKE3 of the dataset's manifest, where whoever scored knew it.
+    pub digest: Option<Digest>,
+    /// The split.
+    pub split: String,
 }
 
 /// A dataset that is scored.
@@ -65,11 +80,32 @@ pub fn all(cluster: &Cluster) -> Vec<TestUse> {
             choices.entry(split).or_default().push(Choice { sweep: sweep.id, runs });
         }
     }
+    let mut rescored = BTreeMap::<usize, u32>::new();
+    for (test, n) in &cluster.rescored {
+        let next = looked.known.len();
+        let split = looked.known.entry((place(cluster, test), test.split.clone())).or_insert(next);
+        *rescored.entry(*split).or_default() += n;
+    }
     let used = |((place, split), i): (Split, usize)| {
         let (scored, choices) = (scored.get(&i).copied().unwrap_or(0), choices.remove(&i).unwrap_or_default());
-        (scored > 0).then_some(TestUse { place, split, scored, choices })
+        let rescored = rescored.get(&i).copied().unwrap_or(0);
+        (scored + rescored > 0).then_some(TestUse { place, split, scored, rescored, choices })
     };
     looked.known.into_iter().filter_map(used).collect()
+}
+
+/// The dataset of what was scored by hand: by its digest where that is registered, else as the one that is registered at its URL.
+fn place(cluster: &Cluster, test: &Tested) -> Place {
+    match test.digest {
+        Some(digest) if cluster.datasets.contains_key(&digest) => Place::Known(digest),
+        // Another one than is registered there.
+        Some(_) => Place::Elsewhere(test.url.clone()),
+        None => at(cluster, &test.url),
+    }
+}
+
+fn at(cluster: &Cluster, url: &str) -> Place {
+    cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.to_owned()), |digest| Place::Known(*digest))
 }
 
 /// A dataset and the name of its split.
@@ -106,9 +142,7 @@ fn tests(cluster: &Cluster, run: &Run, known: &mut BTreeMap<Split, usize>) -> Te
     let mut number = |set: &TestSet| {
         let place = match &set.dataset {
             None => Place::Known(run.dataset),
-            Some(url) => {
-                cluster.urls.get(url).map_or_else(|| Place::Elsewhere(url.clone()), |digest| Place::Known(*digest))
-            }
+            Some(url) => at(cluster, url),
         };
         let next = known.len();
         *known.entry((place, set.subset.split.clone())).or_insert(next)

@@ -295,6 +295,7 @@ pub fn test_set(cluster: &Cluster, test: &TestUse, may: impl Fn(&str) -> bool) -
         url,
         split: test.split.clone(),
         scored: test.scored,
+        rescored: test.rescored,
         choices: test.choices.iter().map(choice).collect(),
     }
 }

@@ -65,6 +65,22 @@ fn evaluated(home: &Home, id: &str) -> Result<()> {
     let again = read(&run(&mut evaluate()?)?.stdout)?;
     ensure!(again == written, "one rank scores as two did: {again:#}");
 
+    // A run that is named is known to the coordinator, which counts; a checkpoint by its URL is not.
+    let dataset = || {
+        Ok::<_, anyhow::Error>(read(&run(home.morphctl()?.args(["get", "datasets", "-o", "json"]))?.stdout)?[0].take())
+    };
+    let tests = || Ok::<_, anyhow::Error>(dataset()?["tests"][0].take());
+    ensure!(tests()?["rescored"] == 0 && tests()?["scored"] == 2, "{:#}", tests()?);
+    let out = run(&mut evaluate()?)?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(said.contains("does not count this evaluation: no coordinator was asked"), "{said}");
+    let named = run(home.morphctl()?.args(["evaluate", id, "-o", "json"]))?;
+    ensure!(read(&named.stdout)? == written, "the same scores by the run's name");
+    ensure!(tests()?["rescored"] == 1 && tests()?["scored"] == 2, "{:#}", tests()?);
+    let name = dataset()?["name"].as_str().context("its name")?.to_owned();
+    let told = expect(home.morphctl()?.args(["describe", "dataset", &name]), 0)?;
+    ensure!(told.contains("with 1 evaluation by hand besides"), "{told}");
+
     // Split in another way, images that were trained on are tested on.
     let yaml = fs::read_to_string(home.path().join("dataset.yaml"))?;
     let other = yaml.replace("datasets/tiny", "datasets/other").replace("split: {", "split: {seed: 8, ");

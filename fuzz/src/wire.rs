@@ -241,6 +241,7 @@ pub fn messages(data: &[u8]) {
         RegisterDatasetRequest,
         SubmitRunRequest,
         SubmitSweepRequest,
+        RecordEvaluationRequest,
         LogsRequest,
         MetricsRequest,
         EventsRequest,

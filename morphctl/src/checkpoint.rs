@@ -19,6 +19,8 @@ pub struct Found {
     pub url: String,
     /// What people call it: `run/NAME`, or its URL.
     pub name: String,
+    /// Id of the run that it is of, where that was named.
+    pub run: Option<String>,
 }
 
 /// What `what` means: the URL or path of a checkpoint, or of its manifest; or a run by name or id, of which it is the best
@@ -31,7 +33,7 @@ pub async fn find(global: &Global, what: &str, newest: bool) -> Result<Found> {
         let url = manifest_url(what)?;
         let (folder, name) = split_url(&url)?;
         folder.get(&name).await?;
-        return Ok(Found { name: url.clone(), url });
+        return Ok(Found { name: url.clone(), url, run: None });
     }
     let mut connection = Connection::open(global, Purpose::Ask).await?;
     let run = connect::run(&mut connection.client, what).await;
@@ -41,7 +43,7 @@ pub async fn find(global: &Global, what: &str, newest: bool) -> Result<Found> {
     let checkpoint = best
         .or_else(|| run.checkpoints.iter().max_by_key(|c| c.step))
         .ok_or_else(|| coded(REFUSED, format!("run {} has no checkpoint yet", run.name)))?;
-    Ok(Found { url: checkpoint.url.clone(), name: format!("run/{}", run.name) })
+    Ok(Found { url: checkpoint.url.clone(), name: format!("run/{}", run.name), run: Some(run.id) })
 }
 
 /// Whether it is a place and not a run's name, which holds no slash.

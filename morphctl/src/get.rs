@@ -160,12 +160,14 @@ pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
         let age = text::ago(d.registered_at, now);
         let own = tests.iter().filter(|t| t.dataset == d.digest);
         let scored = own.clone().map(|t| t.scored).max().unwrap_or(0);
+        let by_hand = own.clone().map(|t| t.rescored).max().unwrap_or(0);
         let chose = own.map(|t| t.choices.len()).max().unwrap_or(0);
         vec![
             d.name.clone(),
             d.samples.to_string(),
             text::bytes(d.bytes),
             scored.to_string(),
+            by_hand.to_string(),
             chose.to_string(),
             digest,
             age,
@@ -179,7 +181,7 @@ pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
     };
     Listing {
         kind: "dataset",
-        columns: vec!["NAME", "SAMPLES", "SIZE", "SCORED", "CHOSE", "DIGEST", "AGE", "URL"],
+        columns: vec!["NAME", "SAMPLES", "SIZE", "SCORED", "BY HAND", "CHOSE", "DIGEST", "AGE", "URL"],
         rows: datasets.iter().map(row).collect(),
         json: datasets.iter().map(json).collect(),
         names: datasets.iter().map(|d| d.name.clone()).collect(),

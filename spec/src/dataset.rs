@@ -1,8 +1,12 @@
 //! `kind: dataset`: where raw images lie, in which layout, and how they become shards.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// A dataset YAML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -315,6 +319,17 @@ pub struct Preprocess {
     /// Contrast-limited adaptive histogram equalisation of the resized image; none by default.
     #[serde(skip_serializing_if = "is_default")]
     pub clahe: Option<Clahe>,
+}
+
+impl Preprocess {
+    /// The fields in which it differs from `other`: name, own value, the other's, as JSON; `None` is the default.
+    pub fn differences(&self, other: &Self) -> Vec<(String, Option<Value>, Option<Value>)> {
+        let fields = |p: &Self| serde_json::to_value(p).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
+        let (own, theirs) = (fields(self), fields(other));
+        let names: BTreeSet<&String> = own.keys().chain(theirs.keys()).collect();
+        let differ = names.into_iter().filter(|name| own.get(*name) != theirs.get(*name));
+        differ.map(|name| (name.clone(), own.get(name).cloned(), theirs.get(name).cloned())).collect()
+    }
 }
 
 /// Manifests hold what was asked for: builds from before an option can read those that do not use it.

@@ -1,10 +1,13 @@
 //! `evaluation`: what is scored after training, and how.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::Subset;
+use crate::{Digest, experiment::Subset};
 
 /// The numbers by which runs can be compared, of each comparison: `<comparison>/<measure>`.
 pub const MEASURES: [&str; 30] = [
@@ -67,6 +70,10 @@ pub struct Evaluation {
     pub lpips: Option<Lpips>,
     /// The network by whose features sets of images are compared; without it there is no `fid`.
     pub fid: Option<Fid>,
+    /// Digests that the datasets of `comparisons` must have, by their folders. A submission fills them in, so that a run is scored
+    /// on what lay there then, or says that it is another dataset now.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, Digest>,
     /// What becomes of test images that had a part in training.
     pub leakage: Leakage,
     /// Images per forward pass. Fixed, so that scores do not depend on the number of ranks.
@@ -90,6 +97,7 @@ impl Default for Evaluation {
             truth: None,
             lpips: None,
             fid: None,
+            digests: BTreeMap::new(),
             leakage: Leakage::default(),
             batch_size: 16,
             panel_cases: 3,
@@ -308,11 +316,17 @@ impl Evaluation {
         plan
     }
 
-    /// The same comparisons on other datasets, each called `<comparison>@<dataset>` if there are several datasets. Names are
+    /// The folders of other datasets than the one that is trained on, each once.
+    pub fn elsewhere(&self) -> BTreeSet<String> {
+        self.plan().sets.into_iter().filter_map(|set| set.dataset).collect()
+    }
+
+    /// The same comparisons on other datasets, as they are now, each called `<comparison>@<dataset>` if there are several datasets. Names are
     /// the datasets'.
     #[must_use]
     pub fn on(&self, datasets: &[(String, String)]) -> Self {
-        let mut out = Self { pathology: BTreeMap::new(), comparisons: BTreeMap::new(), ..self.clone() };
+        let nothing = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut out = Self { pathology: nothing.0, comparisons: nothing.1, digests: nothing.2, ..self.clone() };
         let part = |s: &Subset| Part { dataset: None, split: s.split.clone(), labels: s.labels.clone() };
         for (dataset, url) in datasets {
             let called = |name: &str| if datasets.len() == 1 { name.to_owned() } else { format!("{name}@{dataset}") };
@@ -370,12 +384,15 @@ mod tests {
         );
         assert_eq!(plan.comparisons["covid"], ["covid/healthy", "covid"]);
         assert_eq!(plan.comparisons["other"], ["healthy", "other"]);
+        assert_eq!(e.elsewhere().into_iter().collect::<Vec<_>>(), ["/kaggle", "/padchest"]);
         assert_eq!(plan.sets.iter().filter(|s| s.sick).count(), 3);
     }
 
     #[test]
     fn the_same_comparisons_on_other_datasets() {
-        let e = Evaluation::default();
+        let digests = [("/a".to_owned(), Digest::of(b"a"))].into();
+        let e = Evaluation { digests, ..Evaluation::default() };
+        assert_eq!(e.on(&[("a".into(), "/a".into())]).digests.len(), 0, "who names a dataset wants what is there now");
         let two = [("a".to_owned(), "/a".to_owned()), ("b".to_owned(), "/b".to_owned())];
         let names = |e: &Evaluation| e.comparisons.keys().cloned().collect::<Vec<_>>();
         assert_eq!(names(&e.on(&two)), ["opacity@a", "opacity@b"]);

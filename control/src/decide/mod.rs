@@ -30,6 +30,7 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
             submit::run(cluster, now, rng, key, &name, *experiment, dataset)?
         }
         Command::SubmitSweep { key, sweep, datasets } => submit::sweep(cluster, now, rng, key, *sweep, &datasets)?,
+        Command::Rescored { run, checkpoint, tests } => wishes::rescored(cluster, run, checkpoint, tests)?,
         Command::Cancel(target) => wishes::cancel(cluster, now, target)?,
         Command::Pause(target) => wishes::pause(cluster, now, target)?,
         Command::Resume(target) => wishes::resume(cluster, target)?,
@@ -77,6 +78,7 @@ fn stirs(what: &What) -> bool {
             | What::RankReady { .. }
             | What::CheckpointCommitted { .. }
             | What::Evaluated { .. }
+            | What::Rescored { .. }
             | What::DatasetRegistered { .. }
     )
 }

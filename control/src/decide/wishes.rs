@@ -3,7 +3,7 @@
 use morph_spec::{RunId, Timestamp, WorkerId};
 
 use super::attempts::stop;
-use crate::{Cause, Cluster, Refusal, Run, RunState, Stop, Sweep, Target, What};
+use crate::{Cause, Cluster, Refusal, Run, RunState, Stop, Sweep, Target, What, test_use::Tested};
 
 fn run(cluster: &Cluster, id: RunId) -> Result<&Run, Refusal> {
     cluster.runs.get(&id).ok_or_else(|| Refusal::NotFound(format!("there is no run {id}")))
@@ -15,6 +15,31 @@ fn sweep(cluster: &Cluster, id: morph_spec::SweepId) -> Result<&Sweep, Refusal> 
 
 fn runs<'a>(cluster: &'a Cluster, sweep: &'a Sweep) -> impl Iterator<Item = &'a Run> {
     sweep.runs.iter().filter_map(|id| cluster.runs.get(id))
+}
+
+/// Splits that one evaluation can have been of, and bytes of a place: what is recorded is kept for ever.
+const MOST_TESTS: usize = 1000;
+const LONGEST: usize = 4096;
+
+/// Records that a checkpoint was scored by hand.
+pub(super) fn rescored(
+    cluster: &Cluster,
+    of: Option<RunId>,
+    checkpoint: String,
+    mut tests: Vec<Tested>,
+) -> Result<Vec<What>, Refusal> {
+    of.map(|id| run(cluster, id)).transpose()?;
+    tests.sort();
+    tests.dedup();
+    let long = |text: &String| text.is_empty() || text.len() > LONGEST;
+    if tests.is_empty() || tests.len() > MOST_TESTS {
+        let why = format!("an evaluation is of 1 to {MOST_TESTS} splits of datasets, not of {}", tests.len());
+        return Err(Refusal::Invalid(why));
+    }
+    if long(&checkpoint) || tests.iter().any(|t| long(&t.url) || long(&t.split)) {
+        return Err(Refusal::Invalid(format!("a place or a split is empty, or longer than {LONGEST} bytes")));
+    }
+    Ok(vec![What::Rescored { run: of, checkpoint, tests }])
 }
 
 /// Stops a run, or all of a sweep, for good.

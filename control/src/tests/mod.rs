@@ -497,7 +497,7 @@ fn every_recorded_kind_of_event_still_parses() {
         assert!(!event.text().is_empty());
         kinds.insert(event.kind());
     }
-    assert_eq!(kinds.len(), 32, "one of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 33, "one of each kind: {kinds:?}");
 }
 
 #[test]
@@ -535,5 +535,47 @@ fn a_test_set_that_chose_is_known_for_it() {
         w.finish(run, 0.5);
     }
     let only = &test_use::all(&w.cluster)[0];
-    assert_eq!((only.scored, only.choices.len()), (5, 1));
+    assert_eq!((only.scored, only.choices.len(), only.rescored), (5, 1, 0));
+}
+
+#[test]
+fn evaluations_by_hand_are_counted() {
+    let mut w = World::new();
+    w.worker(1, 4);
+    let run = w.run("alone", 2);
+    let known = test_use::Tested { url: URL.into(), digest: Some(dataset()), split: "test".into() };
+    let there = test_use::Tested { digest: None, ..known.clone() };
+    let elsewhere = test_use::Tested { url: "/other".into(), digest: None, split: "val".into() };
+    let rescored = |run, tests: &[&test_use::Tested]| Command::Rescored {
+        run,
+        checkpoint: "s3://runs/1/manifest.json".into(),
+        tests: tests.iter().map(|t| (*t).clone()).collect(),
+    };
+    w.tell(rescored(Some(run), &[&known, &known])).unwrap();
+    w.tell(rescored(None, &[&elsewhere, &there])).unwrap();
+    let tests = test_use::all(&w.cluster);
+    let seen: Vec<_> = tests.iter().map(|t| (&t.place, t.split.as_str(), t.scored, t.rescored)).collect();
+    let (registered, other) = (test_use::Place::Known(dataset()), test_use::Place::Elsewhere("/other".into()));
+    assert_eq!(seen, [(&registered, "test", 0, 2), (&other, "val", 0, 1)], "one a command, whatever is named twice");
+    w.train(run);
+    w.finish(run, 0.9);
+    assert_eq!((test_use::all(&w.cluster)[0].scored, test_use::all(&w.cluster)[0].rescored), (1, 2));
+
+    // The same folder with another dataset in it is not the registered one.
+    let other = test_use::Tested { digest: Some(Digest::of(b"other")), ..known.clone() };
+    w.tell(rescored(None, &[&other])).unwrap();
+    assert_eq!(test_use::all(&w.cluster).len(), 3);
+    let refused = |w: &mut World, command| w.tell(command).unwrap_err().to_string();
+    assert!(refused(&mut w, rescored(None, &[])).contains("1 to 1000 splits"));
+    let long = test_use::Tested { split: "x".repeat(5000), ..known.clone() };
+    assert!(refused(&mut w, rescored(None, &[&long])).contains("longer than 4096"));
+    let nobody = RunId::LAST;
+    assert!(refused(&mut w, rescored(Some(nobody), &[&known])).contains("there is no run"));
+
+    let mut restore = crate::snapshot::Restore::new(w.cluster.policy.clone());
+    for piece in w.cluster.pieces() {
+        let text = serde_json::to_string(&piece).unwrap();
+        restore.put(serde_json::from_str(&text).unwrap());
+    }
+    assert_eq!(restore.done().rescored, w.cluster.rescored);
 }

@@ -47,6 +47,7 @@ const TABLE: &[(&str, &[(&str, Need)])] = &[
             ("Events", READ),
             ("FollowEvents", READ),
             ("TestSets", READ),
+            ("RecordEvaluation", SUBMIT),
         ],
     ),
 ];

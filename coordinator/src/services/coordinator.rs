@@ -1,6 +1,7 @@
 //! What people and CI say.
 
 mod events;
+mod pins;
 mod prepare;
 
 use std::{
@@ -74,6 +75,19 @@ impl Coordinator {
 
     /// Reads the manifest at `url` and has it registered.
     async fn register(&self, url: &str) -> Result<(Digest, bool), Status> {
+        let (url, digest, manifest) = self.manifest(url).await?;
+        let known = {
+            let url = url.clone();
+            self.core.ask(move |v| v.cluster.urls.get(&url) == Some(&digest)).await?
+        };
+        if !known {
+            self.core.command(Command::RegisterDataset { url, digest, manifest: Box::new(manifest) }).await?;
+        }
+        Ok((digest, known))
+    }
+
+    /// The dataset at `url`: its folder as it is recorded, its digest and its manifest.
+    async fn manifest(&self, url: &str) -> Result<(String, Digest, Manifest), Status> {
         let objects = self.urls.open(url).await.map_err(|e| Status::invalid_argument(e.to_string()))?;
         let bytes = objects.get_up_to(manifest::FILE, manifest::LARGEST).await.map_err(|e| match e {
             morph_objects::Error::NotFound { .. } => Status::not_found(format!(
@@ -91,15 +105,7 @@ impl Coordinator {
                 manifest::VERSION
             )));
         }
-        let (digest, url) = (Digest::of(&bytes), objects.url());
-        let known = {
-            let url = url.clone();
-            self.core.ask(move |v| v.cluster.urls.get(&url) == Some(&digest)).await?
-        };
-        if !known {
-            self.core.command(Command::RegisterDataset { url, digest, manifest: Box::new(manifest) }).await?;
-        }
-        Ok((digest, known))
+        Ok((objects.url(), Digest::of(&bytes), manifest))
     }
 
     /// Refuses an experiment that names places that may not be read from; `known` are those that may.
@@ -251,6 +257,9 @@ impl coordinator_server::Coordinator for Coordinator {
                 );
                 return Err(Status::failed_precondition(why));
             }
+            let mut pins = BTreeMap::new();
+            self.pin(&experiment, &mut pins).await?;
+            experiment.evaluation.digests = pins;
             let (key, experiment) = (key.clone(), Box::new(experiment));
             self.core.command(Command::SubmitRun { key, name, experiment, dataset }).await?;
         }
@@ -271,24 +280,26 @@ impl coordinator_server::Coordinator for Coordinator {
         let v1::SubmitSweepRequest { key, sweep_json } = request.into_inner();
         let existed = self.existing(&key).await?;
         if !existed {
-            let sweep: Sweep = document("sweep", &sweep_json)?;
+            let mut sweep: Sweep = document("sweep", &sweep_json)?;
             let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
             let runs = search::total(&sweep).map_err(invalid)?;
             if sweep_json.len().saturating_mul(runs as usize) > LARGEST_SWEEP {
                 let why = format!("sweep: {runs} runs of {} bytes are too many: set run_cap", sweep_json.len());
                 return Err(Status::invalid_argument(why));
             }
-            let (mut datasets, mut places) = (BTreeMap::new(), BTreeSet::new());
+            let (mut datasets, mut places, mut pins) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let mut experiment = search::with(&sweep, &point).map_err(invalid)?;
                 who.check(&experiment.scheduling.project)?;
                 self.check_places(&mut experiment, &mut places).await?;
+                self.pin(&experiment, &mut pins).await?;
                 let url = experiment.dataset.url;
                 if let std::collections::btree_map::Entry::Vacant(unknown) = datasets.entry(url) {
                     let (digest, _) = self.register(unknown.key()).await?;
                     unknown.insert(digest);
                 }
             }
+            sweep.experiment.iter_mut().for_each(|e| e.evaluation.digests.clone_from(&pins));
             let (key, sweep) = (key.clone(), Box::new(sweep));
             self.core.command(Command::SubmitSweep { key, sweep, datasets }).await?;
         }
@@ -491,6 +502,30 @@ impl coordinator_server::Coordinator for Coordinator {
             told.filter(|t| wanted.is_empty() || wanted.contains(&t.dataset) || wanted.contains(&t.url)).collect()
         };
         Ok(Response::new(v1::TestSetsResponse { tests: self.core.ask(told).await? }))
+    }
+
+    async fn record_evaluation(
+        &self,
+        request: Request<v1::RecordEvaluationRequest>,
+    ) -> Answer<v1::RecordEvaluationResponse> {
+        let who = Principal::of(&request)?;
+        let v1::RecordEvaluationRequest { run, checkpoint, tests } = request.into_inner();
+        let run = if run.is_empty() {
+            None
+        } else {
+            match self.theirs(&who, run).await? {
+                Target::Run(id) => Some(id),
+                Target::Sweep(_) => return Err(Status::invalid_argument("run: that is a sweep")),
+            }
+        };
+        let tested = |t: v1::Tested| {
+            let digest = (!t.digest.is_empty()).then(|| t.digest.parse()).transpose();
+            let digest = digest.map_err(|e| Status::invalid_argument(format!("digest of {}: {e}", t.url)))?;
+            Ok::<_, Status>(test_use::Tested { url: t.url, digest, split: t.split })
+        };
+        let tests = tests.into_iter().map(tested).collect::<Result<_, _>>()?;
+        self.core.command(Command::Rescored { run, checkpoint, tests }).await?;
+        Ok(Response::new(v1::RecordEvaluationResponse {}))
     }
 
     type FollowEventsStream = Feed<v1::FollowEventsResponse>;

@@ -15,6 +15,7 @@ mod letters;
 mod link;
 mod net;
 mod peer;
+mod tested;
 
 use std::{
     path::{Path, PathBuf},

@@ -14,6 +14,34 @@ pub fn cells(row: &Row) -> [Option<&Cell>; 6] {
     [Some(&row.auroc), Some(&row.auprc), Some(&row.fpr95), Some(&row.fpr99), row.ssim.as_ref(), row.l1.as_ref()]
 }
 
+/// Heads of [`looks`].
+pub const LOOKS: [&str; 4] = ["LPIPS", "FID", "FID, sick restored", "FID, sick as they are"];
+
+/// A method's label and what is printed below [`LOOKS`].
+pub type Looks<'a> = (&'a str, [Option<String>; 4]);
+
+/// How the images look to networks whose weights were given, in the order of [`LOOKS`]; `None` where no row has any of it.
+pub fn looks(c: &Comparison) -> Option<Vec<Looks<'_>>> {
+    let methods = c.rows.iter().filter(|r| !r.baseline);
+    let plain = |v: f64| Some(format!("{v:.DECIMALS$}"));
+    let row = |r: &'_ Row| {
+        let fid = r.fid.as_ref();
+        [
+            r.lpips.as_ref().map(number),
+            fid.and_then(|f| plain(f.healthy)),
+            fid.and_then(|f| plain(f.restored)),
+            fid.and_then(|f| plain(f.untouched)),
+        ]
+    };
+    let all: Vec<Looks<'_>> = methods.map(|r| (r.method.as_str(), row(r))).collect();
+    all.iter().any(|(_, cells)| cells.iter().any(Option::is_some)).then_some(all)
+}
+
+/// What the distances are, in a sentence.
+pub const LOOKS_SAY: &str = "LPIPS and FID are lower where images look alike to a network: of the healthy images and their \
+    reconstructions; of the sick images, restored and as they are, against the healthy ones. FID has no interval, and falls with the \
+    number of images.";
+
 /// What a score that knows nothing reaches, in the order of [`HEADS`].
 pub fn chance(c: &Comparison) -> [Option<f64>; 6] {
     [Some(0.5), Some(c.prevalence), Some(0.95), Some(0.99), None, None]
@@ -111,6 +139,13 @@ pub fn text(table: &Table) -> String {
         rows.push(nothing);
         out.push_str(&print::table(&heads, rows));
         out.push_str("\n\n");
+        if let Some(looks) = looks(c) {
+            let heads: Vec<&str> = ["METHOD"].into_iter().chain(LOOKS).collect();
+            let row = |(method, cells): Looks<'_>| {
+                std::iter::once(method.to_owned()).chain(cells.map(|v| v.unwrap_or_else(|| "-".to_owned()))).collect()
+            };
+            out.push_str(&format!("{}\n{LOOKS_SAY}\n\n", print::table(&heads, looks.into_iter().map(row).collect())));
+        }
     }
     out.push_str("*: best. ");
     out.push_str(&legend(table).join("\n"));
@@ -141,6 +176,7 @@ pub fn csv(table: &Table) -> Result<String> {
     }
     let test = ["against", "auroc_difference", "auroc_difference_low", "auroc_difference_high", "p", "p_holm"];
     head.extend(test.map(ToOwned::to_owned));
+    head.extend(["lpips", "lpips_low", "lpips_high", "fid", "fid_restored", "fid_untouched"].map(ToOwned::to_owned));
     let mut lines = vec![head];
     for c in &table.comparisons {
         for row in &c.rows {
@@ -178,6 +214,17 @@ pub fn csv(table: &Table) -> Result<String> {
                     [c.against.clone(), value, low, high, p, p_holm]
                 }
             });
+            let lpips = row.lpips.as_ref().map(|cell| cell.estimate);
+            let fid = row.fid.as_ref();
+            let looks = [
+                lpips.map(|e| e.value),
+                lpips.map(|e| e.low),
+                lpips.map(|e| e.high),
+                fid.map(|f| f.healthy),
+                fid.map(|f| f.restored),
+                fid.map(|f| f.untouched),
+            ];
+            cols.extend(looks.map(|v| v.map(|v| v.to_string()).unwrap_or_default()));
             lines.push(cols);
         }
     }
@@ -208,6 +255,17 @@ pub fn markdown(table: &Table) -> String {
         }
         let nothing = chance(c).map(|v| v.map_or_else(String::new, |v| format!("{v:.DECIMALS$}")));
         out.push_str(&format!("| *chance* | {} |  |\n\n", nothing.join(" | ")));
+        if let Some(looks) = looks(c) {
+            out.push_str(&format!("| Method | {} |\n|---|{}\n", LOOKS.join(" | "), "---:|".repeat(LOOKS.len())));
+            for (method, cells) in looks {
+                out.push_str(&format!(
+                    "| {} | {} |\n",
+                    escaped(method),
+                    cells.map(Option::unwrap_or_default).join(" | ")
+                ));
+            }
+            out.push_str(&format!("\n{LOOKS_SAY}\n\n"));
+        }
     }
     let more = table.tests.iter().filter_map(super::ledger::Use::warning);
     let lines: Vec<String> = legend(table).into_iter().chain(more).chain(table.notes.iter().cloned()).collect();

@@ -14,6 +14,8 @@ pub struct Use {
     pub split: String,
     /// Runs that have scores on it.
     pub scored: u32,
+    /// Evaluations of checkpoints by hand.
+    pub rescored: u32,
     /// Sweeps that compare runs by a score on it.
     pub choices: Vec<Choice>,
 }
@@ -38,6 +40,7 @@ impl Use {
             digest: test.dataset.clone(),
             split: test.split.clone(),
             scored: test.scored,
+            rescored: test.rescored,
             choices: test.choices.iter().map(choice).collect(),
         }
     }
@@ -52,12 +55,17 @@ impl Use {
     /// How often it was used, in words.
     pub fn text(&self) -> String {
         let scored = plural(self.scored, "run was", "runs were");
+        let by_hand = plural(self.rescored, "evaluation", "evaluations");
+        let by_hand = if self.rescored > 0 { format!(", with {by_hand} by hand besides") } else { String::new() };
         let choices = self.choices.len() as u32;
         if choices == 0 {
-            return format!("{scored} scored on it, none was chosen by it");
+            return format!("{scored} scored on it{by_hand}, none was chosen by it");
         }
         let among: u32 = self.choices.iter().map(|c| c.runs).sum();
-        format!("{scored} scored on it, {} chose by it, among {among} runs", plural(choices, "sweep", "sweeps"))
+        format!(
+            "{scored} scored on it{by_hand}, {} chose by it, among {among} runs",
+            plural(choices, "sweep", "sweeps")
+        )
     }
 
     /// The warning, where it chose.
@@ -104,7 +112,10 @@ mod tests {
         let quiet = Use::new(&test);
         assert_eq!((quiet.warning(), quiet.text().as_str()), (None, "1 run was scored on it, none was chosen by it"));
         assert_eq!(quiet.name(), "rsna (test, manifest 0123456789ab)");
-        test.scored = 9;
+        test.rescored = 1;
+        let looked = Use::new(&test).text();
+        assert_eq!(looked, "1 run was scored on it, with 1 evaluation by hand besides, none was chosen by it");
+        (test.scored, test.rescored) = (9, 0);
         test.choices = vec![choice("demo", 4), choice("", 2)];
         let told = Use::new(&test);
         assert_eq!(told.text(), "9 runs were scored on it, 2 sweeps chose by it, among 6 runs");

@@ -29,6 +29,11 @@ fn own<'a>(run: &'a Scored, name: &str, class: usize) -> Vec<&'a Case> {
 }
 
 impl<'a> Pairs<'a> {
+    /// The comparison.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The cases of comparison `name`, if all runs have scored the same ones.
     ///
     /// # Errors

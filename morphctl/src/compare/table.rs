@@ -91,8 +91,25 @@ pub struct Row {
     pub ssim: Option<Cell>,
     /// Mean |x − x̂| of the healthy images.
     pub l1: Option<Cell>,
+    /// Mean LPIPS of the healthy images and their reconstructions, where the runs have it.
+    pub lpips: Option<Cell>,
+    /// Fréchet Inception distances, where the runs have them.
+    pub fid: Option<Fids>,
     /// Whether its AUROC is another than that of [`Comparison::against`]; `None` of that one itself.
     pub test: Option<Test>,
+}
+
+/// Fréchet Inception distances of a method, of several runs their means. They are of whole sets and have no intervals.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fids {
+    /// Healthy images' reconstructions against these images.
+    pub healthy: f64,
+    /// Sick images' reconstructions against the healthy images.
+    pub restored: f64,
+    /// The sick images as they are against the healthy images.
+    pub untouched: f64,
+    /// Whose Inception it is by.
+    pub network: String,
 }
 
 /// A number of a row.
@@ -307,6 +324,8 @@ impl Row {
             fpr99: of(found.mean.fpr_at_99_tpr, |d| d.fpr_at_99_tpr),
             ssim: None,
             l1: None,
+            lpips: None,
+            fid: None,
             test: None,
         }
     }
@@ -334,8 +353,24 @@ fn row(
         let estimate = bootstrap_mean(&means, patients.map(|p| p[0]), plan).map_err(said)?;
         Ok(Some(cell(estimate, &each)))
     };
-    let (ssim, l1) = (fidelity("ssim")?, fidelity("l1")?);
-    Ok(Row { method: group.label.clone(), ssim, l1, ..Row::new(&found, &group.runs) })
+    let (ssim, l1, lpips) = (fidelity("ssim")?, fidelity("l1")?, fidelity("lpips")?);
+    let fid = fids(group, pairs.name());
+    Ok(Row { method: group.label.clone(), ssim, l1, lpips, fid, ..Row::new(&found, &group.runs) })
+}
+
+/// The means of a method's distances in the comparison `name`; `None` where a run has none, or another network's.
+fn fids(group: &Group<'_>, name: &str) -> Option<Fids> {
+    let of = |s: &Scored| {
+        let c = s.evaluation.comparisons.get(name)?;
+        let healthy = s.evaluation.sets.get(&c.sets.healthy)?.fid.as_ref()?;
+        let values = [healthy.value, c.healthy_fid.as_ref()?.value, c.untouched_fid.as_ref()?.value];
+        Some((values, healthy.network.clone()))
+    };
+    let all = group.runs.iter().map(|run| of(run)).collect::<Option<Vec<_>>>()?;
+    let network = all.first()?.1.clone();
+    let mean = |i: usize| all.iter().map(|(values, _)| values[i]).sum::<f64>() / all.len() as f64;
+    let same = all.iter().all(|(_, other)| *other == network);
+    same.then(|| Fids { healthy: mean(0), restored: mean(1), untouched: mean(2), network })
 }
 
 /// Label and column of what knows no network.
@@ -365,6 +400,7 @@ fn mark_best(rows: &mut [Row]) {
     mark(rows, Better::Lower, |r| Some(&mut r.fpr99));
     mark(rows, Better::Higher, |r| r.ssim.as_mut());
     mark(rows, Better::Lower, |r| r.l1.as_mut());
+    mark(rows, Better::Lower, |r| r.lpips.as_mut());
 }
 
 /// The row that all others are tested against.
@@ -396,6 +432,8 @@ fn general(groups: &[Group<'_>]) -> Vec<String> {
         notes.push("These are phantoms: their numbers say nothing about patients.".to_owned());
     }
     for s in all(groups) {
+        let datasets = &s.evaluation.datasets;
+        notes.extend(datasets.iter().filter_map(|d| d.remark(datasets.first()?)));
         if let Some(leakage) = s.evaluation.leakage.as_ref().filter(|l| l.allowed && l.persons + l.images > 0) {
             notes.push(format!("run {}: {}", s.run.name, leakage.text()));
         }

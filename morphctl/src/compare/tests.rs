@@ -6,7 +6,7 @@ use morph_proto::v1::{self, RunState};
 use morph_scores::{
     Plan, auroc,
     cases::{Case, Cases, Role},
-    evaluation::{Dataset, Design, Pair, evaluate},
+    evaluation::{Dataset, Design, Fid, Pair, evaluate},
 };
 use serde_json::json;
 
@@ -67,6 +67,7 @@ pub fn scored(name: &str, method: &str, seed: u64, shift: f64, noise: u64) -> Sc
         digest: "ab".repeat(32),
         persons_known: true,
         synthetic: true,
+        prepared_otherwise: String::new(),
     }];
     let channels = if method == "vae" { json!([8, 8]) } else { json!([4, 8, 8, 8]) };
     let model = if method == "b-vae" {
@@ -133,6 +134,7 @@ fn runs_that_differ_in_the_seed_are_one_method() {
     assert!((test.difference.value - (of(&runs[1]) - mean)).abs() < 1e-12);
     assert!(row.auroc.best && !c.rows[1].auroc.best && !c.rows[2].auroc.best);
     assert!(t.notes.iter().any(|n| n.contains("phantoms")), "{:?}", t.notes);
+    assert!(!t.notes.iter().any(|n| n.contains("prepared otherwise")), "{:?}", t.notes);
 }
 
 #[test]
@@ -204,6 +206,7 @@ fn all_formats_have_the_same_numbers() {
         digest: "ab".repeat(32),
         split: "test".into(),
         scored: 3,
+        rescored: 0,
         choices: vec![super::ledger::Choice { sweep: "s".into(), metric: "opacity/auroc".into(), runs: 3 }],
     }];
     let row = &t.comparisons[0].rows[0];
@@ -230,6 +233,47 @@ fn all_formats_have_the_same_numbers() {
     assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["value"], row.auroc.estimate.value);
     assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["best"], true);
     assert_eq!(json["version"], 1);
+}
+
+/// Where runs were scored by networks whose weights were given, every format but LaTeX says what these found.
+#[test]
+fn how_images_look_is_told_where_it_is_known() {
+    let mut runs = three();
+    assert!(formats::looks(&table_of(&runs, &asked()).unwrap().comparisons[0]).is_none());
+    for (i, run) in runs.iter_mut().enumerate() {
+        let fid = |value: f64| Some(Fid { value, images: 30, against: 40, network: "pytorch-fid".into() });
+        run.evaluation.sets.get_mut("healthy").unwrap().fid = fid(10.0 + i as f64);
+        let opacity = run.evaluation.comparisons.get_mut("opacity").unwrap();
+        (opacity.healthy_fid, opacity.untouched_fid) = (fid(20.0 + i as f64), fid(30.0));
+        run.cases = run.cases.with_column("lpips", |_| Some(0.25)).unwrap();
+    }
+    let t = table_of(&runs, &asked()).unwrap();
+    // Runs 0 and 2 are two seeds of one method.
+    let fid = t.comparisons[0].rows[0].fid.clone().unwrap();
+    assert_eq!((fid.healthy, fid.restored, fid.untouched), (11.0, 21.0, 30.0));
+    let rows = formats::looks(&t.comparisons[0]).unwrap();
+    assert_eq!((rows.len(), rows[1].0), (2, "vae"), "baselines make no images");
+    assert_eq!(rows[1].1[1..], ["11.000", "21.000", "30.000"].map(|v| Some(v.to_owned())));
+    let (text, markdown, csv) = (formats::text(&t), formats::markdown(&t), formats::csv(&t).unwrap());
+    assert!(text.contains("FID, sick restored") && text.contains("0.250 [0.250, 0.250]"), "{text}");
+    assert!(markdown.contains("| vae | 0.250 [0.250, 0.250] | 11.000 | 21.000 | 30.000 |"), "{markdown}");
+    assert!(csv.lines().nth(2).unwrap().ends_with("0.25,0.25,0.25,11,21,30"), "{csv}");
+    // By two networks they are no numbers of one kind.
+    runs[2].evaluation.sets.get_mut("healthy").unwrap().fid.as_mut().unwrap().network = "torchvision".into();
+    assert!(table_of(&runs, &asked()).unwrap().comparisons[0].rows[0].fid.is_none());
+}
+
+/// A dataset that was prepared otherwise is remarked on in the table.
+#[test]
+fn other_preparations_are_remarked_on() {
+    let mut runs = three();
+    let datasets = &mut runs[0].evaluation.datasets;
+    let how = "resize: \"torch-bilinear\" instead of \"pillow-bilinear\"".to_owned();
+    datasets.push(Dataset { name: "padchest".into(), prepared_otherwise: how, ..datasets[0].clone() });
+    let notes = table_of(&runs, &asked()).unwrap().notes;
+    let said =
+        "padchest was prepared otherwise than made-up (resize: \"torch-bilinear\" instead of \"pillow-bilinear\")";
+    assert!(notes.iter().any(|n| n.starts_with(said)), "{notes:?}");
 }
 
 #[test]

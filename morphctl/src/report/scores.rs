@@ -69,6 +69,15 @@ pub fn comparisons(m: &Material) -> Html {
         let caption = format!("Healthy against {}: {}. Ranked by {}.", c.name, formats::cases(c), m.table.score);
         parts.push(plain("h3", format!("Healthy against {}", c.name)));
         parts.push(table(&caption, &heads, rows));
+        if let Some(looks) = formats::looks(c) {
+            let heads: Vec<Head> =
+                std::iter::once(Head::text("Method")).chain(formats::LOOKS.map(Head::mixed)).collect();
+            let row = |(method, cells): formats::Looks<'_>| {
+                let shown = cells.map(|v| v.map_or_else(Cell::empty, Cell::of));
+                std::iter::once(Cell::of(method)).chain(shown).collect()
+            };
+            parts.push(table(formats::LOOKS_SAY, &heads, looks.into_iter().map(row).collect()));
+        }
     }
     parts.push(list(formats::legend(&m.table)));
     parts.into()
@@ -353,6 +362,7 @@ pub fn ledger(m: &Material) -> Html {
     let heads = [
         Head::text("Test set"),
         Head::number("Runs scored"),
+        Head::number("Evaluations by hand"),
         Head::number("Sweeps that chose by it"),
         Head::number("Runs chosen among"),
         Head::text("By"),
@@ -372,6 +382,7 @@ pub fn ledger(m: &Material) -> Html {
         vec![
             Cell::of(t.name()),
             Cell::count(t.scored as usize),
+            Cell::count(t.rescored as usize),
             Cell::count(t.choices.len()),
             Cell::count(t.choices.iter().map(|c| c.runs as usize).sum()),
             Cell::of(named.join(", ")),
@@ -380,8 +391,8 @@ pub fn ledger(m: &Material) -> Html {
     if m.table.tests.is_empty() {
         return Html::none();
     }
-    let caption = "How often each test set was scored and used to choose, as this coordinator has it recorded. Scores by hand \
-                   (morphctl evaluate) and other coordinators' are not counted.";
+    let caption = "How often each test set was scored and used to choose, as this coordinator has it recorded. Other coordinators' \
+                   scores, and evaluations by hand that asked none, are not counted.";
     Html::from([
         p(
             "A test set that helped to choose a method or a hyper-parameter flatters what was chosen, the more the more it was chosen among.",

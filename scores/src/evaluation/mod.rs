@@ -102,6 +102,23 @@ pub struct Dataset {
     pub persons_known: bool,
     /// Its images are phantoms: no number says anything about patients.
     pub synthetic: bool,
+    /// In what its images were prepared otherwise than those of the first dataset, in words; empty: in nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prepared_otherwise: String,
+}
+
+impl Dataset {
+    /// The remark on a dataset whose images a network does not know of this kind.
+    pub fn remark(&self, first: &Self) -> Option<String> {
+        let how = &self.prepared_otherwise;
+        let said = || {
+            format!(
+                "{} was prepared otherwise than {} ({how}): what a network makes of its images may be owed to that",
+                self.name, first.name
+            )
+        };
+        (!how.is_empty()).then(said)
+    }
 }
 
 /// A set of cases in numbers.

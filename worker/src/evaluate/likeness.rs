@@ -123,3 +123,30 @@ fn distance(network: &str, a: &Moments, b: &Moments) -> Result<Fid, Failure> {
     let value = frechet_distance(&first, &second)?;
     Ok(Fid { value, images: a.images(), against: b.images(), network: network.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use morph_checkpoint::weights;
+
+    use super::*;
+
+    /// What the package computes of features that it has computed itself: model/tests/golden/inception.py.
+    #[test]
+    fn the_distance_is_pytorch_fids() {
+        let facts: serde_json::Value =
+            serde_json::from_str(include_str!("../../../model/tests/golden/inception.json")).unwrap();
+        let bytes = include_bytes!("../../../model/tests/golden/inception.safetensors");
+        for (network, features) in weights::read(bytes, "inception").unwrap() {
+            let all: Vec<f64> =
+                features.bytes.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+            let mut sets = [Moments::default(), Moments::default()];
+            for (i, image) in all.chunks_exact(FEATURES).enumerate() {
+                sets[usize::from(i >= 2)].add(image).unwrap();
+            }
+            let found = distance(&network, &sets[0], &sets[1]).unwrap();
+            let recorded = facts["fid"][&network].as_f64().unwrap();
+            assert!((found.value / recorded - 1.0).abs() < 1e-5, "{network}: {} instead of {recorded}", found.value);
+            assert_eq!((found.images, found.against), (2, 3));
+        }
+    }
+}

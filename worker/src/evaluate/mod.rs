@@ -311,6 +311,8 @@ fn notes(scene: &Scene<'_>, cases: &Cases) -> Vec<String> {
     for dataset in scene.test.datasets.iter().filter(|d| d.synthetic) {
         notes.push(format!("{} holds phantoms: these numbers say nothing about patients", dataset.name));
     }
+    let first = scene.test.datasets.first();
+    notes.extend(scene.test.datasets.iter().filter_map(|d| d.remark(first?)));
     if let Some(url) = &scene.experiment.evaluation.truth {
         let any = ["twin_l1", "l1_masked"].iter().any(|name| cases.column(name).is_some());
         if !any {

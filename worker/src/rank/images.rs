@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use morph_data::Samples;
 use morph_objects::{NodeCache, Objects};
 use morph_scores::evaluation as scores;
-use morph_spec::{Digest, Experiment, Manifest, experiment::Residency, manifest::PatientIds};
+use morph_spec::{Digest, Experiment, Manifest, dataset::Preprocess, experiment::Residency, manifest::PatientIds};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use crate::rank::{failure::Failure, group::Place};
@@ -101,13 +102,14 @@ impl Dataset {
         let mut others: Vec<Self> = Vec::new();
         let mut sets = Vec::new();
         for set in plan.sets {
+            let pinned = set.dataset.as_ref().and_then(|url| experiment.evaluation.digests.get(url)).copied();
             let url = set.dataset.map(|url| Objects::open(&url).map(|folder| folder.url())).transpose()?;
             let (dataset, samples) = match url.filter(|url| *url != self.folder.url()) {
                 None => (0, self.subset(&set.subset).await?),
                 Some(url) => {
                     let at = others.iter().position(|other| other.folder.url() == url);
                     if at.is_none() {
-                        let (folder, manifest, digest) = Self::look(&url, None).await?;
+                        let (folder, manifest, digest) = Self::look(&url, pinned).await?;
                         let other = Self { folder, manifest, digest, cache: self.cache.clone() };
                         other.fits(experiment)?;
                         others.push(other);
@@ -118,7 +120,11 @@ impl Dataset {
             };
             sets.push(TestSamples { name: set.name, sick: set.sick, dataset, samples });
         }
-        let datasets = std::iter::once(self).chain(&others).map(Self::described).collect();
+        let described = |other: &Self| scores::Dataset {
+            prepared_otherwise: otherwise(&other.manifest.preprocess, &self.manifest.preprocess),
+            ..other.described()
+        };
+        let datasets = std::iter::once(self).chain(&others).map(described).collect();
         Ok(TestSets { sets, comparisons: plan.comparisons, datasets })
     }
 
@@ -146,6 +152,7 @@ impl Dataset {
             digest: self.digest.to_string(),
             persons_known: self.manifest.patient_ids == PatientIds::Person,
             synthetic: self.manifest.synthetic,
+            prepared_otherwise: String::new(),
         }
     }
 
@@ -156,6 +163,14 @@ impl Dataset {
     pub async fn subset(&self, subset: &morph_spec::experiment::Subset) -> Result<Samples, Failure> {
         Ok(Samples::open(&self.folder, &self.manifest, subset, &self.cache).await?)
     }
+}
+
+/// In what `this` differs from what is trained on, in words.
+fn otherwise(this: &Preprocess, own: &Preprocess) -> String {
+    let say = |value: Option<Value>| value.map_or_else(|| "the default".to_owned(), |value| value.to_string());
+    let differences = this.differences(own).into_iter();
+    let told = differences.map(|(name, this, own)| format!("{name}: {} instead of {}", say(this), say(own)));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Images `indices` of `samples` as `[n, 1, height, width]` in 0..1.

@@ -161,6 +161,11 @@ async fn write(folder: &Path, leak: bool) {
     let splits = vec![("train", train), ("val", val), ("test", test)];
     store(&open("data"), "noise", splits, PatientIds::Person).await;
     store(&open("other"), "covid-noise", vec![("test", other)], PatientIds::Image).await;
+    // It was made smaller by another rule.
+    let (folder, file) = (open("other"), morph_spec::manifest::FILE);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&folder.get(file).await.unwrap()).unwrap();
+    manifest["preprocess"]["resize"] = json!("torch-bilinear");
+    folder.put(file, manifest.to_string().into()).await.unwrap();
 }
 
 fn sets(experiment: &Experiment, folder: &Path, runtime: &Runtime) -> (Sets, Digest) {
@@ -227,6 +232,9 @@ fn scored(group: &Group) -> String {
     assert!(summary.contains_key("healthy/fid") && e.notes.iter().any(|n| n.contains("than Inception has features")));
     assert!(opacity.scores["top5_masked"].operating.is_some() && covid.scores["l1"].drift.is_some());
     assert!(e.notes.iter().any(|n| n.contains("phantoms")), "{:?}", e.notes);
+    let otherwise =
+        "covid-noise was prepared otherwise than noise (resize: \"torch-bilinear\" instead of \"pillow-bilinear\")";
+    assert!(e.notes.iter().any(|n| n.contains(otherwise)), "{:?}", e.notes);
     Digest::of(&alone.files().unwrap()[3].1).to_string()
 }
 
@@ -304,6 +312,30 @@ fn a_checkpoint_is_scored_alone_and_on_other_data() {
     assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["healthy", "opacity", "validation"]);
     assert!(e.leakage.unwrap().unchecked.contains("cannot be read"));
     assert!(e.notes.iter().any(|n| n.contains("not of the data trained on")), "{:?}", e.notes);
+}
+
+#[test]
+fn what_is_scored_is_what_lay_there_at_submission() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, false));
+    let mut experiment = experiment(folder);
+    let other = folder.join("other").display().to_string();
+    let manifest = std::fs::read(folder.join("other/manifest.json")).unwrap();
+    experiment.evaluation.digests.insert(other.clone(), Digest::of(&manifest));
+    let sets = |e: &Experiment| {
+        let dataset = runtime.block_on(Dataset::open(&e.dataset.url, None, &folder.join("cache"), 1 << 30)).unwrap();
+        runtime.block_on(dataset.sets(e))
+    };
+    sets(&experiment).unwrap();
+    std::fs::write(folder.join("other/manifest.json"), [&manifest[..], b" "].concat()).unwrap();
+    let said = sets(&experiment).unwrap_err();
+    assert!(matches!(said, Failure::User(_)));
+    let said = said.to_string();
+    assert!(said.contains(&other) && said.contains("has changed since the run was submitted"), "{said}");
+    experiment.evaluation = experiment.evaluation.on(&[("covid-noise".into(), other)]);
+    let said = sets(&experiment).unwrap_err().to_string();
+    assert!(said.contains("Lung Opacity"), "named anew, it is what is there now, and has other labels: {said}");
 }
 
 #[test]
