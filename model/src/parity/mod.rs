@@ -22,6 +22,14 @@ use case::Case;
 /// # Errors
 /// [`Error::Golden`] when the case cannot be read or its method is not implemented.
 pub fn run(dir: &Path) -> Result<Report, Error> {
+    run_steps(dir, steps::STEPS)
+}
+
+/// As [`run`], but only the first `steps` of the training steps.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_steps(dir: &Path, steps: usize) -> Result<Report, Error> {
     let case = Case::read(dir)?;
     let mut report = Report { case: case.name.clone(), sections: Vec::new() };
     if let Some(recorded) = case.tensors("forward.safetensors")? {
@@ -29,7 +37,7 @@ pub fn run(dir: &Path) -> Result<Report, Error> {
     }
     for variant in ["asrun", "train"] {
         if let Some(recorded) = case.tensors(&format!("steps_{variant}.safetensors"))? {
-            steps::replay(&case, variant, &recorded, &mut report)?;
+            steps::replay(&case, variant, &recorded, steps, &mut report)?;
         }
     }
     if report.sections.is_empty() {

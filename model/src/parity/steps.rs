@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{At, Error, Method, Optimizers, Recorded, Solo, Step, Updates, from_data};
 
-const STEPS: usize = 3;
+/// Steps that are recorded.
+pub(super) const STEPS: usize = 3;
 /// Gradients in f32 are compared where the reference's own f32 keeps this close to its f64 (README 2).
 const NOISE: f64 = 1e-3;
 
@@ -27,17 +28,32 @@ const BESIDE: f64 = 2e-6;
 /// Relative bound of losses in f64.
 const DOUBLE: f64 = 1e-9;
 
-pub(super) fn replay(case: &Case, variant: &str, recorded: &Tensors, report: &mut Report) -> Result<(), Error> {
+/// Where a replay starts.
+#[derive(Clone, Copy)]
+enum Start {
+    /// The recorded weights.
+    Recorded,
+    /// Weights that are moved at random, with this seed, by up to [`BESIDE`] of themselves.
+    Beside(i64),
+}
+
+pub(super) fn replay(
+    case: &Case,
+    variant: &str,
+    recorded: &Tensors,
+    steps: usize,
+    report: &mut Report,
+) -> Result<(), Error> {
     let run = Run { facts: &case.meta["steps"][variant], variant, recorded, class: case.class(variant)? };
     // The reference's f64 run may have ended early: what follows has nothing to be compared with.
     let companion = run.facts["losses_f64"].as_array().map_or(0, Vec::len).min(STEPS);
-    let f32 = trained(case, &run, Kind::Float, STEPS, 0.0)?;
+    let f32 = trained(case, &run, Kind::Float, steps, Start::Recorded)?;
     // Of full-size cases there is none at all, and what is recorded for it repeats f32. How much of f32 is noise is then told by
     // a second run in f32 that starts from weights beside these.
     let f64 = if run.companion() {
-        trained(case, &run, Kind::Double, companion.max(1), 0.0)?
+        trained(case, &run, Kind::Double, companion.max(1).min(steps), Start::Recorded)?
     } else {
-        trained(case, &run, Kind::Float, STEPS, BESIDE)?
+        trained(case, &run, Kind::Float, steps, Start::Beside(1))?
     };
     report.sections.extend(losses(&run, &f32, &f64)?.finish());
     if run.companion() {
@@ -50,7 +66,7 @@ pub(super) fn replay(case: &Case, variant: &str, recorded: &Tensors, report: &mu
         }
     }
     report.sections.extend(parameters(case, &run, &f32, &f64)?.finish());
-    if companion == STEPS {
+    if companion == STEPS && steps == STEPS {
         report.sections.extend(validation(case, &run, f32, f64)?.finish());
     }
     Ok(())
@@ -124,14 +140,14 @@ impl Updates for Watched<'_> {
     }
 }
 
-/// The first steps in `kind`, from weights that are moved at random by up to `beside` of themselves.
-fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize, beside: f64) -> Result<Trained, Error> {
+/// The first steps in `kind`.
+fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize, start: Start) -> Result<Trained, Error> {
     let method = case.method(run.variant, kind)?;
-    if beside > 0.0 {
-        tch::manual_seed(1);
+    if let Start::Beside(seed) = start {
+        tch::manual_seed(seed);
         tch::no_grad(|| -> Result<(), Error> {
             for (_, mut parameter) in method.parameters() {
-                let factor = (parameter.f_rand_like()? * 2.0 - 1.0) * beside + 1.0;
+                let factor = (parameter.f_rand_like()? * 2.0 - 1.0) * BESIDE + 1.0;
                 let _ = parameter.f_mul_(&factor)?;
             }
             Ok(())
@@ -338,7 +354,7 @@ fn double_gradients(run: &Run<'_>, (theirs, mine): (&str, &str), ours: &Trained)
 fn parameters(case: &Case, run: &Run<'_>, ours: &Trained, exact: &Trained) -> Result<Section, Error> {
     let mut section = Section::new(&format!("{}/after steps", run.variant));
     let (lr, vanishing) = (run.class.trainer.optimizer.lr, vanishing(run, exact));
-    for (steps, prefix) in [(1usize, "after1."), (3, "after3.")] {
+    for (steps, prefix) in [(1usize, "after1."), (3, "after3.")].into_iter().filter(|(n, _)| *n <= ours.after.len()) {
         let bound = 0.02 * steps as f64 * lr;
         let facts = &case.meta["steps"][run.variant]["params"][format!("after{steps}")];
         // Without a companion the reference's noise is taken to be like ours: each may have half of the bound.
@@ -411,4 +427,41 @@ fn validation(case: &Case, run: &Run<'_>, mut ours: Trained, mut exact: Trained)
         }
     }
     Ok(section)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At the third step of Soft-IntroVAE's training with batch statistics, at full size, `rec_rec` has been seen beyond its bound:
+    /// what other roundings make of it is as far away. Each of four replays starts 2e-6 beside the recorded weights.
+    #[test]
+    #[ignore = "20 minutes"]
+    fn rounding_carries_si_vae_farther_than_the_reference_is() {
+        let Some(dir) = crate::tests::path("si-vae_full") else { return };
+        let case = Case::read(&dir).unwrap();
+        let recorded = case.tensors("steps_train.safetensors").unwrap().unwrap();
+        let class = case.class("train").unwrap();
+        let run = Run { facts: &case.meta["steps"]["train"], variant: "train", recorded: &recorded, class };
+        let at = run.class.terms.iter().position(|(_, mine)| *mine == "rec_rec").unwrap();
+        let mine = run.class.terms[at].1;
+        let starts = [Start::Recorded, Start::Beside(1), Start::Beside(2), Start::Beside(3), Start::Beside(4)];
+        let mut found = vec![Vec::new(); STEPS];
+        for start in starts {
+            let trained = trained(&case, &run, Kind::Float, STEPS, start).unwrap();
+            for (step, terms) in trained.terms.iter().enumerate() {
+                found[step].push(term(terms, mine).unwrap());
+            }
+        }
+        for (step, ours) in found.iter().enumerate() {
+            let want = pairs(&run.facts["losses"][step])[at].1;
+            let off: Vec<f64> = ours.iter().map(|v| (v - want) / want).collect();
+            let spread = ours.iter().fold(0.0f64, |far, v| far.max(((v - ours[0]) / want).abs()));
+            eprintln!(
+                "step {}: recorded {want}, ours {ours:?}, off by {off:?}, apart from each other by {spread:e}",
+                step + 1
+            );
+            assert!(step == 0 || off[0].abs() <= 3.0 * spread, "step {}: {off:?}, {spread}", step + 1);
+        }
+    }
 }
