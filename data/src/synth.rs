@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Progress,
-    layouts::rsna::{CLASSES, IMAGES, LABELS, SIDE},
+    layouts::{
+        Root,
+        rsna::{CLASSES, IMAGES, LABELS, SIDE},
+    },
     phantom::{self, Case, Label},
     readers::png,
     truth::{FOLDER, Kind},
@@ -194,8 +197,8 @@ fn clear(images: &Path) -> Result<(), Error> {
 }
 
 /// Whether the raw dataset at `root` was written by [`write()`].
-pub(crate) fn is_synthetic(root: &Path) -> bool {
-    root.join(RECIPE).exists()
+pub(crate) fn is_synthetic(root: &Root) -> bool {
+    root.is_file(RECIPE)
 }
 
 /// One image, as the tables have it.

@@ -11,7 +11,7 @@ use std::{
 
 use morph_data::{
     Error, Progress, Samples, Silent, diff, inspect,
-    layouts::rsna,
+    layouts::{Root, rsna},
     manifest, phantom,
     prepare::{self, Options, Report},
     readers::{self, Grey},
@@ -149,7 +149,7 @@ fn an_interrupted_synth_is_done_again() {
 #[test]
 fn phantoms_come_back_from_their_files() {
     let house = House::new(4, 6);
-    let listing = rsna::list(&house.raw(), None).unwrap();
+    let listing = rsna::list(&Root::folder(house.raw()), None).unwrap();
     assert!(listing.skipped.is_empty() && listing.items.len() == 12 && !listing.persons);
     let count = |label: &str| listing.items.iter().filter(|i| i.label == label).count();
     assert_eq!((count("Normal"), count("Lung Opacity"), count("No Lung Opacity / Not Normal")), (4, 6, 2));
@@ -193,7 +193,7 @@ async fn every_image_becomes_the_sample_that_it_should() {
     assert!(m.counts["train"].keys().chain(m.counts["val"].keys()).all(|label| label == "Normal"), "{:?}", m.counts);
     assert!(m.shards.iter().all(|s| s.samples <= 8));
 
-    let listing = rsna::list(&house.raw(), None).unwrap();
+    let listing = rsna::list(&Root::folder(house.raw()), None).unwrap();
     let items: BTreeMap<_, _> = listing.items.iter().map(|i| (i.id.clone(), i)).collect();
     let dataset = Objects::open(&report.url).unwrap();
     let cache = NodeCache::open(&house.0.path().join("cache"), 1 << 30).unwrap();

@@ -11,7 +11,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR, value::PixelFragmentSequence};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use morph_data::{
-    layouts::{covid19, padchest, rsna},
+    layouts::{Root, covid19, padchest, rsna},
     readers::{self, Values},
     shard::Shard,
 };
@@ -105,7 +105,7 @@ pub fn padchest(data: &[u8]) {
     for name in ["labels.csv", "0.zip"] {
         fs::write(root.path().join(name), parts.next().unwrap_or_default()).expect("a small file");
     }
-    let Ok(listing) = padchest::list(root.path(), Some("labels.csv")) else { return };
+    let Ok(listing) = padchest::list(&Root::folder(root.path()), Some("labels.csv")) else { return };
     for item in listing.items {
         drop(item.place.read());
     }
@@ -122,7 +122,7 @@ pub fn workbook(data: &[u8]) {
         root
     });
     fs::write(root.path().join("COVID.metadata.xlsx"), data).expect("a small file");
-    if let Ok(listing) = covid19::list(root.path()) {
+    if let Ok(listing) = covid19::list(&Root::folder(root.path())) {
         assert_eq!(listing.items.len(), 1);
     }
 }
@@ -239,8 +239,8 @@ pub fn tables(data: &[u8]) {
     for name in names {
         fs::write(root.path().join(name), parts.next().unwrap_or_default()).expect("a small file");
     }
-    for map in [None, Some(root.path().join(names[2]))] {
-        let Ok(listing) = rsna::list(root.path(), map.as_deref()) else { continue };
+    for map in [None, root.path().join(names[2]).to_str()] {
+        let Ok(listing) = rsna::list(&Root::folder(root.path()), map) else { continue };
         for item in &listing.items {
             assert!(["a", "b"].contains(&&*item.id), "only what is there can be used");
             let sound = |[x, y, w, h]: &[f32; 4]| [x, y, w, h].iter().all(|v| v.is_finite()) && *w > 0.0 && *h > 0.0;

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod backend;
+mod blocking;
 pub mod cache;
 mod download;
 mod error;
@@ -22,6 +23,7 @@ use object_store::{
 };
 
 pub use backend::Options;
+pub use blocking::Blocking;
 pub use cache::{CachedFile, NodeCache, Wanted};
 use download::{Broken, Patience, Sink};
 pub use error::Error;
@@ -61,6 +63,8 @@ pub struct Entry {
     pub key: String,
     /// Size in bytes.
     pub bytes: u64,
+    /// What changes when the content does: the store's ETag, or the time of change.
+    pub version: String,
 }
 
 /// How a [`Objects::commit`] succeeded.
@@ -245,7 +249,8 @@ impl Objects {
             .into_iter()
             .map(|meta| {
                 let key = meta.location.as_ref()[skip..].trim_start_matches('/').to_owned();
-                Entry { key, bytes: meta.size }
+                let changed = || meta.last_modified.timestamp_micros().to_string();
+                Entry { key, bytes: meta.size, version: meta.e_tag.clone().unwrap_or_else(changed) }
             })
             .collect();
         entries.sort_by(|a, b| a.key.cmp(&b.key));

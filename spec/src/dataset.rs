@@ -100,7 +100,7 @@ pub enum Kind {
 pub struct Source {
     /// How files and labels lie.
     pub layout: Layout,
-    /// The folder (path; `${VAR}` is replaced from the environment).
+    /// The folder: a path, or a URL of a bucket that can be listed (`s3://bucket/prefix`). `${VAR}` is replaced from the environment.
     pub root: String,
     /// RSNA only: a CSV `patientId,person` that maps images to persons. Without it splits are by image, and said so.
     #[serde(default)]

@@ -3,30 +3,30 @@
 //! much as by its disease, so one may want to leave sources out. Names in it differ from those of the files in upper and lower case.
 //! Patients, ages, sexes and views are not known.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-use super::{Listing, folders, xlsx};
+use super::{Listing, Place, Root, folders, xlsx};
 use crate::Error;
 
 /// Lists the images under `root`.
 ///
 /// # Errors
 /// [`Error::Source`] when a folder or a workbook cannot be read, or `root` has no class folders.
-pub fn list(root: &Path) -> Result<Listing, Error> {
+pub fn list(root: &Root) -> Result<Listing, Error> {
     let mut listing = folders::list(root)?;
     listing.items.retain(|item| item.source.contains("/images/"));
     if listing.items.is_empty() {
         let why = "no <class>/images/ lies here; source.root must be the folder that holds COVID, Normal, Lung_Opacity and Viral Pneumonia";
-        return Err(Error::Source { path: root.display().to_string(), why: why.to_owned() });
+        return Err(Error::Source { path: root.show(""), why: why.to_owned() });
     }
     let classes: std::collections::BTreeSet<String> = listing.items.iter().map(|i| i.label.clone()).collect();
     for class in classes {
-        let path = root.join(format!("{class}.metadata.xlsx"));
+        let workbook = format!("{class}.metadata.xlsx");
         // Copies of the dataset often come without them.
-        if !path.is_file() {
+        if !root.is_file(&workbook) {
             continue;
         }
-        let origins = origins(&path)?;
+        let origins = origins(&root.place(&workbook))?;
         for item in listing.items.iter_mut().filter(|item| item.label == class) {
             let name = item.id.rsplit('/').next().unwrap_or_default();
             item.origin = origins.get(&name.to_lowercase()).cloned();
@@ -36,9 +36,9 @@ pub fn list(root: &Path) -> Result<Listing, Error> {
 }
 
 /// The URL of each image, by its name in lower case.
-fn origins(path: &Path) -> Result<BTreeMap<String, String>, Error> {
-    let bad = |why: String| Error::Source { path: path.display().to_string(), why };
-    let mut rows = xlsx::rows(path).map_err(bad)?.into_iter();
+fn origins(place: &Place) -> Result<BTreeMap<String, String>, Error> {
+    let bad = |why: String| Error::Source { path: place.to_string(), why };
+    let mut rows = xlsx::rows(place).map_err(bad)?.into_iter();
     let header = rows.next().unwrap_or_default();
     let column = |name: &str| {
         let at = header.iter().position(|h| h.trim().eq_ignore_ascii_case(name));

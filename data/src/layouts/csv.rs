@@ -1,13 +1,10 @@
 //! Image files that CSV tables name, and splits that they say: one column `filename` is enough, as in the reference's.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use morph_spec::dataset::{Columns, SplitFiles, Table};
 
-use super::{Item, Listing, Place, file_name, table};
+use super::{Item, Listing, Root, file_name, table};
 use crate::{
     Error,
     readers::{Facts, Kind, OLDEST},
@@ -17,14 +14,14 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Source`] when a table cannot be read, lacks the column of file names, or says no label.
-pub fn list(root: &Path, tables: &[Table], columns: &Columns) -> Result<Listing, Error> {
+pub fn list(root: &Root, tables: &[Table], columns: &Columns) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     let c = columns;
     let names = [&*c.file, &*c.label, &*c.patient, &*c.split, &*c.view, &*c.sex, &*c.age];
     let mut seen = BTreeSet::new();
     let mut persons = true;
     for given in tables {
-        table::each(&super::within(root, &given.file), "it is named in source.tables", &names, 1, |row| {
+        table::each(&root.place(&given.file), "it is named in source.tables", &names, 1, |row| {
             let source = row.some(0).ok_or_else(|| row.bad(0, "the name of the file is missing"))?.replace('\\', "/");
             let Some((_, stem)) = Kind::of(&source) else {
                 listing.skip(source, "its name ends in no known way: png, jpg, dcm, npy, nii, nii.gz are read");
@@ -53,12 +50,11 @@ pub fn list(root: &Path, tables: &[Table], columns: &Columns) -> Result<Listing,
             };
             let patient = row.some(2);
             persons &= patient.is_some();
-            let path = root.join(&source);
-            if !path.is_file() {
+            if !root.is_file(&source) {
                 listing.skip(source, "listed, but the file is missing");
                 return Ok(());
             }
-            let item = Item::new(stem.to_owned(), label.to_owned(), source.clone(), Place::File(path));
+            let item = Item::new(stem.to_owned(), label.to_owned(), source.clone(), root.place(&source));
             listing.items.push(Item {
                 patient: patient.unwrap_or(stem).to_owned(),
                 split,
@@ -82,7 +78,7 @@ pub fn list(root: &Path, tables: &[Table], columns: &Columns) -> Result<Listing,
 ///
 /// # Errors
 /// [`Error::Source`] when a table cannot be read, names an image twice, or puts an image or a patient into two splits.
-pub(super) fn splits(root: &Path, files: &SplitFiles, listing: &mut Listing) -> Result<(), Error> {
+pub(super) fn splits(root: &Root, files: &SplitFiles, listing: &mut Listing) -> Result<(), Error> {
     if files.is_empty() {
         return Ok(());
     }
@@ -94,7 +90,7 @@ pub(super) fn splits(root: &Path, files: &SplitFiles, listing: &mut Listing) -> 
     let mut chosen: Vec<Option<&'static str>> = vec![None; listing.items.len()];
     let mut missing = Vec::new();
     for (split, file) in files.all() {
-        table::each(&super::within(root, file), "it is named in split.files", &["filename"], 1, |row| {
+        table::each(&root.place(file), "it is named in split.files", &["filename"], 1, |row| {
             let name = row.some(0).ok_or_else(|| row.bad(0, "the name of the file is missing"))?.replace('\\', "/");
             let alike = by_name.get(file_name(&name)).map_or(&[][..], Vec::as_slice);
             let common = |i: &usize| {

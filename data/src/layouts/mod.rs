@@ -1,24 +1,22 @@
-//! How raw datasets lie on disk, and what their tables say. A layout lists; it decodes nothing.
+//! How raw datasets lie on disk or in a bucket, and what their tables say. A layout lists; it decodes nothing.
 
 pub mod covid19;
 pub mod csv;
 pub mod folders;
 pub mod padchest;
 mod place;
+mod root;
 pub mod rsna;
 mod table;
 mod xlsx;
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeSet;
 
 use morph_spec::dataset::{Dataset, Layout};
 
-pub use self::place::Place;
 pub(crate) use self::place::file_name;
-use crate::{Error, readers::Facts};
+pub use self::{place::Place, root::Root};
+use crate::{Error, readers::Facts, synth};
 
 /// One image that a dataset's tables or folders promise.
 #[derive(Debug, Clone)]
@@ -93,6 +91,8 @@ pub struct Listing {
     pub skipped: Vec<Skipped>,
     /// Whether patients are persons.
     pub persons: bool,
+    /// Whether all of it was drawn, and is of nobody.
+    pub synthetic: bool,
 }
 
 impl Listing {
@@ -106,16 +106,16 @@ impl Listing {
 /// # Errors
 /// [`Error::Source`] when a table or a folder cannot be used.
 pub fn list(spec: &Dataset) -> Result<Listing, Error> {
-    let root = Path::new(&spec.source.root);
+    let root = &Root::open(&spec.source.root)?;
     let mut listing = match spec.source.layout {
-        Layout::Rsna => rsna::list(root, spec.source.patient_map.as_deref().map(Path::new))?,
+        Layout::Rsna => rsna::list(root, spec.source.patient_map.as_deref())?,
         Layout::Folders => folders::list(root)?,
         Layout::Padchest => padchest::list(root, spec.source.labels.as_deref())?,
         Layout::Covid19Radiography => covid19::list(root)?,
         Layout::Csv => csv::list(root, &spec.source.tables, &spec.source.columns)?,
     };
     if let Some(file) = &spec.source.bad_images {
-        let known: BTreeSet<String> = table::lines(&within(root, file))?.into_iter().collect();
+        let known: BTreeSet<String> = table::lines(&root.place(file))?.into_iter().collect();
         let (bad, good): (Vec<_>, Vec<_>) = listing.items.into_iter().partition(|item| {
             let name = file_name(&item.source);
             known.contains(&item.source) || known.contains(name) || known.contains(&item.id)
@@ -125,6 +125,7 @@ pub fn list(spec: &Dataset) -> Result<Listing, Error> {
             bad.into_iter().map(|item| Skipped { source: item.source, reason: "it is listed in bad_images".into() }),
         );
     }
+    listing.synthetic = synth::is_synthetic(root);
     csv::splits(root, &spec.split.files, &mut listing)?;
     twice(&listing)?;
     Ok(listing)
@@ -139,11 +140,6 @@ fn twice(listing: &Listing) -> Result<(), Error> {
             Err(Error::Source { path: item.source.clone(), why: format!("two images are called {:?}", item.id) })
         }
     }
-}
-
-/// `name` in `root`, unless it is a path from the top.
-fn within(root: &Path, name: &str) -> PathBuf {
-    root.join(name)
 }
 
 /// The split with this name.

@@ -2,12 +2,9 @@
 //! are read as they are; and its label table (`PADCHEST_*.csv` or `.csv.gz`). What was found is a list in Python's notation with stray
 //! spaces; images without findings, or marked to be excluded, are left out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Item, Listing, Place, file_name, folders::names, place::Archive, table};
+use super::{Item, Listing, Place, Root, file_name, place::Archive, table};
 use crate::{
     Error,
     readers::{Facts, Kind, OLDEST},
@@ -88,15 +85,15 @@ const BAD: [&str; 45] = [
 ///
 /// # Errors
 /// [`Error::Source`] when there is no table, or it is none of PadChest's, or a folder or zip file cannot be read.
-pub fn list(root: &Path, labels: Option<&str>) -> Result<Listing, Error> {
-    let path = match labels {
-        Some(name) => super::within(root, name),
+pub fn list(root: &Root, labels: Option<&str>) -> Result<Listing, Error> {
+    let labels = match labels {
+        Some(name) => root.place(name),
         None => find_table(root)?,
     };
     let mut found = files(root)?;
     let mut listing = Listing { persons: true, ..Listing::default() };
     let hint = "source.labels names PadChest's label table";
-    table::each(&path, hint, &COLUMNS, NEEDED, |row| {
+    table::each(&labels, hint, &COLUMNS, NEEDED, |row| {
         let file = row.get(0).to_owned();
         if file.is_empty() {
             return Err(row.bad(0, "it is empty"));
@@ -144,15 +141,15 @@ pub fn list(root: &Path, labels: Option<&str>) -> Result<Listing, Error> {
     Ok(listing)
 }
 
-fn find_table(root: &Path) -> Result<PathBuf, Error> {
+fn find_table(root: &Root) -> Result<Place, Error> {
     let is_table = |name: &str| {
         let name = name.to_lowercase();
         name.starts_with("padchest") && (name.ends_with(".csv") || name.ends_with(".csv.gz"))
     };
-    let all: Vec<String> = names(root)?.into_iter().filter(|name| is_table(name)).collect();
-    let bad = |why: String| Error::Source { path: root.display().to_string(), why };
+    let all: Vec<String> = root.names("")?.into_iter().filter(|name| is_table(name)).collect();
+    let bad = |why: String| Error::Source { path: root.show(""), why };
     match &all[..] {
-        [one] => Ok(root.join(one)),
+        [one] => Ok(root.place(one)),
         [] => {
             Err(bad("no PADCHEST_*.csv or .csv.gz lies here; source.labels says where the label table is".to_owned()))
         }
@@ -161,25 +158,29 @@ fn find_table(root: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Every image below `root`, by its name.
-fn files(root: &Path) -> Result<BTreeMap<String, Place>, Error> {
+fn files(root: &Root) -> Result<BTreeMap<String, Place>, Error> {
     let mut found = BTreeMap::new();
     let is_image = |name: &str| matches!(Kind::of(name), Some((Kind::Png, _)));
-    for name in names(root)? {
-        let path = root.join(&name);
+    for name in root.names("")? {
+        let place = root.place(&name);
         if is_image(&name) {
-            found.insert(name, Place::File(path));
+            found.insert(name, place);
         } else if name.to_lowercase().ends_with(".zip") {
-            let archive = Archive::open(&path)?;
+            let Place::File(path) = &place else {
+                let why = "zip files are read from folders only: unpack it in the bucket";
+                return Err(Error::Source { path: place.to_string(), why: why.to_owned() });
+            };
+            let archive = Archive::open(path)?;
             for (entry, inner) in archive.names() {
                 let inner = file_name(&inner);
                 if is_image(inner) {
                     found.entry(inner.to_owned()).or_insert_with(|| Place::Zip(archive.clone(), entry));
                 }
             }
-        } else if path.is_dir() {
-            for inner in names(&path)?.into_iter().filter(|n| is_image(n)) {
+        } else if root.is_folder(&name) {
+            for inner in root.names(&name)?.into_iter().filter(|n| is_image(n)) {
                 // What is unpacked already is read from there.
-                let place = Place::File(path.join(&inner));
+                let place = root.place(&format!("{name}/{inner}"));
                 found.insert(inner, place);
             }
         }

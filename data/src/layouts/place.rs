@@ -1,4 +1,4 @@
-//! Where a file lies: in a folder, or in a zip file that is never unpacked.
+//! Where a file lies: in a folder, in a zip file that is never unpacked, or in a bucket.
 
 use std::{
     borrow::Cow,
@@ -13,7 +13,11 @@ use std::{
 
 use zip::ZipArchive;
 
+use super::root::Bucket;
 use crate::{Error, error::io_text, readers::LARGEST_FILE};
+
+/// Bytes of a table in a bucket, which is held in memory.
+const LARGEST_TABLE: u64 = 1 << 30;
 
 /// Where a file lies.
 #[derive(Clone)]
@@ -22,6 +26,8 @@ pub enum Place {
     File(PathBuf),
     /// An entry of a zip file, by number.
     Zip(Arc<Archive>, usize),
+    /// An object of a bucket, by name.
+    Object(Arc<Bucket>, String),
 }
 
 impl fmt::Debug for Place {
@@ -29,7 +35,14 @@ impl fmt::Debug for Place {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Zip(archive, entry) => write!(f, "{} #{entry}", archive.path.display()),
+            Self::Object(bucket, key) => write!(f, "{}", bucket.url_of(key)),
         }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
     }
 }
 
@@ -68,7 +81,26 @@ impl Place {
                     Err("its entry has another size than it says".to_owned())
                 }
             }
+            Self::Object(bucket, key) => {
+                let len = self.len();
+                if len > LARGEST_FILE {
+                    return Err(too_large(len));
+                }
+                bucket.read(key, LARGEST_FILE).map(Vec::from)
+            }
         }
+    }
+
+    /// The file, to be read from its beginning: a table, which may be longer than images are.
+    ///
+    /// # Errors
+    /// A text that says why it cannot be read.
+    pub(super) fn open(&self) -> Result<Box<dyn Read>, String> {
+        Ok(match self {
+            Self::File(path) => Box::new(File::open(path).map_err(|e| io_text(&e))?),
+            Self::Zip(..) => Box::new(io::Cursor::new(self.read()?)),
+            Self::Object(bucket, key) => Box::new(io::Cursor::new(bucket.read(key, LARGEST_TABLE)?)),
+        })
     }
 
     /// How many bytes it has; 0 when that cannot be told.
@@ -76,10 +108,11 @@ impl Place {
         match self {
             Self::File(path) => fs::metadata(path).map_or(0, |m| m.len()),
             Self::Zip(archive, entry) => archive.stamp(*entry).0,
+            Self::Object(bucket, key) => bucket.stamp(key).0,
         }
     }
 
-    /// Size, and what changes when the content does: time of change, or the checksum in the zip file.
+    /// Size, and what changes when the content does: time of change, the checksum in the zip file, or the object's ETag.
     pub(crate) fn stamp(&self) -> (u64, u128) {
         match self {
             Self::File(path) => {
@@ -88,6 +121,7 @@ impl Place {
                 (meta.map_or(0, |m| m.len()), time.map_or(0, |t| t.as_nanos()))
             }
             Self::Zip(archive, entry) => archive.stamp(*entry),
+            Self::Object(bucket, key) => bucket.stamp(key),
         }
     }
 }

@@ -2,13 +2,9 @@
 //! `stage_2_train_labels.csv` (`patientId,x,y,width,height,Target`, one row a box, x and y top-left in pixels of 1024) and
 //! `stage_2_detailed_class_info.csv` (`patientId,class`, one row a box too: a naive join would multiply rows).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Item, Listing, Place, Skipped, table};
+use super::{Item, Listing, Place, Root, Skipped, table};
 use crate::Error;
 
 pub(crate) const IMAGES: &str = "stage_2_train_images";
@@ -16,10 +12,10 @@ pub(crate) const LABELS: &str = "stage_2_train_labels.csv";
 pub(crate) const CLASSES: &str = "stage_2_detailed_class_info.csv";
 pub(crate) const SIDE: f32 = 1024.0;
 
-fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
+fn rows(place: &Place, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
     let hint = format!("source.root must be the folder that holds {IMAGES}, {LABELS} and {CLASSES}");
     let mut rows = Vec::new();
-    table::each(path, &hint, columns, columns.len(), |row| {
+    table::each(place, &hint, columns, columns.len(), |row| {
         rows.push((0..columns.len()).map(|i| row.get(i).to_owned()).collect());
         Ok(())
     })?;
@@ -30,14 +26,14 @@ fn rows(path: &Path, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
 ///
 /// # Errors
 /// [`Error::Source`] when a table is missing or is none.
-pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
-    let classes: BTreeMap<String, String> = rows(&root.join(CLASSES), &["patientId", "class"])?
+pub fn list(root: &Root, patient_map: Option<&str>) -> Result<Listing, Error> {
+    let classes: BTreeMap<String, String> = rows(&root.place(CLASSES), &["patientId", "class"])?
         .into_iter()
         .map(|mut r| (r.remove(0), r.remove(0)))
         .collect();
     let mut boxes: BTreeMap<String, Vec<[f32; 4]>> = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
-    for row in rows(&root.join(LABELS), &["patientId", "x", "y", "width", "height", "Target"])? {
+    for row in rows(&root.place(LABELS), &["patientId", "x", "y", "width", "height", "Target"])? {
         let list = boxes.entry(row[0].clone()).or_default();
         if row[5] != "1" {
             continue;
@@ -50,16 +46,15 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
     }
     let persons: Option<BTreeMap<String, String>> = match patient_map {
         None => None,
-        Some(path) => {
-            Some(rows(path, &["patientId", "person"])?.into_iter().map(|mut r| (r.remove(0), r.remove(0))).collect())
-        }
+        Some(path) => Some(
+            rows(&Place::File(path.into()), &["patientId", "person"])?
+                .into_iter()
+                .map(|mut r| (r.remove(0), r.remove(0)))
+                .collect(),
+        ),
     };
-    let images = root.join(IMAGES);
-    let found: BTreeSet<String> = fs::read_dir(&images)
-        .map_err(|e| Error::Source { path: images.display().to_string(), why: e.to_string() })?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".dcm").map(str::to_owned))
-        .collect();
+    let found: BTreeSet<String> =
+        root.names(IMAGES)?.iter().filter_map(|name| name.strip_suffix(".dcm").map(str::to_owned)).collect();
     let mut listing = Listing { persons: persons.is_some(), ..Listing::default() };
     for id in found.iter().chain(classes.keys()).collect::<BTreeSet<_>>() {
         let source = format!("{IMAGES}/{id}.dcm");
@@ -87,7 +82,7 @@ pub fn list(root: &Path, patient_map: Option<&Path>) -> Result<Listing, Error> {
                 }
             },
         };
-        let place = Place::File(images.join(format!("{id}.dcm")));
+        let place = root.place(&source);
         listing.items.push(Item {
             patient,
             boxes: boxes.get(id).cloned().unwrap_or_default(),

@@ -1,14 +1,15 @@
 //! CSV tables, plain or gzipped, read row by row; what is wrong is said with file, line and column.
 
-use std::{fs::File, io::Read, path::Path};
+use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::{Error, error::io_text};
+use super::Place;
+use crate::Error;
 
 /// A row, with the columns that were asked for.
 pub(super) struct Row<'a> {
-    path: &'a Path,
+    place: &'a Place,
     names: &'a [&'a str],
     at: &'a [Option<usize>],
     record: &'a csv::StringRecord,
@@ -28,31 +29,28 @@ impl Row<'_> {
     /// Something is wrong with field `i`.
     pub(super) fn bad(&self, i: usize, why: &str) -> Error {
         let line = self.record.position().map_or(0, csv::Position::line);
-        Error::Source {
-            path: format!("{}:{line}", self.path.display()),
-            why: format!("column {:?}: {why}", self.names[i]),
-        }
+        Error::Source { path: format!("{}:{line}", self.place), why: format!("column {:?}: {why}", self.names[i]) }
     }
 }
 
-/// Reads the table at `path` and hands its rows on. The first `needed` of `names` must be columns of it; empty names are none.
+/// Reads the table at `place` and hands its rows on. The first `needed` of `names` must be columns of it; empty names are none.
 ///
 /// # Errors
 /// [`Error::Source`] when it is missing, is no table, or lacks a column; `hint` helps those who look for it elsewhere.
 pub(super) fn each(
-    path: &Path,
+    place: &Place,
     hint: &str,
     names: &[&str],
     needed: usize,
     mut row: impl FnMut(&Row<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let bad = |why: String| Error::Source { path: path.display().to_string(), why };
-    let file = File::open(path).map_err(|e| {
+    let bad = |why: String| Error::Source { path: place.to_string(), why };
+    let file = place.open().map_err(|e| {
         let help = if hint.is_empty() { String::new() } else { format!("; {hint}") };
-        bad(format!("{}{help}", io_text(&e)))
+        bad(format!("{e}{help}"))
     })?;
-    let packed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
-    let source: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    let packed = place.to_string().to_lowercase().ends_with(".gz");
+    let source: Box<dyn Read> = if packed { Box::new(MultiGzDecoder::new(file)) } else { file };
     let mut reader = csv::ReaderBuilder::new().from_reader(source);
     let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
     // Excel puts a mark before the first name.
@@ -63,18 +61,22 @@ pub(super) fn each(
     }
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(|e| bad(e.to_string()))? {
-        row(&Row { path, names, at: &at, record: &record })?;
+        row(&Row { place, names, at: &at, record: &record })?;
     }
     Ok(())
 }
 
-/// The line of the text file at `path` that are not empty and no comment.
+/// The lines of the text file at `place` that are not empty and no comment.
 ///
 /// # Errors
 /// [`Error::Source`] when it cannot be read.
-pub(super) fn lines(path: &Path) -> Result<Vec<String>, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Error::Source { path: path.display().to_string(), why: io_text(&e) })?;
+pub(super) fn lines(place: &Place) -> Result<Vec<String>, Error> {
+    let read = || {
+        let mut text = String::new();
+        place.open()?.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        Ok(text)
+    };
+    let text = read().map_err(|why| Error::Source { path: place.to_string(), why })?;
     let named = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     Ok(named.map(str::to_owned).collect())
 }

@@ -1,22 +1,23 @@
 //! The first sheet of a workbook (ECMA-376), as texts.
 
-use std::{fs::File, io::Read, path::Path};
+use std::io::{Cursor, Read};
 
 use quick_xml::{Reader, events::Event};
 use zip::ZipArchive;
+
+use super::Place;
 
 /// A sheet of a hundred thousand rows is far below it.
 const LARGEST: u64 = 256 << 20;
 /// Columns beyond are not looked at.
 const WIDEST: usize = 256;
 
-/// The rows of the first sheet of the workbook at `path`.
+/// The rows of the first sheet of the workbook at `place`.
 ///
 /// # Errors
 /// A text that says why it is no workbook.
-pub(super) fn rows(path: &Path) -> Result<Vec<Vec<String>>, String> {
-    let file = File::open(path).map_err(|e| crate::error::io_text(&e))?;
-    let mut zip = ZipArchive::new(file).map_err(|e| format!("no readable workbook: {e}"))?;
+pub(super) fn rows(place: &Place) -> Result<Vec<Vec<String>>, String> {
+    let mut zip = ZipArchive::new(Cursor::new(place.read()?)).map_err(|e| format!("no readable workbook: {e}"))?;
     let mut part = |name: &str| -> Result<Option<String>, String> {
         let Ok(entry) = zip.by_name(name) else { return Ok(None) };
         let mut text = String::new();

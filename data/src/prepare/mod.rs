@@ -17,7 +17,7 @@ mod sample;
 mod split;
 mod work;
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use morph_objects::Objects;
 use morph_spec::{
@@ -34,7 +34,6 @@ use crate::{
     layouts::{self, Listing},
     manifest,
     privacy::Hider,
-    synth,
 };
 
 /// Raised whenever the same source would give other pixels.
@@ -209,7 +208,7 @@ async fn commit(
     skipped.sort_by(|a, b| a.source.cmp(&b.source));
     let counts = counted(shards.iter().map(|s| (s.split.as_str(), s.labels.iter().map(|(l, n)| (l.as_str(), *n)))));
     check(spec, work.given, &counts, &skipped)?;
-    let manifest = describe(spec, shards, counts, &skipped, work.persons)?;
+    let manifest = describe(&work, shards, counts, &skipped)?;
     output::record(out, work.key, &skipped).await?;
     let digest = manifest::commit(out, &manifest).await?;
     output::forget(out).await;
@@ -288,13 +287,8 @@ fn check(spec: &Dataset, given: bool, counts: &Counts, skipped: &[Skipped]) -> R
     }
 }
 
-fn describe(
-    spec: &Dataset,
-    shards: Vec<Shard>,
-    counts: Counts,
-    skipped: &[Skipped],
-    persons: bool,
-) -> Result<Manifest, Error> {
+fn describe(work: &Work<'_>, shards: Vec<Shard>, counts: Counts, skipped: &[Skipped]) -> Result<Manifest, Error> {
+    let spec = work.spec;
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     for skip in skipped {
         let known = reasons.len() < MOST_REASONS || reasons.contains_key(&skip.reason);
@@ -315,8 +309,8 @@ fn describe(
         image_size: [spec.preprocess.size; 2],
         shards,
         counts,
-        patient_ids: if persons { PatientIds::Person } else { PatientIds::Image },
-        synthetic: synth::is_synthetic(Path::new(&spec.source.root)),
+        patient_ids: if work.persons { PatientIds::Person } else { PatientIds::Image },
+        synthetic: work.synthetic,
         skipped: reasons,
     })
 }

@@ -41,6 +41,8 @@ pub struct Work<'a> {
     pub(super) given: bool,
     /// Whether patients are persons.
     pub(super) persons: bool,
+    /// Whether the images were drawn, and are of nobody.
+    pub(super) synthetic: bool,
     /// Most images of a shard.
     samples: usize,
 }
@@ -63,7 +65,8 @@ impl<'a> Work<'a> {
         check(spec, given, &counted(promised), &skipped)?;
         let pixels = u64::from(spec.preprocess.size).pow(2);
         let samples = u64::from(spec.shard_samples).min(LARGEST_SHARD / pixels).max(1) as usize;
-        Ok(Self { spec, key, splits, skipped, given, persons: listing.persons, samples })
+        let (persons, synthetic) = (listing.persons, listing.synthetic);
+        Ok(Self { spec, key, splits, skipped, given, persons, synthetic, samples })
     }
 
     /// What decides whether anything has to be made again: a digest of the YAML, of what tables say of every file, and of the files'

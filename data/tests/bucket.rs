@@ -1,0 +1,146 @@
+//! Sources in a bucket: every layout gives the bytes that it gives from a folder. The server is a real one (s3s on files), over HTTP; who
+//! reads from it is a process of its own, for settings of object storage come from the environment.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use morph_data::{
+    Silent,
+    prepare::{self, Options},
+    readers::png,
+    synth,
+};
+use morph_spec::dataset::Dataset;
+use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use serde_json::json;
+use tempfile::TempDir;
+
+const CHILD: &str = "MORPH_TEST_BUCKET";
+const LAYOUTS: [&str; 5] = ["rsna", "folders", "padchest", "covid19-radiography", "csv"];
+
+/// The dataset of `layout` whose raw files lie below `raw`.
+fn spec(layout: &str, raw: &str, out: &Path) -> Dataset {
+    let mut spec = json!({
+        "kind": "dataset", "name": layout, "output": out, "source": {"layout": layout, "root": format!("{raw}/{layout}")},
+        "preprocess": {"size": 16}, "split": {"val": 0.25, "test": 0.25}, "shard_samples": 8,
+    });
+    if layout == "csv" {
+        spec["source"]["tables"] = json!([{"file": "tables/all.csv", "label": "Normal"}]);
+        spec["source"]["bad_images"] = json!("bad.txt");
+    }
+    serde_json::from_value(spec).unwrap()
+}
+
+/// Raw files of every layout.
+fn write(raw: &Path) {
+    let options = synth::Options { root: raw.join("rsna"), seed: 7, healthy: 20, opacity: 4, other: 2, size: 64 };
+    synth::write(&options, &Silent).unwrap();
+    let image = |path: &Path, i: u8| {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let pixels: Vec<u8> = (0..=255u8).map(|p| p.wrapping_mul(i | 1)).collect();
+        fs::write(path, png::write(16, 16, &pixels).unwrap()).unwrap();
+    };
+    let mut padchest = "ImageID,ImageDir,PatientID,Labels\n".to_owned();
+    let mut table = "filename\n".to_owned();
+    for i in 0..24u8 {
+        let label = if i % 6 == 0 { "Sick" } else { "Normal" };
+        image(&raw.join(format!("folders/{label}/{i}.png")), i);
+        image(&raw.join(format!("covid19-radiography/{label}/images/{label}-{i}.png")), i);
+        image(&raw.join(format!("covid19-radiography/{label}/masks/{label}-{i}.png")), i);
+        image(&raw.join(format!("padchest/{}/{i}.png", i % 2)), i);
+        padchest += &format!("{i}.png,{},p{i},\"['{}']\"\n", i % 2, label.to_lowercase());
+        image(&raw.join(format!("csv/a/b c/{i}.png")), i);
+        table += &format!("a/b c/{i}.png\n");
+    }
+    fs::write(raw.join("padchest/PADCHEST_labels.csv"), padchest).unwrap();
+    fs::create_dir(raw.join("csv/tables")).unwrap();
+    fs::write(raw.join("csv/tables/all.csv"), table + "gone.png\n").unwrap();
+    fs::write(raw.join("csv/bad.txt"), "3.png\n").unwrap();
+}
+
+async fn serve(root: &Path) -> String {
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
+    builder.set_auth(SimpleAuth::from_single("key", "the-secret"));
+    let service = builder.build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(async move {
+                // A client that goes away in the middle is its own affair.
+                drop(Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await);
+            });
+        }
+    });
+    url
+}
+
+/// Not a test of its own: who reads from the bucket. It says what became of each layout.
+#[tokio::test]
+async fn prepare_from_a_bucket() {
+    let Some(out) = std::env::var_os(CHILD) else { return };
+    let mut all = String::new();
+    for layout in LAYOUTS {
+        let spec = spec(layout, "s3://xrays/some raw", &Path::new(&out).join(layout));
+        let said = match prepare::prepare(&spec, &Options { jobs: 2, ..Options::default() }, &Silent).await {
+            Ok(report) => format!("{} {} {}", report.digest, report.reused, report.skipped.len()),
+            Err(e) => format!("failed: {e}"),
+        };
+        all += &format!("{said}\n");
+    }
+    fs::write(Path::new(&out).with_extension("said"), all).unwrap();
+}
+
+async fn child(url: &str, out: &Path) -> Vec<String> {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "prepare_from_a_bucket"]).env(CHILD, out);
+    command.envs([
+        ("AWS_ENDPOINT_URL", url),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "the-secret"),
+        ("AWS_REGION", "us-east-1"),
+    ]);
+    let Output { status, stdout, stderr } =
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(status.success(), "{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    let said = fs::read_to_string(out.with_extension("said")).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_layout_gives_the_same_from_a_bucket_as_from_a_folder() {
+    let folder = TempDir::new().unwrap();
+    let raw = folder.path().join("server/xrays/some raw");
+    write(&raw);
+    let mut wanted = Vec::new();
+    for layout in LAYOUTS {
+        let spec = spec(layout, raw.to_str().unwrap(), &folder.path().join("alone").join(layout));
+        let report = prepare::prepare(&spec, &Options::default(), &Silent).await.unwrap();
+        assert!(report.manifest.samples() > 20 && report.manifest.synthetic == (layout == "rsna"));
+        wanted.push((report.digest, report.skipped.len()));
+    }
+    let url = serve(&folder.path().join("server")).await;
+    let out = folder.path().join("spread");
+    let all =
+        |reused: bool| -> Vec<String> { wanted.iter().map(|(d, skipped)| format!("{d} {reused} {skipped}")).collect() };
+    assert_eq!(child(&url, &out).await, all(false));
+    assert_eq!(child(&url, &out).await, all(true), "nothing has changed in the bucket");
+    // What changes there is seen, and an object that has gone.
+    fs::write(raw.join("folders/Normal/1.png"), png::write(16, 16, &[7; 256]).unwrap()).unwrap();
+    fs::remove_file(raw.join("padchest/1/1.png")).unwrap();
+    let said = child(&url, &out).await;
+    let kept = |i: usize| said[i] == all(true)[i];
+    assert!(kept(0) && kept(3) && kept(4), "{said:?}");
+    assert!([1, 2].into_iter().all(|i| said[i].contains("another dataset is there")), "{said:?}");
+}
