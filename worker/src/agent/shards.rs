@@ -94,9 +94,9 @@ impl Shards {
             Heard::Line(_, _, line) => return tracing::info!("preparing shards: {line}"),
             Heard::Exited(number, status) => {
                 self.processes.forget(&number);
-                return self.ended(number, |why| Said::Failed(why), &how(status));
+                return self.ended(number, Said::Failed, &how(status));
             }
-            Heard::Failed(number, why) => return self.ended(number, |why| Said::Failed(why), &why),
+            Heard::Failed(number, why) => return self.ended(number, Said::Failed, &why),
         };
         let Some(child) = self.child.as_mut().filter(|child| child.number == number) else { return };
         match event {
@@ -112,7 +112,7 @@ impl Shards {
             }
             Event::Made { shard } => self.over(&shard, Said::Made(ShardMade {})),
             Event::Failed { shard, why } => self.over(&shard, Said::Failed(why)),
-            Event::Refused { why } => self.ended(number, |why| Said::Refused(why), &why),
+            Event::Refused { why } => self.ended(number, Said::Refused, &why),
         }
     }
 
