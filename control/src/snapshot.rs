@@ -50,10 +50,12 @@ impl Cluster {
         let rest = [
             Piece::Urls(Cow::Borrowed(&self.urls)),
             Piece::Keys(Cow::Borrowed(&self.keys)),
-            Piece::Rescored(self.rescored.iter().map(|(test, n)| (Cow::Borrowed(test), *n)).collect()),
             Piece::Draining(self.draining.clone()),
         ];
-        datasets.chain(workers).chain(sweeps).chain(runs).chain(rest)
+        let rescored = || Piece::Rescored(self.rescored.iter().map(|(test, n)| (Cow::Borrowed(test), *n)).collect());
+        // Histories of before have none.
+        let rescored = (!self.rescored.is_empty()).then(rescored);
+        datasets.chain(workers).chain(sweeps).chain(runs).chain(rest).chain(rescored)
     }
 }
 

@@ -57,6 +57,7 @@ impl Client {
             8 => Command::Uncordon(worker),
             9 | 10 => self.sweep(rng),
             11 => self.again(rng),
+            12 if rng.below(4) == 0 => work::rescored(rng),
             12 => self.nonsense(rng),
             _ => self.run(rng, cluster),
         }

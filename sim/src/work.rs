@@ -1,6 +1,6 @@
 //! What is trained: small experiments and sweeps, a few of which cannot end well.
 
-use morph_control::{Exit, Policy, Project};
+use morph_control::{Command, Exit, Policy, Project, test_use::Tested};
 use morph_spec::{
     Digest, Experiment, Manifest, Rng, Sweep,
     dataset::Preprocess,
@@ -40,6 +40,13 @@ pub fn manifest() -> Manifest {
         synthetic: true,
         skipped: Default::default(),
     }
+}
+
+/// Somebody scores a checkpoint by hand.
+pub fn rescored(rng: &mut Rng) -> Command {
+    let split = ["test", "val"][rng.below(2) as usize].to_owned();
+    let tested = Tested { url: URL.into(), digest: Some(dataset()), split };
+    Command::Rescored { run: None, checkpoint: "file:///c/manifest.json".into(), tests: vec![tested] }
 }
 
 /// Quotas that each leave room for the widest gang; in half of all lives there are none.

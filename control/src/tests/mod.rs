@@ -497,7 +497,7 @@ fn every_recorded_kind_of_event_still_parses() {
         assert!(!event.text().is_empty());
         kinds.insert(event.kind());
     }
-    assert_eq!(kinds.len(), 33, "one of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 34, "one of each kind: {kinds:?}");
 }
 
 #[test]

@@ -223,11 +223,17 @@ impl World {
         self.lost = self.life;
         self.truth.restored(&self.disk.events, &backup.events);
         self.disk = backup;
+        let kept = self.disk.events.len();
         let store = &self.store;
         let rng = Rng::keyed(self.rng.next_u64(), "restore", self.life);
         // Whoever restores it has a look at the clock.
         let wall = Timestamp(self.now);
-        self.disk.restored(self.policy.clone(), rng, wall, |url| store.get(url).is_some())
+        self.disk.restored(self.policy.clone(), rng, wall, |url| store.get(url).is_some())?;
+        for event in &self.disk.events[kept..] {
+            self.trace.say(self.now, format_args!("{} {}", event.kind(), event.text()));
+            cover::note(&mut self.seen, format!("event {}", event.kind()));
+        }
+        Ok(())
     }
 
     pub(super) fn coordinator_dies(&mut self, away: u64) {
