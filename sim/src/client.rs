@@ -21,6 +21,8 @@ pub struct Request {
 #[derive(Debug, Default)]
 pub struct Client {
     pub requests: BTreeMap<u64, Request>,
+    /// Whether checkpoints are scored by hand.
+    pub by_hand: bool,
 }
 
 impl Client {
@@ -57,7 +59,7 @@ impl Client {
             8 => Command::Uncordon(worker),
             9 | 10 => self.sweep(rng),
             11 => self.again(rng),
-            12 if rng.below(4) == 0 => work::rescored(rng),
+            12 if self.by_hand && rng.below(4) == 0 => work::rescored(rng),
             12 => self.nonsense(rng),
             _ => self.run(rng, cluster),
         }

@@ -87,15 +87,16 @@ impl Fault {
     }
 }
 
-/// The next fault, and when it comes after the one before.
-pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
+/// The next fault, and when it comes after the one before. `backups`: the database may be lost and restored, too; without, lives go as
+/// they did before there was that.
+pub fn next(rng: &mut Rng, nodes: usize, pace: u64, backups: bool) -> (u64, Fault) {
     let node = rng.below(nodes as u64) as usize;
     let length = || [SECOND / 10, SECOND, 8 * SECOND, 40 * SECOND];
     let long = length()[rng.below(4) as usize];
     let length = 1 + rng.below(2 * long);
     let which = rng.next_u64();
     let ambushes = [Ambush::CancelSaving, Ambush::PauseSaving, Ambush::CancelStarting, Ambush::PreemptStarting];
-    let fault = match rng.below(28) {
+    let fault = match rng.below(if backups { 28 } else { 27 }) {
         0..=2 => Fault::CoordinatorDies { away: length },
         3 => Fault::CoordinatorDrains { away: length },
         4..=6 => Fault::AgentDies { node, away: length },
@@ -114,8 +115,8 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64) -> (u64, Fault) {
             Fault::ClockJumps { by: if which & 1 == 0 { by } else { -by } }
         }
         23 | 24 => Fault::Twin { node, journal: which & 1 == 0 },
-        25 if which & 1 == 0 => Fault::BackedUp,
-        25 => Fault::Restored { away: length },
+        25 if backups && which & 1 == 0 => Fault::BackedUp,
+        25 if backups => Fault::Restored { away: length },
         _ => Fault::Ambush(ambushes[(which % 4) as usize]),
     };
     (1 + rng.below(2 * pace), fault)

@@ -147,6 +147,8 @@ struct World {
     disk: Disk,
     /// A copy of it, of some time.
     backup: Option<Disk>,
+    /// Whether there are such copies: in every other life, so that what seeds of the others have shown can be seen again.
+    backups: bool,
     coordinator: Option<Process>,
     /// Which life of the coordinator.
     life: u64,
@@ -213,6 +215,7 @@ impl World {
             trace: Trace::new(options.trace),
             disk: Disk::default(),
             backup: None,
+            backups: options.seed % 2 == 1,
             coordinator: None,
             life: 0,
             lost: 0,
@@ -221,7 +224,7 @@ impl World {
             net: Net::new(delay),
             gangs: Gangs::default(),
             store: ObjectStore::new([0, 20, 200][rng.below(3) as usize]),
-            client: Client::default(),
+            client: Client { by_hand: options.seed % 2 == 1, ..Client::default() },
             truth: Truth::default(),
             policy,
             ambush: None,
@@ -271,7 +274,7 @@ impl World {
         let number = self.client.ask(register);
         self.after(SECOND / 10, Happening::Ask(number));
         self.after(SECOND, Happening::Wish);
-        let (pause, fault) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
+        let (pause, fault) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.backups);
         self.after(pause, Happening::Fault(fault));
         self.at(self.faults_until, Happening::Heal);
         while let Some(Reverse(Due(at, _, what))) = self.queue.pop() {

@@ -60,7 +60,7 @@ impl World {
             Fault::Restored { away } => self.restored(away)?,
             Fault::Twin { node, journal } => self.twin(node, if journal { COPIES } else { 0 }),
         }
-        let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND);
+        let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.backups);
         self.after(pause, Happening::Fault(next));
         Ok(())
     }
