@@ -119,7 +119,7 @@ async fn go_on(database: &Database, mut writer: Box<dyn Writer>) -> Result<Resto
     let wall = (source.wall)();
     let newest = cluster.runs.values().map(|run| u64::from(run.next().attempt)).max().unwrap_or(0);
     if let Some(behind) = newest.checked_sub(wall.millis() / 1000) {
-        return Err(Error::ClockBehind { by: Duration::from_secs(behind) });
+        return Err(Error::ClockBehind { by: Duration::from_secs(behind + 1) });
     }
     let looked = stream::iter(cluster.runs.values().filter(|r| !r.is_done()).map(gone)).buffer_unordered(AT_A_TIME);
     let gone: BTreeSet<String> =

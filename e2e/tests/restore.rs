@@ -86,6 +86,8 @@ fn a_server_goes_on_from_what_was_put_into_it() -> Result<()> {
 
     let objects = home.join("objects").to_str().context("a path is text")?.to_owned();
     let coordinator = lab.cluster.coordinator_with(&["--database", &postgres.url(), "--objects", &objects])?;
+    // It listens before the database is its own.
+    wait_for("the coordinator to serve", LIMIT, || Ok(lab.run("x").is_ok()))?;
     let refused = expect(tool("restore", &[])?.args(["--database", &postgres.url()]), 1)?;
     ensure!(refused.contains(&format!("pid {}", coordinator.pid())), "{refused}");
     let x = lab.wait("x", "succeeded", 1)?;
