@@ -1,7 +1,6 @@
 //! Whether an experiment and a dataset fit together: said at submission, not after minutes of waiting for slots.
 
 use morph_spec::{Experiment, dataset::Preprocess, experiment::Subset};
-use serde_json::Value;
 
 use crate::Dataset;
 
@@ -54,13 +53,10 @@ pub fn fits(experiment: &Experiment, dataset: &Dataset) -> Result<(), String> {
 
 /// Fields in which the images of `dataset` were made otherwise than `wanted`, one line each.
 fn otherwise(wanted: &Preprocess, dataset: &Dataset) -> Vec<String> {
-    let say = |value: Option<Value>| value.map_or_else(|| "the default".to_owned(), |value| value.to_string());
-    let line = |(name, wanted, made): (String, Option<Value>, Option<Value>)| {
+    let line = |(name, wanted, made): (String, String, String)| {
         format!(
             "dataset.preprocess.{name} is {}, but {} was prepared with {}: prepare it again, or leave the field out",
-            say(wanted),
-            dataset.url,
-            say(made)
+            wanted, dataset.url, made
         )
     };
     wanted.differences(&dataset.manifest.preprocess).into_iter().map(line).collect()

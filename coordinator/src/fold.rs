@@ -75,6 +75,16 @@ impl Fold {
     }
 }
 
+/// The state after all events of a history that has no copy.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(crate) fn all(reader: &mut dyn Reader) -> Result<Fold, store::Error> {
+    let mut fold = Fold::default();
+    reader.replay(0, &mut |recorded| fold.take(&recorded))?;
+    Ok(fold)
+}
+
 /// The state after all events: from the copy in `home` if it is good, and what happened since.
 ///
 /// # Errors

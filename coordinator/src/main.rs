@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 use morph_coordinator::{
     Options, Postgres, Tls,
@@ -223,14 +224,7 @@ async fn main() -> ExitCode {
         Some(Tool::Backup { .. }) if cli.database.is_some() => Err(anyhow::anyhow!(
             "MORPH_DATABASE is set: a PostgreSQL is backed up with pg_dump -n morph; unset it to back up a state.db"
         )),
-        Some(Tool::Restore { from, home, database, database_ca }) => {
-            restore(from, &home, database.as_deref(), database_ca.as_deref(), said).await
-        }
-        // It waits for disks and networks, which only a thread of its own may.
-        Some(tool) => match tokio::task::spawn_blocking(move || tool.run(said)).await {
-            Ok(done) => done,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        },
+        Some(tool) => tool.run(said).await,
     };
     if let Err(why) = &ended {
         tracing::error!("{why}");
@@ -239,58 +233,59 @@ async fn main() -> ExitCode {
     if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Waits for disks and networks, which only a thread of its own may.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
 impl Tool {
-    fn run(self, said: bool) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        match self {
+    async fn run(self, said: bool) -> anyhow::Result<()> {
+        let text = match self {
             Self::Backup { home, to } => {
-                let bytes = upkeep::backup(&home, &to)?;
-                writeln!(out, "{}: {bytes} bytes, checked", to.display())?;
+                let place = to.display().to_string();
+                let bytes = blocking(move || upkeep::backup(&home, &to)).await?;
+                format!("{place}: {bytes} bytes, checked")
             }
-            Self::Restore { .. } => unreachable!("it does not block"),
+            Self::Restore { from, home, database, database_ca } => {
+                let (restored, place) = match database {
+                    Some(url) => {
+                        let server = server("--database", &url, database_ca.as_deref(), said)?;
+                        (restore::restored(&server).await?, server.name().to_owned())
+                    }
+                    None => {
+                        let from = from.context("--from names the backup")?;
+                        (restore::restore(&from, &home).await?, home.display().to_string())
+                    }
+                };
+                told(&place, &restored)?
+            }
             Self::Copy { from, to, database_ca } => {
                 let server = server("--to", &to, database_ca.as_deref(), said)?;
-                for (table, rows) in upkeep::copy(&from, &server)? {
-                    writeln!(out, "{table:8}{rows:>12} rows")?;
-                }
-                writeln!(
-                    out,
-                    "read back and compared: {} has all of it. Start coordinators with --database and the same --objects, and \
-                     move {} away: what it would record from now on nobody else would know.",
-                    server.name(),
-                    from.display()
-                )?;
+                let (file, name) = (from.display().to_string(), server.name().to_owned());
+                let rows = blocking(move || upkeep::copy(&from, &server)).await?;
+                let rows: String = rows.iter().map(|(table, rows)| format!("{table:8}{rows:>12} rows\n")).collect();
+                format!(
+                    "{rows}read back and compared: {name} has all of it. Start coordinators with --database and the same --objects, \
+                     and move {file} away: what it would record from now on nobody else would know."
+                )
             }
-        }
+        };
+        writeln!(std::io::stdout(), "{text}")?;
         Ok(())
     }
 }
 
-async fn restore(
-    from: Option<PathBuf>,
-    home: &Path,
-    database: Option<&str>,
-    ca: Option<&Path>,
-    said: bool,
-) -> anyhow::Result<()> {
-    let (restored, place) = match (from, database) {
-        (Some(from), _) => (restore::restore(&from, home).await?, home.display().to_string()),
-        (None, Some(url)) => {
-            let server = server("--database", url, ca, said)?;
-            (restore::restored(&server).await?, server.name().to_owned())
-        }
-        (None, None) => unreachable!("one of them is required"),
-    };
+fn told(place: &str, restored: &Restored) -> anyhow::Result<String> {
     let Restored { at, runs, open, ended, gone } = restored;
     let at = jiff::Timestamp::from_microsecond(i64::try_from(at.0)?)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{place}: {runs} runs, {open} of them not over; the backup's last event was at {at:.0}")?;
-    writeln!(out, "{ended} attempts that ran then have ended; {gone} checkpoints to go on from are no longer there")?;
-    writeln!(
-        out,
-        "start the coordinator: the runs go on. What was submitted since the backup must be submitted again."
-    )?;
-    Ok(())
+    Ok(format!(
+        "{place}: {runs} runs, {open} of them not over; the backup's last event was at {at:.0}\n\
+         {ended} attempts that ran then have ended; {gone} checkpoints to go on from are no longer there\n\
+         start the coordinator: the runs go on. What was submitted since the backup must be submitted again."
+    ))
 }
 
 async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {

@@ -14,13 +14,13 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use morph_checkpoint::inspect;
-use morph_control::{Checkpoint, Cluster, Command, Event, Policy, Run, What, apply};
+use morph_control::{Checkpoint, Command, Event, Run, What, apply};
 use morph_spec::{Rng, Timestamp};
 
 use crate::{
     DATABASE, Error,
     clock::{Source, Steady},
-    fold,
+    fold::{self, Fold},
     home::Lock,
     store::{
         self, Batch, Database, Writer,
@@ -106,15 +106,7 @@ pub async fn restored(server: &Server) -> Result<Restored, Error> {
 /// Records in `database`, through `writer`, that its history goes on from here.
 async fn go_on(database: &Database, mut writer: Box<dyn Writer>) -> Result<Restored, Error> {
     let read = database.clone();
-    let (mut cluster, at) = waiting(move || {
-        let (mut cluster, mut at) = (Cluster::new(Policy::default()), Timestamp(0));
-        read.read()?.replay(0, &mut |recorded| {
-            morph_control::evolve(&mut cluster, &recorded.event);
-            at = recorded.event.at;
-        })?;
-        Ok::<_, Error>((cluster, at))
-    })
-    .await?;
+    let Fold { mut cluster, at, .. } = waiting(move || fold::all(read.read()?.as_mut())).await?;
     let source = Source::default();
     let wall = (source.wall)();
     let newest = cluster.runs.values().map(|run| u64::from(run.next().attempt)).max().unwrap_or(0);

@@ -103,19 +103,32 @@ impl Options {
     }
 }
 
+/// The path on this machine that `location` is; `None`: it is a URL of another kind. [`Policy`] judges by it what others open by it: two
+/// readings of one URL would let one judge what the other does not open.
+///
+/// # Errors
+/// [`Error::BadUrl`] when it is a `file:` URL without an absolute path.
+pub fn path_of(location: &str) -> Result<Option<path::PathBuf>, Error> {
+    let bad = |why: String| Error::BadUrl { url: redact(location), why };
+    if !location.contains("://") {
+        return Ok(Some(location.into()));
+    }
+    let url = Url::parse(location).map_err(|e| bad(e.to_string()))?;
+    if url.scheme() != "file" {
+        return Ok(None);
+    }
+    url.to_file_path().map(Some).map_err(|()| bad("expected file:///absolute/path".to_owned()))
+}
+
 pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> {
     let bad = |why: String| Error::BadUrl { url: redact(location), why };
     if location.trim().is_empty() {
         return Err(bad("the location is empty: expected a path or a URL such as s3://bucket/prefix".to_owned()));
     }
-    let Some((scheme, rest)) = location.split_once("://") else {
-        return local(path::Path::new(location), location);
-    };
-    if scheme == "file" {
-        let url = Url::parse(location).map_err(|e| bad(e.to_string()))?;
-        let path = url.to_file_path().map_err(|()| bad("expected file:///absolute/path".to_owned()))?;
+    if let Some(path) = path_of(location)? {
         return local(&path, location);
     }
+    let (scheme, rest) = location.split_once("://").unwrap_or((location, ""));
     if matches!(scheme, "http" | "https") {
         return web(location, options);
     }

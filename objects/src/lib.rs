@@ -22,7 +22,7 @@ use object_store::{
     MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path,
 };
 
-pub use backend::Options;
+pub use backend::{Options, path_of};
 pub use blocking::Blocking;
 pub use cache::{CachedFile, NodeCache, Wanted};
 use download::{Broken, Patience, Sink};

@@ -15,7 +15,7 @@ use reqwest::{
 };
 use url::{Host, Url};
 
-use crate::{Error, Objects, error::redact};
+use crate::{Error, Objects, error::redact, path_of};
 
 /// What may be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,15 +48,11 @@ impl Policy {
     /// As [`Self::open`].
     pub async fn check(&self, location: &str) -> Result<(), Error> {
         let bad = |why: String| Error::BadUrl { url: redact(location), why };
-        if !location.contains("://") {
-            return self.file(Path::new(location)).map_err(bad);
+        if let Some(path) = path_of(location)? {
+            return self.file(&path).map_err(bad);
         }
         let url = Url::parse(location).map_err(|e| bad(e.to_string()))?;
         match url.scheme() {
-            "file" => {
-                let path = url.to_file_path().map_err(|()| bad("expected file:///absolute/path".into()))?;
-                self.file(&path).map_err(bad)
-            }
             "http" | "https" => {
                 let addresses: Vec<IpAddr> = match url.host() {
                     Some(Host::Ipv4(ip)) => vec![ip.into()],

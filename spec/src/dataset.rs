@@ -322,13 +322,14 @@ pub struct Preprocess {
 }
 
 impl Preprocess {
-    /// The fields in which it differs from `other`: name, own value, the other's, as JSON; `None` is the default.
-    pub fn differences(&self, other: &Self) -> Vec<(String, Option<Value>, Option<Value>)> {
+    /// The fields in which it differs from `other`: name, own value, the other's, for people.
+    pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
         let fields = |p: &Self| serde_json::to_value(p).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
         let (own, theirs) = (fields(self), fields(other));
         let names: BTreeSet<&String> = own.keys().chain(theirs.keys()).collect();
         let differ = names.into_iter().filter(|name| own.get(*name) != theirs.get(*name));
-        differ.map(|name| (name.clone(), own.get(name).cloned(), theirs.get(name).cloned())).collect()
+        let say = |value: Option<&Value>| value.map_or_else(|| "the default".to_owned(), Value::to_string);
+        differ.map(|name| (name.clone(), say(own.get(name)), say(theirs.get(name)))).collect()
     }
 }
 

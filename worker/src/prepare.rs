@@ -152,6 +152,11 @@ fn serve(begin: &Begin, orders: &mpsc::Receiver<Order>) -> Result<(), String> {
             spec.source.root
         ));
     }
+    if let Some(name) = work.stray() {
+        return Err(format!(
+            "{name:?} leads out of source.root, and agents read nothing there: prepare it without --workers"
+        ));
+    }
     let out = Objects::open(&spec.output).map_err(|e| e.to_string())?;
     let options = Options { jobs: begin.jobs as usize, memory: begin.memory, ..Options::default() };
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| format!("start: {e}"))?;
@@ -236,5 +241,37 @@ mod tests {
         }
         let why = serve(&begin(dir.path().to_str().unwrap(), "/"), &orders).unwrap_err();
         assert!(why.contains("is not what was planned"), "{why}");
+    }
+
+    #[test]
+    fn an_image_that_a_table_names_outside_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("raw");
+        std::fs::create_dir(&root).unwrap();
+        let serve_with = |outside: &str| {
+            let inside = (0..80).map(|i| format!("{i}.png,{}\n", if i < 40 { "Normal" } else { "Sick" }));
+            let rows: Vec<String> = inside.chain([outside.to_owned()]).collect();
+            for row in &rows {
+                if let Some((name, _)) = row.split_once(',') {
+                    std::fs::write(root.join(name), "").unwrap();
+                }
+            }
+            std::fs::write(root.join("t.csv"), format!("filename,label\n{}", rows.concat())).unwrap();
+            let dataset = serde_json::json!({
+                "kind": "dataset", "name": "x", "output": dir.path().join("out"),
+                "source": {"layout": "csv", "root": root, "tables": [{"file": "t.csv"}]},
+            });
+            let spec: Dataset = serde_json::from_value(dataset.clone()).unwrap();
+            let key = Work::list(&spec).unwrap().key().to_string();
+            let begin = Begin { key, dataset: dataset.to_string(), folder: "/".into(), jobs: 1, memory: 1 << 28 };
+            // Nobody orders anything: it ends at once.
+            let (sender, orders) = mpsc::channel();
+            drop(sender);
+            serve(&begin, &orders)
+        };
+        assert_eq!(serve_with(""), Ok(()));
+        assert_eq!(serve_with("./sub.png,Normal\n"), Ok(()));
+        let refused = serve_with("../secret.png,Normal\n").unwrap_err();
+        assert!(refused.contains("../secret.png") && refused.contains("--workers"), "{refused}");
     }
 }

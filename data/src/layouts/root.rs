@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use morph_objects::{Blocking, Entry};
+use morph_objects::{Blocking, Entry, path_of};
 
 use super::Place;
 use crate::{Error, error::io_text};
@@ -54,10 +54,7 @@ impl Root {
     /// # Errors
     /// When objects cannot be listed, or there are none.
     pub fn open(location: &str) -> Result<Self, Error> {
-        if !location.contains("://") {
-            return Ok(Self::folder(location));
-        }
-        if let Some(path) = location.strip_prefix("file://") {
+        if let Some(path) = path_of(location)? {
             return Ok(Self::folder(path));
         }
         let objects = Blocking::open(location)?;

@@ -1,7 +1,10 @@
 //! What there is to make, known from the source alone: which images become which shard. Every machine that sees the same files
 //! and the same YAML arrives at the same work, by the same key.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+};
 
 use morph_objects::Objects;
 use morph_spec::{Digest, dataset::Dataset};
@@ -73,6 +76,14 @@ impl<'a> Work<'a> {
     /// sizes and times of change.
     pub fn key(&self) -> Digest {
         self.key
+    }
+
+    /// The first image whose name leads out of the source's root: tables may say any. Who makes shards for others reads nothing there.
+    pub fn stray(&self) -> Option<&str> {
+        let leads_out = |source: &str| {
+            !Path::new(source).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+        };
+        self.splits.values().flatten().map(|(item, _)| item.source.as_str()).find(|source| leads_out(source))
     }
 
     /// Images that are to be read.

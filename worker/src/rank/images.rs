@@ -6,7 +6,6 @@ use morph_data::Samples;
 use morph_objects::{NodeCache, Objects};
 use morph_scores::evaluation as scores;
 use morph_spec::{Digest, Experiment, Manifest, dataset::Preprocess, experiment::Residency, manifest::PatientIds};
-use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use crate::rank::{failure::Failure, group::Place};
@@ -167,9 +166,8 @@ impl Dataset {
 
 /// In what `this` differs from what is trained on, in words.
 fn otherwise(this: &Preprocess, own: &Preprocess) -> String {
-    let say = |value: Option<Value>| value.map_or_else(|| "the default".to_owned(), |value| value.to_string());
     let differences = this.differences(own).into_iter();
-    let told = differences.map(|(name, this, own)| format!("{name}: {} instead of {}", say(this), say(own)));
+    let told = differences.map(|(name, this, own)| format!("{name}: {this} instead of {own}"));
     told.collect::<Vec<_>>().join("; ")
 }
 
