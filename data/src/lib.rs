@@ -3,9 +3,11 @@
 //! Contract:
 //! 1. A prepared dataset is shards (Arrow IPC files) and one `manifest.json`, written last; every shard's BLAKE3 is in it and
 //!    is checked before a sample is seen.
-//! 2. The order of samples is a pure function of (seed, epoch, batch index): any number of ranks sees the same batches.
+//! 2. The order of samples is a pure function of (seed, epoch, batch index), and what augmentation makes of one is one of (seed, epoch,
+//!    sample): any number of ranks sees the same batches.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod augment;
 mod clahe;
 pub mod diff;
 pub mod duplicates;

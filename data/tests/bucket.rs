@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::Write,
     path::Path,
     process::{Command, Output},
 };
@@ -20,18 +21,21 @@ use morph_data::{
     readers::png,
     synth,
 };
-use morph_spec::dataset::Dataset;
+use morph_spec::{Rng, dataset::Dataset};
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 use serde_json::json;
 use tempfile::TempDir;
+use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 const CHILD: &str = "MORPH_TEST_BUCKET";
-const LAYOUTS: [&str; 5] = ["rsna", "folders", "padchest", "covid19-radiography", "csv"];
+/// `.zip`: in zip files.
+const LAYOUTS: [&str; 6] = ["rsna", "folders", "padchest", "covid19-radiography", "csv", "padchest.zip"];
 
 /// The dataset of `layout` whose raw files lie below `raw`.
 fn spec(layout: &str, raw: &str, out: &Path) -> Dataset {
     let mut spec = json!({
-        "kind": "dataset", "name": layout, "output": out, "source": {"layout": layout, "root": format!("{raw}/{layout}")},
+        "kind": "dataset", "name": layout, "output": out,
+        "source": {"layout": layout.trim_end_matches(".zip"), "root": format!("{raw}/{layout}")},
         "preprocess": {"size": 16}, "split": {"val": 0.25, "test": 0.25}, "shard_samples": 8,
     });
     if layout == "csv" {
@@ -62,7 +66,26 @@ fn write(raw: &Path) {
         image(&raw.join(format!("csv/a/b c/{i}.png")), i);
         table += &format!("a/b c/{i}.png\n");
     }
-    fs::write(raw.join("padchest/PADCHEST_labels.csv"), padchest).unwrap();
+    fs::write(raw.join("padchest/PADCHEST_labels.csv"), &padchest).unwrap();
+    fs::create_dir(raw.join("padchest.zip")).unwrap();
+    for (part, method) in [("0", CompressionMethod::Stored), ("1", CompressionMethod::Deflated)] {
+        let mut zip = ZipWriter::new(fs::File::create(raw.join("padchest.zip").join(format!("{part}.zip"))).unwrap());
+        let options = SimpleFileOptions::default().compression_method(method);
+        let mut add = |name: &str, bytes: &[u8]| {
+            zip.start_file(format!("{part}/{name}"), options).unwrap();
+            zip.write_all(bytes).unwrap();
+        };
+        for entry in fs::read_dir(raw.join("padchest").join(part)).unwrap().flatten() {
+            add(entry.file_name().to_str().unwrap(), &fs::read(entry.path()).unwrap());
+        }
+        // Fetched in several parts; noise is not made smaller.
+        let mut rng = Rng::keyed(3, part, 0);
+        let noise: Vec<u8> = (0..2048 * 2048).map(|_| rng.next_u64() as u8).collect();
+        add(&format!("large{part}.png"), &png::write(2048, 2048, &noise).unwrap());
+        padchest += &format!("large{part}.png,{part},large{part},\"['normal']\"\n");
+        zip.finish().unwrap();
+    }
+    fs::write(raw.join("padchest.zip/PADCHEST_labels.csv"), padchest).unwrap();
     fs::create_dir(raw.join("csv/tables")).unwrap();
     fs::write(raw.join("csv/tables/all.csv"), table + "gone.png\n").unwrap();
     fs::write(raw.join("csv/bad.txt"), "3.png\n").unwrap();
@@ -141,6 +164,6 @@ async fn every_layout_gives_the_same_from_a_bucket_as_from_a_folder() {
     fs::remove_file(raw.join("padchest/1/1.png")).unwrap();
     let said = child(&url, &out).await;
     let kept = |i: usize| said[i] == all(true)[i];
-    assert!(kept(0) && kept(3) && kept(4), "{said:?}");
+    assert!([0, 3, 4, 5].into_iter().all(kept), "{said:?}");
     assert!([1, 2].into_iter().all(|i| said[i].contains("another dataset is there")), "{said:?}");
 }

@@ -75,7 +75,15 @@ pub fn runs(home: &Home, more: &[&str]) -> Result<Vec<Value>> {
 /// # Errors
 /// When it has no checkpoint.
 pub fn final_weights(home: &Home, id: &str) -> Result<Vec<u8>> {
-    let folder = home.path().join("objects/runs").join(id).join("checkpoints");
+    final_weights_in(&home.path().join("objects"), id)
+}
+
+/// As [`final_weights`], of a coordinator whose `--objects` are the folder `objects`.
+///
+/// # Errors
+/// As [`final_weights`].
+pub fn final_weights_in(objects: &Path, id: &str) -> Result<Vec<u8>> {
+    let folder = objects.join("runs").join(id).join("checkpoints");
     let mut names: Vec<PathBuf> = fs::read_dir(&folder)
         .with_context(|| format!("read {}", folder.display()))?
         .map(|e| Ok(e?.path()))

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    ops::Range,
     sync::{Arc, mpsc},
 };
 
@@ -67,6 +68,15 @@ impl Blocking {
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let objects = self.objects.clone();
         self.wait(async move { objects.list("").await })
+    }
+
+    /// As [`Objects::get_range`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn get_range(&self, entry: &Entry, range: Range<u64>) -> Result<Bytes, Error> {
+        let (objects, entry) = (self.objects.clone(), entry.clone());
+        self.wait(async move { objects.get_range(&entry, range).await })
     }
 
     /// As [`Objects::get_up_to`].

@@ -163,7 +163,7 @@ fn restart(part: &mut Part, sink: &mut impl Sink) -> io::Result<()> {
     Ok(())
 }
 
-fn odd(why: &'static str) -> Error {
+pub(crate) fn odd(why: &'static str) -> Error {
     Error::Generic { store: "read", source: why.into() }
 }
 

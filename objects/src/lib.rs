@@ -14,12 +14,13 @@ mod error;
 mod policy;
 mod profile;
 
-use std::{sync::Arc, time::Instant};
+use std::{future::Future, ops::Range, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use object_store::{
-    MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path,
+    GetOptions, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    WriteMultipart, path::Path,
 };
 
 pub use backend::{Options, path_of};
@@ -31,6 +32,19 @@ pub use policy::Policy;
 
 /// Above this many bytes an object is sent in parts of this size.
 const PART: usize = 16 << 20;
+
+/// What changes when the content does.
+fn version(meta: &ObjectMeta) -> String {
+    meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.timestamp_micros().to_string())
+}
+
+/// Whether an object is of `version`, which was listed: not every store tags what it lists, and times of change come in whole seconds
+/// with an object.
+fn is_version(meta: &ObjectMeta, version: &str) -> bool {
+    let micros = version.parse::<i64>().ok();
+    let listed = micros.map(|micros| micros.div_euclid(1_000_000));
+    meta.e_tag.as_deref() == Some(version) || listed == Some(meta.last_modified.timestamp())
+}
 
 /// A folder in an object store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -156,6 +170,45 @@ impl Objects {
         Ok(bytes.freeze())
     }
 
+    /// Bytes `range` of the object that was listed as `entry`; fewer where it ends before.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; and when another version lies there now.
+    pub async fn get_range(&self, entry: &Entry, range: Range<u64>) -> Result<Bytes, Error> {
+        let path = self.path(&entry.key)?;
+        let range = range.start..range.end.min(entry.bytes);
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let part = || async {
+            let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
+            let found = self.store.get_opts(&path, options).await?;
+            if !is_version(&found.meta, &entry.version) || found.range != range {
+                return Err(download::odd("it has changed since it was listed"));
+            }
+            found.bytes().await
+        };
+        self.patiently(part).await.map_err(|e| self.failed("read", &entry.key, &e))
+    }
+
+    /// Does `what` again where it was cut in the middle: object_store repeats requests only.
+    async fn patiently<T, F>(&self, what: impl Fn() -> F) -> Result<T, object_store::Error>
+    where
+        F: Future<Output = Result<T, object_store::Error>>,
+    {
+        let patience = self.access.patience;
+        let (mut tries, since) = (0, Instant::now());
+        loop {
+            match what().await {
+                Err(e) if tries < patience.tries && since.elapsed() < patience.time && !download::is_final(&e) => {
+                    tokio::time::sleep(download::pause(tries)).await;
+                    tries += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Reads the object into `sink`, if it has no more than `most` bytes.
     pub(crate) async fn read_into(&self, key: &str, most: u64, sink: &mut impl Sink) -> Result<(), Error> {
         let path = self.path(key)?;
@@ -231,26 +284,14 @@ impl Objects {
     /// As [`Self::get`].
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, Error> {
         let folder = self.at(prefix).folder;
-        let patience = self.access.patience;
-        let (mut tries, since) = (0, Instant::now());
-        let found: Vec<_> = loop {
-            match self.store.list(Some(&folder)).try_collect().await {
-                Ok(found) => break found,
-                // object_store repeats requests, but not what was cut in the middle of a page.
-                Err(e) if tries < patience.tries && since.elapsed() < patience.time && !download::is_final(&e) => {
-                    tokio::time::sleep(download::pause(tries)).await;
-                    tries += 1;
-                }
-                Err(e) => return Err(self.failed("list", prefix, &e)),
-            }
-        };
+        let listed = self.patiently(|| async { self.store.list(Some(&folder)).try_collect::<Vec<_>>().await }).await;
+        let found = listed.map_err(|e| self.failed("list", prefix, &e))?;
         let skip = self.folder.as_ref().len();
         let mut entries: Vec<Entry> = found
             .into_iter()
             .map(|meta| {
                 let key = meta.location.as_ref()[skip..].trim_start_matches('/').to_owned();
-                let changed = || meta.last_modified.timestamp_micros().to_string();
-                Entry { key, bytes: meta.size, version: meta.e_tag.clone().unwrap_or_else(changed) }
+                Entry { key, bytes: meta.size, version: version(&meta) }
             })
             .collect();
         entries.sort_by(|a, b| a.key.cmp(&b.key));

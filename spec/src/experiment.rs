@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Scheduling, dataset::Preprocess};
+use crate::{Augment, Scheduling, dataset::Preprocess};
 pub use crate::{
     evaluation::{Comparison, Evaluation, Leakage, Part, Score, TestPlan, TestSet},
     loss::{
@@ -134,7 +134,7 @@ pub struct Trainer {
     pub world_size: u32,
     /// CPU threads per rank.
     pub threads: u32,
-    /// Seed of weights, sample order and noise.
+    /// Seed of weights, sample order, augmentation and noise.
     pub seed: u64,
     /// Leave out the last, smaller batch of an epoch.
     pub drop_last: bool,
@@ -142,6 +142,8 @@ pub struct Trainer {
     pub device: Device,
     /// Where the images are kept from which batches are made; results do not depend on it.
     pub residency: Residency,
+    /// How training images are varied.
+    pub augment: Augment,
     /// The optimizer.
     pub optimizer: Optimizer,
     /// How the learning rate changes over the epochs.
@@ -173,6 +175,7 @@ impl Default for Trainer {
             drop_last: true,
             device: Device::Auto,
             residency: Residency::Auto,
+            augment: Augment::default(),
             optimizer: Optimizer::default(),
             schedule: Schedule::default(),
             loss: Loss::default(),
@@ -201,7 +204,7 @@ pub enum Device {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Residency {
-    /// `device` on a GPU with room for twice the images, else `mmap`.
+    /// `device` on a GPU with room for twice the images, else `mmap`; training images that are varied (`augment`) always `mmap`.
     #[default]
     Auto,
     /// In the node's cache on disk, mapped: the kernel keeps in memory, once for all ranks, what there is room for.

@@ -4,6 +4,7 @@
 //! [`load`] reads files, nothing else here does any I/O: text comes in, values or [`load::Problems`] come out.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod augment;
 mod check;
 pub mod cluster;
 pub mod dataset;
@@ -21,6 +22,7 @@ pub mod scheduling;
 pub mod sweep;
 pub mod time;
 
+pub use augment::Augment;
 pub use check::FieldProblem;
 pub use cluster::Cluster;
 pub use dataset::Dataset;

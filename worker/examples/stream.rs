@@ -8,10 +8,10 @@ use std::{fs, io::BufWriter, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use morph_data::{Meta, Samples, sampler::Sampler, shard::Writer};
+use morph_data::{Meta, Samples, augment::Augmenter, sampler::Sampler, shard::Writer};
 use morph_objects::{NodeCache, Objects};
 use morph_spec::{
-    Digest, Manifest, Rng,
+    Augment, Digest, Manifest, Rng,
     experiment::{Residency, Subset},
     manifest::{PatientIds, Shard, VERSION},
 };
@@ -143,16 +143,19 @@ async fn main() -> Result<()> {
     for_peers(&cli.folder, &cli)?;
     let side = cli.side;
     let data = write(&cli.folder.join("shards"), cli.images, side, 1024, |i| image(i, side)).await?;
-    for residency in [Residency::Mmap, Residency::Device] {
-        stream(&cli, &data, residency).await?;
+    let usual = Augment { flip: 0.5, rotate: 5.0, translate: 0.02, scale: 0.05, contrast: 0.1, ..Augment::default() };
+    let none = Augment::default();
+    for (residency, augment) in [(Residency::Mmap, none), (Residency::Device, none), (Residency::Mmap, usual)] {
+        stream(&cli, &data, residency, augment).await?;
     }
     start(&cli).await
 }
 
-async fn stream(cli: &Cli, data: &Objects, residency: Residency) -> Result<()> {
+async fn stream(cli: &Cli, data: &Objects, residency: Residency, augment: Augment) -> Result<()> {
     let samples = Arc::new(open(data, &cli.folder.join("cache")).await?);
     let sampler = Sampler { samples: samples.len() as u64, batch_size: cli.batch, seed: 1, drop_last: true };
-    let order = Order { sampler, batches: sampler.batches(), epochs: cli.epochs + 1, rank: 0, world: 1 };
+    let augmenter = Augmenter::new(augment, sampler.seed);
+    let order = Order { sampler, batches: sampler.batches(), epochs: cli.epochs + 1, rank: 0, world: 1, augmenter };
     let images = Images::new(samples, residency, PLACE).map_err(anyhow::Error::msg)?;
     let mut batches = Batches::begin(images, order, 0, 0).map_err(anyhow::Error::msg)?;
     let (mut since, mut sum) = (Instant::now(), 0.0);
@@ -166,7 +169,8 @@ async fn stream(cli: &Cli, data: &Objects, residency: Residency) -> Result<()> {
     }
     let measured = f64::from(cli.epochs) * (order.batches * u64::from(cli.batch)) as f64;
     ensure!(sum > 0.0, "the images are black");
-    let name = format!("morph, {}", serde_json::to_value(residency)?.as_str().unwrap_or_default());
+    let varied = if augmenter.is_some() { ", varied" } else { "" };
+    let name = format!("morph, {}{varied}", serde_json::to_value(residency)?.as_str().unwrap_or_default());
     let (rate, mb) = (measured / since.elapsed().as_secs_f64(), memory("RssAnon:"));
     println!("{}", json!({"peer": name, "what": "warm cache", "images_per_second": rate, "own_memory_mb": mb}));
     Ok(())
@@ -181,7 +185,7 @@ async fn start(cli: &Cli) -> Result<()> {
         let before = memory("RssAnon:");
         let samples = Arc::new(open(&data, &cli.folder.join("large-cache")).await?);
         let sampler = Sampler { samples: samples.len() as u64, batch_size: cli.batch, seed: 1, drop_last: true };
-        let order = Order { sampler, batches: sampler.batches(), epochs: 9, rank: 0, world: 1 };
+        let order = Order { sampler, batches: sampler.batches(), epochs: 9, rank: 0, world: 1, augmenter: None };
         let images = Images::new(samples, Residency::Mmap, PLACE).map_err(anyhow::Error::msg)?;
         let (epoch, index) = if what == "resumed mid-epoch" { (5, order.batches / 2) } else { (0, 0) };
         let first =

@@ -166,11 +166,7 @@ fn files(root: &Root) -> Result<BTreeMap<String, Place>, Error> {
         if is_image(&name) {
             found.insert(name, place);
         } else if name.to_lowercase().ends_with(".zip") {
-            let Place::File(path) = &place else {
-                let why = "zip files are read from folders only: unpack it in the bucket";
-                return Err(Error::Source { path: place.to_string(), why: why.to_owned() });
-            };
-            let archive = Archive::open(path)?;
+            let archive = Archive::open(place)?;
             for (entry, inner) in archive.names() {
                 let inner = file_name(&inner);
                 if is_image(inner) {

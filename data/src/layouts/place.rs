@@ -6,11 +6,12 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::UNIX_EPOCH,
 };
 
+use bytes::Bytes;
 use zip::ZipArchive;
 
 use super::root::Bucket;
@@ -34,7 +35,7 @@ impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Zip(archive, entry) => write!(f, "{} #{entry}", archive.path.display()),
+            Self::Zip(archive, entry) => write!(f, "{} #{entry}", archive.place),
             Self::Object(bucket, key) => write!(f, "{}", bucket.url_of(key)),
         }
     }
@@ -128,28 +129,35 @@ impl Place {
 
 /// An open zip file; all threads read it at once.
 pub struct Archive {
-    path: PathBuf,
+    place: Place,
     zip: ZipArchive<At>,
 }
 
 impl fmt::Debug for Archive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.path.display())
+        write!(f, "{}", self.place)
     }
 }
 
 impl Archive {
-    /// Opens the zip file at `path`.
+    /// Opens the zip file that lies at `place`.
     ///
     /// # Errors
     /// [`Error::Source`] when it is none.
-    pub fn open(path: &Path) -> Result<Arc<Self>, Error> {
-        let bad = |why: String| Error::Source { path: path.display().to_string(), why };
-        let file = File::open(path).map_err(|e| bad(io_text(&e)))?;
-        let end = file.metadata().map_err(|e| bad(io_text(&e)))?.len();
-        let zip = ZipArchive::new(At { file: Arc::new(file), at: 0, end })
+    pub fn open(place: Place) -> Result<Arc<Self>, Error> {
+        let bad = |why: String| Error::Source { path: place.to_string(), why };
+        let (from, end) = match &place {
+            Place::File(path) => {
+                let file = File::open(path).map_err(|e| bad(io_text(&e)))?;
+                let end = file.metadata().map_err(|e| bad(io_text(&e)))?.len();
+                (Medium::File(Arc::new(file)), end)
+            }
+            Place::Object(bucket, key) => (Medium::Object(Arc::clone(bucket), key.as_str().into()), place.len()),
+            Place::Zip(..) => return Err(bad("a zip file within a zip file is not read".to_owned())),
+        };
+        let zip = ZipArchive::new(At { from, at: 0, end, part: Part::default() })
             .map_err(|e| bad(format!("no readable zip file: {e}; is it still being downloaded?")))?;
-        Ok(Arc::new(Self { path: path.to_owned(), zip }))
+        Ok(Arc::new(Self { place, zip }))
     }
 
     /// The names of its files, with their numbers.
@@ -159,22 +167,68 @@ impl Archive {
     }
 
     fn stamp(&self, entry: usize) -> (u64, u128) {
-        let mut zip = self.zip.clone();
-        zip.by_index_raw(entry).map_or((0, 0), |file| (file.size(), file.crc32().into()))
+        self.zip.by_index_data(entry).map_or((0, 0), |file| (file.size(), file.crc32().into()))
     }
 }
 
 /// A place in a file that several read: each has its own.
 #[derive(Clone)]
 struct At {
-    file: Arc<File>,
+    from: Medium,
     at: u64,
     end: u64,
+    part: Part,
+}
+
+/// What is read.
+#[derive(Clone)]
+enum Medium {
+    File(Arc<File>),
+    Object(Arc<Bucket>, Arc<str>),
+}
+
+/// Bytes of an object that were fetched in one go.
+#[derive(Clone, Default)]
+struct Part {
+    start: u64,
+    bytes: Bytes,
+}
+
+/// An image of PadChest has some 6 MB: what is read on and on is fetched in parts that grow from one of these to the other.
+const SMALLEST_PART: u64 = 1 << 20;
+const LARGEST_PART: u64 = 8 << 20;
+
+impl Part {
+    /// What it has from `at` on.
+    fn from(&self, at: u64) -> Option<&[u8]> {
+        let skip = usize::try_from(at.checked_sub(self.start)?).ok()?;
+        self.bytes.get(skip..).filter(|rest| !rest.is_empty())
+    }
+
+    /// How much to fetch from `at` on.
+    fn next(&self, at: u64) -> u64 {
+        let len = self.bytes.len() as u64;
+        let goes_on = len > 0 && self.start + len == at;
+        if goes_on { len.saturating_mul(2).clamp(SMALLEST_PART, LARGEST_PART) } else { SMALLEST_PART }
+    }
 }
 
 impl Read for At {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(to, self.at)?;
+        let n = match &self.from {
+            Medium::File(file) => file.read_at(to, self.at)?,
+            Medium::Object(bucket, key) => {
+                if self.at < self.end && self.part.from(self.at).is_none() {
+                    let range = self.at..self.end.min(self.at + self.part.next(self.at));
+                    let bytes = bucket.read_part(key, range).map_err(io::Error::other)?;
+                    self.part = Part { start: self.at, bytes };
+                }
+                let found = self.part.from(self.at).unwrap_or_default();
+                let n = found.len().min(to.len());
+                to[..n].copy_from_slice(&found[..n]);
+                n
+            }
+        };
         self.at += n as u64;
         Ok(n)
     }

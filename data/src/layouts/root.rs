@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -36,6 +37,12 @@ impl Bucket {
 
     pub(super) fn read(&self, key: &str, most: u64) -> Result<Bytes, String> {
         self.objects.get_up_to(key, most).map_err(|e| e.to_string())
+    }
+
+    /// Bytes `range` of the object `key`.
+    pub(super) fn read_part(&self, key: &str, range: Range<u64>) -> Result<Bytes, String> {
+        let entry = self.files.get(key).ok_or_else(|| format!("{}: it was not there", self.url_of(key)))?;
+        self.objects.get_range(entry, range).map_err(|e| e.to_string())
     }
 
     /// Size, and what changes when the content does.

@@ -133,6 +133,27 @@ async fn versions_are_never_put_together() {
 }
 
 #[tokio::test]
+async fn parts_are_of_the_version_that_was_listed() {
+    let (_dir, server, objects) = bucket().await;
+    let (first, second) = (body(1, 1 << 20), body(2, 1 << 20));
+    objects.put("images.zip", first.clone()).await.unwrap();
+    let entry = objects.list("").await.unwrap().remove(0);
+    // Cut in the middle, and there again.
+    server.plan(|seen| if seen.is_get() && seen.nth == 1 { Fault::Cut(1000) } else { Fault::None });
+    for range in [0..1, 100_000..400_000, 300_000..300_000, (1 << 20) - 5..u64::MAX, 5 << 20..6 << 20] {
+        let read = objects.get_range(&entry, range.clone()).await.unwrap();
+        let [start, end] = [range.start, range.end].map(|at| at.min(1 << 20) as usize);
+        assert!(read == first.slice(start..end), "{range:?}");
+    }
+    server.plan(|_| Fault::None);
+    // Server and listing know seconds.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    objects.put("images.zip", second).await.unwrap();
+    let error = objects.get_range(&entry, 0..9).await.unwrap_err().to_string();
+    assert!(error.contains("changed since it was listed"), "{error}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_continued_is_begun_again() {
     let (dir, server, objects) = bucket().await;
     let bytes = body(3, 400_000);

@@ -8,7 +8,7 @@ use super::{Checks, FieldProblem, method};
 use crate::{
     Experiment,
     evaluation::Lpips,
-    experiment::{Argument, Comparison, Part, ScheduleName, Trainer},
+    experiment::{Argument, Comparison, Part, Residency, ScheduleName, Trainer},
     load,
     nearest::nearest,
     scheduling::HIGHEST_PRIORITY,
@@ -161,6 +161,7 @@ fn trainer(c: &mut Checks, t: &Trainer) {
     }
     c.not_negative(o.eps, "trainer.optimizer.eps");
     c.not_negative(o.weight_decay, "trainer.optimizer.weight_decay");
+    augment(c, t);
     schedule(c, t);
     c.not_negative(t.early_stopping.min_delta, "trainer.early_stopping.min_delta");
     c.that(
@@ -168,6 +169,34 @@ fn trainer(c: &mut Checks, t: &Trainer) {
         "trainer.checkpoint.keep_last",
         "0 keeps nothing to go on from",
         "keep 1 or more; the best is kept besides",
+    );
+}
+
+fn augment(c: &mut Checks, t: &Trainer) {
+    let a = &t.augment;
+    // Beyond these nothing is left of an image, or nothing more is gained.
+    for (name, amount, most) in [
+        ("flip", a.flip, 1.0),
+        ("rotate", a.rotate, 180.0),
+        ("translate", a.translate, 0.5),
+        ("scale", a.scale, 0.5),
+        ("gamma", a.gamma, 4.0),
+        ("contrast", a.contrast, 1.0),
+        ("brightness", a.brightness, 1.0),
+        ("noise", a.noise, 1.0),
+    ] {
+        c.that(
+            (0.0..=most).contains(&amount),
+            &format!("trainer.augment.{name}"),
+            format!("{amount} is out of bounds"),
+            &format!("from 0, which is none, to {most}"),
+        );
+    }
+    c.that(
+        a.is_none() || t.residency != Residency::Device,
+        "trainer.residency",
+        "images are varied before they go to the device (trainer.augment)",
+        "take auto, mmap or ram",
     );
 }
 
@@ -432,6 +461,10 @@ mod tests {
             (json!({"trainer.schedule.factor": 2}), "grow"),
             (json!({"trainer.schedule.min_lr": 1}), "trainer.optimizer.lr"),
             (json!({"trainer.schedule.argument": "score"}), "cosine"),
+            (json!({"trainer.augment.flip": 1.5}), "trainer.augment.flip: 1.5 is out of bounds"),
+            (json!({"trainer.augment.rotate": -1}), "trainer.augment.rotate"),
+            (json!({"trainer.augment.blur": 1}), "no such field"),
+            (json!({"trainer.augment.noise": 0.1, "trainer.residency": "device"}), "trainer.residency"),
         ] {
             let text = with(params.clone()).unwrap_err();
             assert!(text.contains(wanted), "{params}: {text}");

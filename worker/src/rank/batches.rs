@@ -11,7 +11,10 @@ use std::{
     thread::{Builder, JoinHandle},
 };
 
-use morph_data::sampler::{Sampler, share};
+use morph_data::{
+    augment::Augmenter,
+    sampler::{Sampler, share},
+};
 use tch::Tensor;
 
 use crate::rank::{failure::Failure, images::Images};
@@ -32,6 +35,8 @@ pub struct Order {
     pub rank: u32,
     /// Number of ranks.
     pub world: u32,
+    /// Varies images.
+    pub augmenter: Option<Augmenter>,
 }
 
 /// One rank's share of a batch.
@@ -45,7 +50,7 @@ pub struct Batch {
     pub images: usize,
     /// Which of them are this rank's.
     pub share: Range<usize>,
-    /// Those, in 0..1.
+    /// Those, in 0..1, varied if they are to be.
     pub x: Tensor,
 }
 
@@ -73,7 +78,11 @@ impl Batches {
             for (epoch, index) in all {
                 let samples = order.sampler.batch(epoch, index);
                 let share = share(samples.len(), order.rank, order.world);
-                let x = images.batch(&samples[share.clone()]);
+                let own = &samples[share.clone()];
+                let x = match &order.augmenter {
+                    None => images.batch(own),
+                    Some(augmenter) => images.varied(own, epoch, augmenter),
+                };
                 if sender.send(Batch { epoch, index, images: samples.len(), share, x }).is_err() {
                     return;
                 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use morph_data::Samples;
+use morph_data::{Samples, augment::Augmenter};
 use morph_objects::{NodeCache, Objects};
 use morph_scores::evaluation as scores;
 use morph_spec::{Digest, Experiment, Manifest, dataset::Preprocess, experiment::Residency, manifest::PatientIds};
@@ -182,11 +182,13 @@ fn pixels(samples: &Samples, indices: &[u64]) -> Tensor {
     let size: usize = samples.image_size().iter().map(|side| *side as usize).product();
     let mut bytes = Vec::with_capacity(indices.len() * size);
     for index in indices {
-        bytes.extend_from_slice(
-            samples.image(usize::try_from(*index).expect("invariant: an index of a sample in memory")),
-        );
+        bytes.extend_from_slice(samples.image(at(*index)));
     }
     Tensor::from_slice(&bytes).reshape([indices.len() as i64, size as i64])
+}
+
+fn at(index: u64) -> usize {
+    usize::try_from(index).expect("invariant: an index of a sample in memory")
 }
 
 fn scaled(pixels: &Tensor, image_size: [u32; 2], place: Place) -> Tensor {
@@ -257,6 +259,16 @@ impl Images {
             }
         };
         scaled(&pixels, self.samples.image_size(), self.place)
+    }
+
+    /// Images `indices` as they are seen in `epoch`, as [`Self::batch`] has them; made on the processor, wherever images are kept.
+    pub fn varied(&self, indices: &[u64], epoch: u32, augmenter: &Augmenter) -> Tensor {
+        let size = self.samples.image_size();
+        let vary = |index: &u64| augmenter.image(self.samples.image(at(*index)), size, epoch, *index);
+        let values: Vec<f32> = indices.iter().flat_map(vary).collect();
+        let [height, width] = size.map(i64::from);
+        let x = Tensor::from_slice(&values).reshape([indices.len() as i64, 1, height, width]);
+        x.to_device(self.place.device).to_kind(self.place.kind)
     }
 
     /// How many there are.

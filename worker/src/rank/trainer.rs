@@ -12,9 +12,12 @@ use std::{
 };
 
 use morph_checkpoint::Best;
-use morph_data::sampler::Sampler;
+use morph_data::{augment::Augmenter, sampler::Sampler};
 use morph_model::{At, Keyed, Step};
-use morph_spec::{Experiment, experiment::Trainer as Settings};
+use morph_spec::{
+    Experiment,
+    experiment::{Residency, Trainer as Settings},
+};
 use morph_telemetry::TRACE;
 use tch::Tensor;
 
@@ -201,16 +204,21 @@ impl<'a> Trainer<'a> {
     fn source(&mut self) -> Result<Source, Failure> {
         let since = Instant::now();
         let (settings, sets, group) = (self.settings(), self.bench.sets, self.bench.group);
-        let images = |samples| Images::new(samples, settings.residency, self.bench.place);
+        let images = |samples, residency| Images::new(samples, residency, self.bench.place);
+        let augmenter = Augmenter::new(settings.augment, settings.seed);
+        // Varied on the processor, they have no use on a device before.
+        let varied = augmenter.is_some() && settings.residency == Residency::Auto;
+        let residency = if varied { Residency::Mmap } else { settings.residency };
         let order = Order {
             sampler: self.sampler,
             batches: self.batches(),
             epochs: settings.epochs,
             rank: group.rank(),
             world: group.world(),
+            augmenter,
         };
-        let batches = Batches::begin(images(Arc::clone(&sets.train))?, order, self.at.epoch, self.at.batch)?;
-        let validation = images(Arc::clone(&sets.validation))?;
+        let batches = Batches::begin(images(Arc::clone(&sets.train), residency)?, order, self.at.epoch, self.at.batch)?;
+        let validation = images(Arc::clone(&sets.validation), settings.residency)?;
         self.spent.data += since.elapsed().as_secs_f64();
         Ok(Source { batches, validation })
     }

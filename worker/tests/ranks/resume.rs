@@ -7,7 +7,7 @@ use morph_data::{Meta, manifest, shard::Writer};
 use morph_objects::Objects;
 use morph_scores::evaluation::Scored;
 use morph_spec::{
-    Digest, Experiment, Manifest,
+    Augment, Digest, Experiment, Manifest,
     manifest::{PatientIds, Shard, VERSION},
 };
 use morph_worker::{
@@ -219,7 +219,9 @@ impl Rank {
 /// In a rank's process: what the phase named by `T_PHASE` asks for.
 fn rank_main(group: Group) -> String {
     let folder = env::var_os("T_FOLDER").unwrap();
-    let rank = Rank::new(group, Path::new(&folder));
+    let mut rank = Rank::new(group, Path::new(&folder));
+    // What an image becomes is the same after any stop, too.
+    rank.experiment.trainer.augment = Augment { flip: 0.5, rotate: 5.0, noise: 0.02, ..Augment::default() };
     let phase = env::var("T_PHASE").unwrap();
     let (attempt, orders) = (env::var("T_ATTEMPT").unwrap().parse().unwrap(), Orders::default());
     match phase.as_str() {
