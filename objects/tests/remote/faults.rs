@@ -147,7 +147,7 @@ async fn parts_are_of_the_version_that_was_listed() {
     }
     server.plan(|_| Fault::None);
     // Server and listing know seconds.
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     objects.put("images.zip", second).await.unwrap();
     let error = objects.get_range(&entry, 0..9).await.unwrap_err().to_string();
     assert!(error.contains("changed since it was listed"), "{error}");
