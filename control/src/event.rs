@@ -480,6 +480,7 @@ impl Event {
                     Exit::PeerLost => "lost a peer",
                     Exit::Lost => "was lost with its worker",
                     Exit::Infra => "failed",
+                    Exit::Crashed => "crashed",
                     Exit::User => "cannot go on",
                 };
                 format!("attempt {}: rank {rank} {how}{}", fence.attempt, because(error))

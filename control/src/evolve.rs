@@ -333,7 +333,7 @@ fn empty() -> Attempt {
 fn strikes(cluster: &mut Cluster, event: &Event) {
     let of_rank = |fence: &Fence, rank: usize| Some(cluster.attempt(*fence)?.ranks.get(rank)?.worker);
     match &event.what {
-        What::RankExited { fence, rank, exit: Exit::Infra, error } => {
+        What::RankExited { fence, rank, exit: Exit::Infra | Exit::Crashed, error } => {
             let Some(worker) = of_rank(fence, *rank as usize).and_then(|w| cluster.workers.get_mut(&w)) else { return };
             if worker.strikes.iter().all(|(run, _)| *run != fence.run) {
                 worker.strikes.push((fence.run, error.clone()));
@@ -414,7 +414,9 @@ fn ended(run: &mut Run, event: &Event, outcome: Outcome, error: &str, next: &Nex
     });
     run.state = match next {
         Next::Queue { not_before, failures } => {
-            let lost = outcome == Outcome::Lost;
+            // A failure that is none of the run's own is seen by what it did not count.
+            let before = if run.progressed() { 0 } else { run.failures };
+            let lost = outcome == Outcome::Lost || (outcome == Outcome::Failed && *failures == before);
             if *failures > 0 || lost {
                 run.losses = match (run.progressed(), lost) {
                     (true, lost) => u32::from(lost),

@@ -1,8 +1,8 @@
 //! Gang placement as a small integer problem: nodes with free slots in, one node per rank out, or why not.
 //!
 //! Properties: all ranks or none; no node gets more ranks than it has free slots; one node rather than several (ranks
-//! exchange gradients at every step, a cache is filled once); among those, nodes that cache the dataset; then the fullest
-//! node that still fits, so that wide gangs find room. The same input gives the same output.
+//! exchange gradients at every step, a cache is filled once); among those, one on which the run has not just failed; then nodes that
+//! cache the dataset; then the fullest node that still fits, so that wide gangs find room. The same input gives the same output.
 
 /// A node, as far as placement cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Node {
     pub slots: u32,
     /// Whether the dataset lies in its cache.
     pub cached: bool,
+    /// Whether the run's last attempt failed with a rank here: it may be the node's fault.
+    pub tried: bool,
 }
 
 /// Why a gang was not placed.
@@ -45,13 +47,13 @@ pub fn place(nodes: &[Node], width: u32) -> Result<Vec<usize>, NoFit> {
     if free < width {
         return Err(NoFit::Short { free, slots });
     }
-    let one =
-        (0..nodes.len()).filter(|&i| nodes[i].free >= width).min_by_key(|&i| (!nodes[i].cached, nodes[i].free, i));
+    let one = (0..nodes.len()).filter(|&i| nodes[i].free >= width);
+    let one = one.min_by_key(|&i| (nodes[i].tried, !nodes[i].cached, nodes[i].free, i));
     if let Some(node) = one {
         return Ok(vec![node; width as usize]);
     }
     let mut by_use: Vec<usize> = (0..nodes.len()).collect();
-    by_use.sort_by_key(|&i| (!nodes[i].cached, std::cmp::Reverse(nodes[i].free), i));
+    by_use.sort_by_key(|&i| (nodes[i].tried, !nodes[i].cached, std::cmp::Reverse(nodes[i].free), i));
     let ranks = by_use.into_iter().flat_map(|i| std::iter::repeat_n(i, nodes[i].free as usize));
     Ok(ranks.take(width as usize).collect())
 }
@@ -63,7 +65,16 @@ mod tests {
     use super::*;
 
     fn node(free: u32, slots: u32, cached: bool) -> Node {
-        Node { free, slots, cached }
+        Node { free, slots, cached, tried: false }
+    }
+
+    #[test]
+    fn a_node_on_which_it_failed_comes_last() {
+        let mut nodes = [node(2, 2, true), node(4, 4, false), node(3, 4, false)];
+        nodes[0].tried = true;
+        assert_eq!(place(&nodes, 2), Ok(vec![2, 2]));
+        assert_eq!(place(&nodes, 9), Ok(vec![1, 1, 1, 1, 2, 2, 2, 0, 0]));
+        assert_eq!(place(&nodes[..1], 2), Ok(vec![0, 0]), "better there than nowhere");
     }
 
     #[test]

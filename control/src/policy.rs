@@ -15,7 +15,8 @@ pub struct Policy {
     pub backoff: Duration,
     /// Longest pause before a new attempt.
     pub backoff_max: Duration,
-    /// Worker losses in a row without progress that a run survives; they do not count as its own failures.
+    /// Losses of workers, and failures of storage and network, in a row without progress that a run survives; they do not count as its
+    /// own failures.
     pub losses: u32,
     /// Waiting this long raises a run's place in the queue by one priority, so that nothing starves; zero: never.
     pub aging: Duration,

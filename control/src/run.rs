@@ -185,8 +185,10 @@ pub enum Exit {
     PeerLost,
     /// Its agent was lost.
     Lost,
-    /// Killed, out of memory, I/O: try again.
+    /// Storage, disk or network failed it: try again.
     Infra,
+    /// Killed, out of memory, or its device failed: try again, but not for ever.
+    Crashed,
     /// Bad configuration or data: trying again is no use.
     User,
 }
@@ -194,7 +196,7 @@ pub enum Exit {
 impl Exit {
     /// Whether the attempt cannot go on after it.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::PeerLost | Self::Lost | Self::Infra | Self::User)
+        matches!(self, Self::PeerLost | Self::Lost | Self::Infra | Self::Crashed | Self::User)
     }
 }
 

@@ -8,6 +8,8 @@
 //!   checkpoint, stop, and are queued again: no work is lost.
 //! - Preemptible runs behind it may fill the gaps that it leaves, until it can start: then they make room again, too.
 //!   Others wait behind it, or narrow runs could keep a wide one waiting for ever.
+//! - Who may go to none of the workers that it may go to does not stand behind it (`scheduling.nodes`), and may be first in a line
+//!   of its own.
 //! - One that could not even start on an empty cluster holds back nobody.
 
 mod preempt;
@@ -109,16 +111,26 @@ enum Verdict {
     AllWait(String),
 }
 
-/// The run that everybody else waits behind.
-#[derive(Debug)]
+/// A run that all others wait behind that could take its place.
+#[derive(Debug, Clone, Copy)]
 struct First<'a> {
     run: &'a Run,
     /// Room is being made for it: nobody gets in between.
     imminent: bool,
 }
 
+impl First<'_> {
+    /// Whether it may go anywhere: then all wait behind it.
+    fn is_everywhere(&self) -> bool {
+        self.run.experiment.scheduling.nodes.is_empty()
+    }
+}
+
 /// What decides how many ranks of a run a cluster could ever hold.
-type Kind<'a> = (u32, u64, &'a BTreeMap<String, String>);
+type Kind<'a> = (u32, u64, &'a Labels);
+
+/// What a worker must have to be asked.
+type Labels = BTreeMap<String, String>;
 
 #[derive(Debug)]
 struct Walk<'a> {
@@ -128,9 +140,12 @@ struct Walk<'a> {
     projects: BTreeMap<&'a str, Usage>,
     /// Live runs by sweep.
     sweeps: BTreeMap<SweepId, u32>,
-    first: Option<First<'a>>,
-    /// Runs tried behind the first in line.
+    /// Those that are first in line; no two could go to the same worker.
+    firsts: Vec<First<'a>>,
+    /// Runs tried behind one that is first in line.
     tried: usize,
+    /// Whether there are workers that have both.
+    common: BTreeMap<(&'a Labels, &'a Labels), bool>,
     /// Lines of which nobody can be placed, and why.
     ended: BTreeMap<Line, String>,
     /// Ranks that fit on the empty cluster.
@@ -150,8 +165,9 @@ impl<'a> Walk<'a> {
             rooms: Rooms::new(cluster, cluster.workers.values().filter(|w| w.serves())),
             projects: cluster.index.projects.iter().map(|(name, usage)| (name.as_str(), *usage)).collect(),
             sweeps: cluster.index.sweeps.iter().map(|(id, usage)| (*id, usage.runs)).collect(),
-            first: None,
+            firsts: Vec::new(),
             tried: 0,
+            common: BTreeMap::new(),
             ended: BTreeMap::new(),
             capacities: BTreeMap::new(),
             steps: Vec::new(),
@@ -194,8 +210,21 @@ impl<'a> Walk<'a> {
 
     /// Whether nothing more can be placed.
     fn is_done(&self) -> bool {
-        self.first.as_ref().is_some_and(|f| f.imminent)
-            || self.first.is_some() && (self.rooms.are_full() || self.tried >= self.cluster.policy.backfill)
+        let everywhere = || self.firsts.iter().filter(|f| f.is_everywhere());
+        everywhere().any(|f| f.imminent)
+            || everywhere().next().is_some() && self.rooms.are_full()
+            || !self.firsts.is_empty() && self.tried >= self.cluster.policy.backfill
+    }
+
+    /// Who is first in the line that `run` stands in.
+    fn ahead(&mut self, run: &'a Run) -> Option<First<'a>> {
+        let own = &run.experiment.scheduling.nodes;
+        let Self { firsts, common, rooms, .. } = self;
+        let shares = |f: &&First<'a>| {
+            let others = &f.run.experiment.scheduling.nodes;
+            *common.entry((others, own)).or_insert_with(|| rooms.suit_both(others, own))
+        };
+        firsts.iter().find(shares).copied()
     }
 
     /// Ranks like those of `run` that fit on the empty cluster.
@@ -253,8 +282,8 @@ impl<'a> Walk<'a> {
         if slots < least {
             return Verdict::Wait(reason::too_wide(self.cluster, run, &self.rooms, slots));
         }
-        let behind = self.first.as_ref().map(|f| (f.run, f.imminent));
-        if let Some((first, imminent)) = behind {
+        let behind = self.ahead(run);
+        if let Some(First { run: first, imminent }) = behind {
             self.tried += 1;
             if imminent || !run.experiment.scheduling.preemptible || self.tried > self.cluster.policy.backfill {
                 return Verdict::Wait(reason::behind(run, first));
@@ -266,11 +295,11 @@ impl<'a> Walk<'a> {
             let (ranks, devices) = self.rooms.take(&demand, &chosen);
             return Verdict::Place { ranks, devices, backfill: behind.is_some() };
         }
-        if let Some((first, _)) = behind {
+        if let Some(First { run: first, .. }) = behind {
             return Verdict::Wait(reason::behind(run, first));
         }
         let victims = preempt::victims(self.cluster, &self.rooms, run, &demand);
-        self.first = Some(First { run, imminent: victims.is_some() });
+        self.firsts.push(First { run, imminent: victims.is_some() });
         match victims {
             Some(victims) => {
                 let name = &run.name;

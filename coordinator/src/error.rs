@@ -69,6 +69,12 @@ pub enum Error {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] crate::store::Error),
+    /// The loop that decides has panicked.
+    #[error(
+        "the coordinator has a fault and stopped; what it had confirmed is kept and running ranks go on: start it again, and report \
+         what its log said last"
+    )]
+    Loop,
     /// Run outputs cannot go where they should.
     #[error(transparent)]
     Objects(#[from] morph_objects::Error),

@@ -364,16 +364,13 @@ impl Handle {
         Ok(self.tokens.passing("local-agent", Scope::Agent)?)
     }
 
-    /// Waits until the coordinator cannot go on, which it does not do by itself unless its database fails.
+    /// Waits until the coordinator cannot go on: its database failed, or its loop.
     pub async fn failed(&mut self) -> Error {
         let Some(death) = &mut self.death else { return std::future::pending().await };
         let death = death.await;
         self.death = None;
-        match death {
-            Ok(error) => error.into(),
-            // The loop ends without an error only when nobody can speak to it any more; this handle can.
-            Err(_) => std::future::pending().await,
-        }
+        // The loop ends without a word only when nobody can speak to it any more, and this handle can; or in a panic.
+        death.map_or(Error::Loop, Into::into)
     }
 
     /// Stops all attempts with a checkpoint, so that their runs are queued again, waits at most `limit` for that, and tells
@@ -415,5 +412,24 @@ impl Handle {
         if let Some(push) = self.push {
             tokio::time::timeout(FAREWELL, push).await.ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_panics_is_no_coordinator_any_more() {
+        let home = tempfile::tempdir().unwrap();
+        let options = Options { home: home.path().to_owned(), ..Options::default() };
+        let mut handle = start(options).await.unwrap();
+        let still = tokio::time::timeout(Duration::from_millis(200), handle.failed()).await;
+        assert!(still.is_err(), "{still:?}");
+        let broken: core::Question = Box::new(|_| panic!("on purpose"));
+        handle.core.send(Message::Ask(broken)).await.unwrap();
+        let error = tokio::time::timeout(Duration::from_secs(20), handle.failed()).await.unwrap();
+        assert!(matches!(error, Error::Loop), "{error}");
+        handle.stop().await;
     }
 }

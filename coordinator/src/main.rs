@@ -19,6 +19,7 @@ use morph_coordinator::{
 };
 use morph_spec::load::{self, Document};
 use morph_telemetry::{LogArgs, Logs};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Shards data, schedules runs and remembers what happened.
@@ -288,7 +289,30 @@ fn told(place: &str, restored: &Restored) -> anyhow::Result<String> {
     ))
 }
 
+/// Lets this process have as many files open as the kernel allows it: each agent and each watch is a connection.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(hard)
+    });
+    match limit {
+        Ok(limit) if limit < ENOUGH_FILES => {
+            tracing::warn!(
+                "only {limit} files may be open, one for each agent: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+            );
+        }
+        Ok(_) => {}
+        Err(e) => tracing::warn!("raise the limit of open files: {e}"),
+    }
+}
+
+/// For 10,000 agents, and as many who watch.
+const ENOUGH_FILES: u64 = 20_000;
+
 async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {
+    raise_file_limit();
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let home = cli.home.clone();

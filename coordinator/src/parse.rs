@@ -51,6 +51,23 @@ fn fence(fence: Option<&v1::Fence>) -> Result<Fence, String> {
 /// Starts of an agent whose journal the next one may go on with: each of them found no coordinator.
 const MOST_BEFORE: usize = 10_000;
 
+/// Attempts that an agent may still run: more than it has slots.
+const MOST_LIVE: usize = 2 * MOST_SLOTS as usize;
+/// Datasets in an agent's cache.
+const MOST_CACHED: usize = 100_000;
+/// Labels of a node.
+const MOST_LABELS: usize = 256;
+/// Bytes of a name.
+const LONGEST: usize = 1024;
+
+/// What is recorded for ever, and printed into logs, is short and has no control characters.
+fn word(field: &str, text: &str) -> Result<(), String> {
+    if text.len() > LONGEST || text.chars().any(char::is_control) {
+        return Err(format!("hello.{field}: more than {LONGEST} bytes, or control characters"));
+    }
+    Ok(())
+}
+
 /// An agent's introduction.
 ///
 /// # Errors
@@ -64,6 +81,20 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
     }
     if hello.before.len() > MOST_BEFORE {
         return Err(format!("hello.before: {} processes, {MOST_BEFORE} are the most", hello.before.len()));
+    }
+    for (field, found, most) in [
+        ("live", hello.live.len(), MOST_LIVE),
+        ("cached", hello.cached.len(), MOST_CACHED),
+        ("labels", hello.labels.len(), MOST_LABELS),
+    ] {
+        if found > most {
+            return Err(format!("hello.{field}: {found}, {most} are the most"));
+        }
+    }
+    let labels = hello.labels.iter().flat_map(|(name, value)| [("labels", name), ("labels", value)]);
+    let texts = [("host", &hello.host), ("incarnation", &hello.incarnation), ("process", &hello.process)];
+    for (field, text) in texts.into_iter().chain(labels) {
+        word(field, text)?;
     }
     Ok(Hello {
         worker: parsed("hello.worker", &hello.worker)?,
@@ -129,6 +160,7 @@ pub fn report(report: report::Report) -> Result<Said, String> {
                 v1::Exit::Stopped => Exit::Stopped,
                 v1::Exit::PeerLost => Exit::PeerLost,
                 v1::Exit::User => Exit::User,
+                v1::Exit::Crashed => Exit::Crashed,
                 v1::Exit::Infra | v1::Exit::Unspecified => Exit::Infra,
             };
             Said::Core(fence(e.fence.as_ref())?, Report::RankExited { rank: e.rank, exit, error: e.error })
@@ -198,8 +230,14 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         let bad = v1::Hello { worker: "nobody".into(), incarnation: "a".into(), ..v1::Hello::default() };
         assert!(hello(&bad).unwrap_err().contains("hello.worker"));
-        let many = v1::Hello { slots: MOST_SLOTS + 1, ..bad };
+        let many = v1::Hello { slots: MOST_SLOTS + 1, ..bad.clone() };
         assert!(hello(&many).unwrap_err().contains("hello.slots"));
+        let loud = v1::Hello { host: "a\nfake log line".into(), ..bad.clone() };
+        assert!(hello(&loud).unwrap_err().contains("hello.host"));
+        let labels = [("x".repeat(LONGEST + 1), "y".to_owned())].into();
+        assert!(hello(&v1::Hello { labels, ..bad.clone() }).unwrap_err().contains("hello.labels"));
+        let live = vec![v1::Fence { run: RUN.into(), attempt: 1 }; MOST_LIVE + 1];
+        assert!(hello(&v1::Hello { live, ..bad }).unwrap_err().contains("hello.live"));
         assert!(report(report::Report::Store(v1::StoreReady::default())).unwrap_err().contains("fence"));
     }
 

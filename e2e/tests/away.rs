@@ -5,7 +5,7 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use morph_e2e::{
-    cluster::ranks_of,
+    cluster::{ranks_of, signal},
     lab::{LIMIT, Lab},
     wait_for,
 };
@@ -60,10 +60,16 @@ fn away_for(seconds: u64, epochs: u32) -> Result<()> {
     lab.wait("orphaned", "running", 1)?;
     lab.train("queued", &alone)?;
     ensure!(lab.run("queued")?["state"] == "queued", "{:#}", lab.run("queued")?);
-    lab.ctl(&["cancel", "stopping"])?;
-    lab.ctl(&["cancel", "stopping-orphaned"])?;
+    // Who is held cannot save, and so is still stopping when the coordinator dies.
+    let held: Vec<u32> = [first.pid(), second.pid()].into_iter().map(ranks_of).collect::<Result<Vec<_>>>()?.concat();
+    signal(&held, "-STOP")?;
+    for name in ["stopping", "stopping-orphaned"] {
+        lab.ctl(&["cancel", name])?;
+        ensure!(lab.run(name)?["state"] == "stopping", "{:#}", lab.run(name)?);
+    }
     coordinator.kill9()?;
     second.kill9()?;
+    signal(&ranks_of(first.pid())?, "-CONT")?;
     sleep(Duration::from_secs(seconds));
     ensure!(seconds != 20 || !ranks_of(first.pid())?.is_empty(), "training goes on");
 
@@ -81,6 +87,27 @@ fn away_for(seconds: u64, epochs: u32) -> Result<()> {
     lab.same(&orphaned, &queued)?;
     lab.wait("stopping", "cancelled", 1)?;
     lab.wait("stopping-orphaned", "cancelled", 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_coordinator_that_was_stopped_and_wakes_up_takes_nobody_for_lost() -> Result<()> {
+    let lab = Lab::new(8)?;
+    let coordinator = lab.cluster.coordinator_with(&["--grace", "2s"])?;
+    let _agent = lab.cluster.agent("agent", 2)?;
+    lab.train("x", &["--set", "trainer.epochs=300"])?;
+    lab.wait("x", "running", 3)?;
+    for seconds in [4, 13] {
+        // Longer than its own patience; and so long that connections are given up, too.
+        signal(&[coordinator.pid()], "-STOP")?;
+        sleep(Duration::from_secs(seconds));
+        signal(&[coordinator.pid()], "-CONT")?;
+        sleep(Duration::from_secs(1));
+        ensure!(lab.run("x")?["attempt"] == 1, "after {seconds} s: {:#}\n{}", lab.run("x")?, coordinator.printed());
+    }
+    let run = lab.wait("x", "succeeded", 1)?;
+    ensure!(run["attempt"] == 1, "{run:#}");
+    lab.whole(&run)?;
     Ok(())
 }
 

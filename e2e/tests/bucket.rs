@@ -229,7 +229,7 @@ fn nothing_is_shared_but_a_bucket_and_all_comes_to_the_same() -> Result<()> {
 /// What is done with a run afterwards, with a coordinator and without.
 fn reads_back(lab: &Lab, id: &str) -> Result<()> {
     let out = lab.home.path().join("weights.safetensors");
-    expect(lab.ctl(&["export", id, "--format", "safetensors", "--out"])?.arg(&out), 0)?;
+    expect(lab.ctl(&["export", id, "--format", "safetensors"])?.arg("--out").arg(&out), 0)?;
     ensure!(fs::metadata(&out)?.len() > 0, "nothing was exported");
     let scored = lab.json(&["evaluate", id, "-o", "json"])?;
     let folder = lab.root.join("runs/morph/runs").join(id).join("checkpoints");
@@ -244,7 +244,7 @@ fn reads_back(lab: &Lab, id: &str) -> Result<()> {
         ensure!(scores.to_string().contains("auroc"), "{scores:#}");
     }
     let report = lab.home.path().join("report");
-    expect(lab.ctl(&["report", id, "--out"])?.arg(&report), 0)?;
+    expect(lab.ctl(&["report", id])?.arg("--out").arg(&report), 0)?;
     ensure!(report.join("index.html").is_file(), "there is no report");
     Ok(())
 }

@@ -123,6 +123,9 @@ fn in_clear(uri: &tonic::transport::Uri) -> bool {
     uri.scheme_str() != Some("https") && !here
 }
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// How the coordinator and this client prove to each other who they are, as `global` says.
 ///
 /// # Errors
@@ -158,6 +161,8 @@ pub async fn wire(url: &str, token: Option<&Secret>, tls: Option<ClientTlsConfig
     let mut endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|e| coded(USAGE, format!("{url:?} is no coordinator's URL ({e}); it looks like http://host:7070")))?
         .connect_timeout(Duration::from_secs(5))
+        // Until an answer begins; a watch goes on. A coordinator that waits for its disk answers pings, but no questions.
+        .timeout(ANSWER)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
         .tcp_nodelay(true);

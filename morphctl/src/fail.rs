@@ -109,10 +109,14 @@ pub fn status(status: &Status) -> Error {
         Code::InvalidArgument => USAGE,
         Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted | Code::ResourceExhausted => REFUSED,
         Code::Unauthenticated | Code::PermissionDenied => DENIED,
-        Code::Unavailable | Code::DeadlineExceeded => UNREACHABLE,
+        // Cancelled: it did not answer in time.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => UNREACHABLE,
         _ => ERROR,
     };
-    let message = if status.message().is_empty() {
+    let message = if status.message() == tonic::TimeoutExpired(()).to_string() {
+        "the coordinator did not answer in time: it has too much to do, or waits for its disk; its log says more"
+            .to_owned()
+    } else if status.message().is_empty() {
         format!("the coordinator said {}", status.code())
     } else {
         status.message().to_owned()
@@ -139,6 +143,9 @@ mod tests {
         assert_eq!(code(&status(&Status::invalid_argument("x"))), USAGE);
         assert_eq!(code(&status(&Status::unavailable("x"))), UNREACHABLE);
         assert_eq!(code(&status(&Status::failed_precondition("x"))), REFUSED);
+        let late = status(&Status::from_error(Box::new(tonic::TimeoutExpired(()))));
+        assert_eq!(code(&late), UNREACHABLE);
+        assert!(late.to_string().contains("did not answer in time"), "{late}");
         assert_eq!(code(&status(&Status::unauthenticated("x"))), DENIED);
         assert_eq!(code(&status(&Status::permission_denied("x"))), DENIED);
         assert_eq!(code(&status(&Status::resource_exhausted("x"))), REFUSED);

@@ -158,9 +158,14 @@ enum Place {
 
 fn place(ip: IpAddr) -> Place {
     // Where AWS's metadata service is under IPv6.
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    // Alibaba's, and Oracle's first.
-    const OTHERS: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    const METADATA: [Ipv6Addr; 2] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        // And Google's.
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    ];
+    // Alibaba's, Oracle's first, and what Azure's machines are told from.
+    const OTHERS: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
     match ip {
         IpAddr::V4(ip) if ip.is_loopback() || ip.octets()[0] == 0 => Place::Loopback,
         IpAddr::V4(ip) => {
@@ -177,7 +182,9 @@ fn place(ip: IpAddr) -> Place {
             });
             match embedded {
                 Some(ip) => place(ip.into()),
-                None if ip.is_unicast_link_local() || ip.is_multicast() || ip == METADATA => Place::LinkLocal,
+                // RFC 8215: a network's own NAT64, which may lead anywhere.
+                None if ip.segments()[..3] == [0x64, 0xff9b, 1] => Place::LinkLocal,
+                None if ip.is_unicast_link_local() || ip.is_multicast() || METADATA.contains(&ip) => Place::LinkLocal,
                 None => Place::Elsewhere,
             }
         }
@@ -206,7 +213,10 @@ mod tests {
             "http://[64:ff9b::a9fe:a9fe]/x",
             "http://[2002:a9fe:a9fe::]/x",
             "http://[fd00:ec2::254]/x",
+            "http://[fd20:ce::254]/x",
+            "http://[64:ff9b:1:a9fe:a9:fe00::]/x",
             "http://100.100.100.200/x",
+            "http://168.63.129.16/x",
             "https://user:secret@127.0.0.1/x",
         ] {
             let why = STRICT.check(url).await.unwrap_err().to_string();

@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    panic::catch_unwind,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
@@ -64,7 +65,11 @@ fn main() -> ExitCode {
             if seed >= end {
                 return sum;
             }
-            sum.add(&live(Options { seed, trace: cli.trace }));
+            // A life that ends in a panic is one that is broken: its seed is said, and the others are lived.
+            match catch_unwind(|| live(Options { seed, trace: cli.trace })) {
+                Ok(life) => sum.add(&life),
+                Err(_) => sum.broken(seed, "it panicked"),
+            }
         }
     };
     let sum = thread::scope(|scope| {
@@ -116,14 +121,17 @@ impl Sum {
             say!("{line}");
         }
         if let Some(what) = &life.violation {
-            let seed = life.seed;
-            say!("seed {seed}: {what}\n  see it: cargo run --release -p morph-sim -- --from {seed} --seeds 1 --trace");
-            self.violations += 1;
+            self.broken(life.seed, what);
         }
         self.lives += 1;
         self.faults += life.faults;
         self.runs += life.runs;
         self.succeeded += life.succeeded;
+    }
+
+    fn broken(&mut self, seed: u64, what: &str) {
+        say!("seed {seed}: {what}\n  see it: cargo run --release -p morph-sim -- --from {seed} --seeds 1 --trace");
+        self.violations += 1;
     }
 
     fn join(&mut self, other: &Self) {

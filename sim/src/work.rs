@@ -64,7 +64,7 @@ pub fn projects(rng: &mut Rng, policy: &mut Policy) {
 /// The step at which training with `seed` fails, and how.
 pub fn doom(seed: u64) -> Option<(u64, Exit)> {
     match seed {
-        SICK.. => Some((seed - SICK, Exit::Infra)),
+        SICK.. => Some((seed - SICK, Exit::Crashed)),
         NAN.. => Some((seed - NAN, Exit::User)),
         _ => None,
     }

@@ -67,7 +67,7 @@ pub struct Policy {
     pub backoff: Span,
     /// Longest pause before a new attempt.
     pub backoff_max: Span,
-    /// Lost workers in a row without progress that a run survives.
+    /// Lost workers, and failures of storage and network, in a row without progress that a run survives.
     pub losses: u32,
     /// Different runs that must fail in a row on a worker before it gets no more work; 0: never.
     pub worker_breaker: u32,

@@ -61,8 +61,10 @@ pub enum Exit {
     PeerLost,
     /// Wrong configuration or data: trying again is no use.
     User,
-    /// I/O, memory, machine: trying again may help.
+    /// Storage, disk or network: trying again may help.
     Infra,
+    /// Memory, device: trying again may help, but hardly for ever.
+    Crashed,
 }
 
 /// One value of one metric.

@@ -388,7 +388,7 @@ impl<L: Letter> Agent<L> {
             let Some(rank) = self.ranks.get_mut(&key) else { continue };
             let seconds = rank.patience / 1_000_000;
             let why = format!("it has said nothing for {seconds} s (trainer.stall_timeout_s): taken for hung, killed");
-            rank.said = Some((Exit::Infra, why.clone()));
+            rank.said = Some((Exit::Crashed, why.clone()));
             rank.killed = true;
             self.say(key, why, now);
             actions.push(Action::Kill(key));
@@ -470,7 +470,7 @@ impl Mode {
 /// What a rank's end means.
 fn verdict(rank: &Rank, status: Status, why: Option<String>) -> (Exit, String) {
     if let Some(why) = why {
-        return (Exit::Infra, why);
+        return (Exit::Crashed, why);
     }
     // Its own word counts even when the process stumbles on its way out.
     if let Some((exit, error)) = &rank.said {
@@ -483,10 +483,10 @@ fn verdict(rank: &Rank, status: Status, why: Option<String>) -> (Exit, String) {
     match (status.signal, status.code) {
         (Some(signal), _) => {
             let hint = if signal == 9 { "; often the kernel's answer to too little memory" } else { "" };
-            (Exit::Infra, format!("killed by signal {signal}{hint}"))
+            (Exit::Crashed, format!("killed by signal {signal}{hint}"))
         }
-        (None, Some(code)) => (Exit::Infra, format!("ended with code {code} without a word; its log says more")),
-        (None, None) => (Exit::Infra, "ended without a word".into()),
+        (None, Some(code)) => (Exit::Crashed, format!("ended with code {code} without a word; its log says more")),
+        (None, None) => (Exit::Crashed, "ended without a word".into()),
     }
 }
 

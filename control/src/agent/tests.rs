@@ -112,7 +112,7 @@ fn a_rank_killed_by_a_signal_is_the_machines_fault() {
     agent.hear(welcome(0), 0);
     let exits = exits(&mut agent);
     assert_eq!(exits.len(), 1);
-    assert_eq!((exits[0].exit, exits[0].status.signal, exits[0].key.rank), (Exit::Infra, Some(9), 1));
+    assert_eq!((exits[0].exit, exits[0].status.signal, exits[0].key.rank), (Exit::Crashed, Some(9), 1));
 }
 
 #[test]
@@ -217,5 +217,5 @@ fn a_silent_rank_zero_is_killed_and_the_machine_is_to_blame() {
     assert_eq!(agent.tick::<()>(202), [], "once is enough");
     agent.exited(key(1, 0), Status { code: None, signal: Some(9) }, None, 300);
     let exits = exits(&mut agent);
-    assert!(exits[0].exit == Exit::Infra && exits[0].error.contains("stall_timeout_s"), "{exits:?}");
+    assert!(exits[0].exit == Exit::Crashed && exits[0].error.contains("stall_timeout_s"), "{exits:?}");
 }

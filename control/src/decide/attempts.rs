@@ -124,7 +124,7 @@ impl<'a> Ends<'a> {
                 }
             }
             // What is left cannot go on without it.
-            Exit::Lost | Exit::Infra | Exit::User => match under_way {
+            Exit::Lost | Exit::Infra | Exit::Crashed | Exit::User => match under_way {
                 Some(stop) if stop.killed => None,
                 Some(stop) => Some(Stop { killed: true, kill_at: now, ..stop.clone() }),
                 None => {
@@ -169,23 +169,25 @@ impl<'a> Ends<'a> {
                 (Outcome::Stopped, Next::Queue { not_before: now.after(policy.backoff), failures: 0 })
             }
             (_, worst) => {
-                let lost = worst == Exit::Lost;
-                (if lost { Outcome::Lost } else { Outcome::Failed }, self.again(&error, lost, policy, now, rng))
+                let outcome = if worst == Exit::Lost { Outcome::Lost } else { Outcome::Failed };
+                (outcome, self.again(&error, worst, policy, now, rng))
             }
         };
         What::AttemptEnded { fence: self.fence, outcome, error, next }
     }
 
     /// After a failure that was not the configuration's: once more, unless there was no progress for too long.
-    fn again(&self, error: &str, lost: bool, policy: &Policy, now: Timestamp, rng: &mut Rng) -> Next {
+    fn again(&self, error: &str, worst: Exit, policy: &Policy, now: Timestamp, rng: &mut Rng) -> Next {
         let run = self.run;
         let progress = run.progressed();
-        if lost {
-            // Not the run's fault, and so not counted as one; but a run that takes every worker down must end, too.
+        if worst != Exit::Crashed {
+            // Workers, storage and network are not the run's fault, and so not counted as one; but a run that takes every worker down
+            // must end, too.
             let losses = if progress { 1 } else { run.losses + 1 };
             if losses > policy.losses {
-                let error =
-                    format!("gave up after {losses} lost workers without progress in between; the last: {error}");
+                let error = format!(
+                    "gave up: worker, storage or network failed it {losses} times without progress in between; the last: {error}"
+                );
                 return Next::Fail { error };
             }
             let failures = if progress { 0 } else { run.failures };

@@ -92,8 +92,10 @@ fn breaker(cluster: &Cluster) -> Vec<What> {
     let serving = |w: &&crate::Worker| w.serves();
     let tripped = |w: &&crate::Worker| k > 0 && w.strikes.len() >= k;
     let struck = cluster.index.struck.iter().filter_map(|id| cluster.workers.get(id));
-    let Some(bad) = struck.filter(serving).find(tripped) else { return Vec::new() };
-    if cluster.workers.values().filter(serving).all(|w| w.id == bad.id) {
+    let struck: Vec<&crate::Worker> = struck.filter(serving).collect();
+    let Some(bad) = struck.iter().find(|w| tripped(w)) else { return Vec::new() };
+    // Where most have failures it is what all of them use that fails, as storage; and somebody must be left.
+    if 2 * struck.len() > cluster.workers.values().filter(serving).count() {
         return Vec::new();
     }
     let names: Vec<&str> =

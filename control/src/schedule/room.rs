@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use morph_spec::{Digest, WorkerId};
 
 use crate::{
-    Cluster, Run, WHOLE, Worker,
+    Cluster, Outcome, Run, WHOLE, Worker,
     placement::Node,
     sabotage::{Mechanism, is_broken},
 };
@@ -16,17 +16,26 @@ pub(super) struct Demand<'a> {
     memory: u64,
     dataset: Digest,
     pub labels: &'a BTreeMap<String, String>,
+    /// Where its last attempt failed.
+    tried: &'a [WorkerId],
 }
 
 impl<'a> Demand<'a> {
     pub fn of(run: &'a Run) -> Self {
         let scheduling = &run.experiment.scheduling;
-        Self { share: run.share(), memory: scheduling.memory.0, dataset: run.dataset, labels: &scheduling.nodes }
+        let failed = run.past.last().filter(|past| matches!(past.outcome, Outcome::Failed | Outcome::Lost));
+        let tried = failed.map_or(&[][..], |past| &past.ranks);
+        Self { share: run.share(), memory: scheduling.memory.0, dataset: run.dataset, labels: &scheduling.nodes, tried }
     }
 
     fn suits(&self, worker: &Worker) -> bool {
-        self.labels.iter().all(|(label, value)| worker.labels.get(label) == Some(value))
+        has(worker, self.labels)
     }
+}
+
+/// Whether `worker` has all of `labels`.
+fn has(worker: &Worker, labels: &BTreeMap<String, String>) -> bool {
+    labels.iter().all(|(label, value)| worker.labels.get(label) == Some(value))
 }
 
 #[derive(Debug, Clone)]
@@ -115,10 +124,11 @@ impl<'a> Rooms<'a> {
     pub fn nodes(&self, demand: &Demand<'_>) -> Vec<Node> {
         let node = |room: &Room<'_>| {
             if !demand.suits(room.worker) {
-                return Node { free: 0, slots: 0, cached: false };
+                return Node { free: 0, slots: 0, cached: false, tried: false };
             }
             let cached = room.worker.cached.contains(&demand.dataset);
-            Node { free: room.fits(&self.free, demand), slots: room.holds(demand), cached }
+            let tried = demand.tried.contains(&room.worker.id);
+            Node { free: room.fits(&self.free, demand), slots: room.holds(demand), cached, tried }
         };
         self.rooms.iter().map(node).collect()
     }
@@ -138,6 +148,11 @@ impl<'a> Rooms<'a> {
     /// Whether any worker has the labels that are asked for.
     pub fn suit(&self, demand: &Demand<'_>) -> bool {
         self.rooms.iter().any(|r| demand.suits(r.worker))
+    }
+
+    /// Whether a worker has all of `one` and all of `other`.
+    pub fn suit_both(&self, one: &BTreeMap<String, String>, other: &BTreeMap<String, String>) -> bool {
+        self.rooms.iter().any(|r| has(r.worker, one) && has(r.worker, other))
     }
 
     /// Takes room on the `chosen` nodes, one for each rank: workers and their slots.

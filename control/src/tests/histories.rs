@@ -60,7 +60,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn exit(n: u8) -> Exit {
-    [Exit::Succeeded, Exit::Stopped, Exit::PeerLost, Exit::Lost, Exit::Infra, Exit::User][usize::from(n % 6)]
+    use Exit::{Crashed, Infra, Lost, PeerLost, Stopped, Succeeded, User};
+    [Succeeded, Stopped, PeerLost, Lost, Infra, Crashed, User][usize::from(n % 7)]
 }
 
 impl World {

@@ -270,7 +270,7 @@ fn a_failure_goes_on_from_the_checkpoint_and_old_attempts_are_deaf() {
     let old = w.fence(run);
     let effects = w.save(old, 10, true);
     assert!(effects.iter().any(|e| matches!(e, Effect::CheckpointAck { step: 10, .. })));
-    let effects = w.exit(old, 1, Exit::Infra, "killed by signal 9");
+    let effects = w.exit(old, 1, Exit::Crashed, "killed by signal 9");
     assert!(
         effects.iter().any(|e| matches!(e, Effect::Stop { now: true, .. })),
         "the other rank cannot go on: {effects:?}"
@@ -304,7 +304,7 @@ fn failures_without_progress_end_a_run_and_the_users_fault_does_at_once() {
     for attempt in 1..=4 {
         assert_eq!(w.fence(run).attempt, attempt);
         let fence = w.fence(run);
-        w.exit(fence, 0, Exit::Infra, "out of memory");
+        w.exit(fence, 0, Exit::Crashed, "out of memory");
         w.pass(60_000);
     }
     let RunState::Failed { error, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
@@ -317,6 +317,35 @@ fn failures_without_progress_end_a_run_and_the_users_fault_does_at_once() {
 }
 
 #[test]
+fn storage_that_fails_is_not_the_runs_fault_but_not_waited_for_for_ever() {
+    let mut w = World::new();
+    w.worker(1, 1);
+    let run = w.run("k", 1);
+    let why = "write a checkpoint: the store does not answer";
+    for attempt in 1..=10 {
+        let fence = w.fence(run);
+        assert_eq!(fence.attempt, attempt);
+        // A crash in between counts, and is not forgotten.
+        let exit = if attempt == 5 { Exit::Crashed } else { Exit::Infra };
+        w.exit(fence, 0, exit, why);
+        w.pass(90_000);
+        assert_eq!(w.cluster.runs[&run].failures, u32::from(attempt >= 5));
+    }
+    assert!(!w.cluster.runs[&run].is_over(), "more than max_retries");
+    let fence = w.fence(run);
+    w.save(fence, 5, false);
+    w.exit(fence, 0, Exit::Infra, why);
+    assert_eq!((w.cluster.runs[&run].failures, w.cluster.runs[&run].losses), (0, 1), "it got further");
+    for _ in 1..=w.cluster.policy.losses {
+        w.pass(90_000);
+        let fence = w.fence(run);
+        w.exit(fence, 0, Exit::Infra, why);
+    }
+    let RunState::Failed { error, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
+    assert!(error.contains("gave up: worker, storage or network") && error.contains(why), "{error}");
+}
+
+#[test]
 fn progress_forgives_earlier_failures() {
     let mut w = World::new();
     w.worker(1, 1);
@@ -324,7 +353,7 @@ fn progress_forgives_earlier_failures() {
     for n in 1..=10 {
         let fence = w.fence(run);
         w.save(fence, n * 5, false);
-        w.exit(fence, 0, Exit::Infra, "preempted");
+        w.exit(fence, 0, Exit::Crashed, "preempted");
         w.pass(60_000);
     }
     assert!(!w.cluster.runs[&run].is_over(), "ten failures, but each attempt got further");

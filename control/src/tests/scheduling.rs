@@ -198,6 +198,60 @@ fn labels_memory_and_parts_of_slots_are_kept_to() {
 }
 
 #[test]
+fn the_next_attempt_is_not_where_the_last_one_failed() {
+    let mut w = World::new();
+    let workers = [w.worker(1, 1).0, w.worker(2, 1).0];
+    let run = w.scheduled("r", 1, json!({}));
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let fence = w.fence(run);
+        seen.push(w.cluster.runs[&run].attempt().unwrap().ranks[0].worker);
+        w.exit(fence, 0, Exit::Crashed, "Xid 79: the GPU has fallen off the bus");
+        w.pass(60_000);
+    }
+    assert_eq!(seen, [workers[0], workers[1], workers[0]]);
+}
+
+#[test]
+fn who_can_go_elsewhere_only_does_not_stand_behind() {
+    let mut w = World::new();
+    for (n, card) in [(1, "a100"), (2, "v100")] {
+        let hello = Hello {
+            worker: worker(n),
+            incarnation: "a".into(),
+            process: "a".into(),
+            before: Vec::new(),
+            host: "h".into(),
+            slots: 2,
+            version: "0.1.0".into(),
+            live: Vec::new(),
+            cached: Vec::new(),
+            labels: [("card".to_owned(), card.to_owned())].into(),
+            memory: 0,
+        };
+        w.tell(Command::Hello(Box::new(hello))).unwrap();
+    }
+    let on = |card: &str, priority: i32, preemptible: bool| json!({"nodes": {"card": card}, "priority": priority, "preemptible": preemptible});
+    let busy = w.scheduled("busy", 2, on("a100", 0, false));
+    let waits = w.scheduled("waits", 2, on("a100", 5, true));
+    assert!(w.is_live(busy) && w.reason(waits).contains("waits for 2 slots"), "{}", w.reason(waits));
+    let rock = w.scheduled("rock", 1, on("v100", 0, false));
+    assert!(w.is_live(rock), "{}", w.reason(rock));
+    let anywhere = w.scheduled("anywhere", 1, json!({"preemptible": false}));
+    assert!(
+        w.reason(anywhere).contains("waits behind waits"),
+        "it might take the other's place: {}",
+        w.reason(anywhere)
+    );
+    // In a line of its own, and the first there.
+    let soft = w.scheduled("soft", 1, on("v100", 0, true));
+    let second = w.scheduled("second", 1, on("v100", 3, true));
+    assert_eq!(w.stop_of(soft), Some(Cause::Preempt), "{}", w.reason(second));
+    w.stopped(soft);
+    assert!(w.is_live(second) && !w.is_live(soft) && !w.is_live(waits));
+}
+
+#[test]
 fn a_gang_may_start_narrower_when_it_says_so() {
     let mut w = World::new();
     w.worker(1, 3);
@@ -365,7 +419,7 @@ fn a_bad_worker_is_cordoned_unless_it_is_the_only_one() {
                 break;
             }
             let fence = w.fence(run);
-            w.exit(fence, 0, Exit::Infra, "Xid 79: the GPU has fallen off the bus");
+            w.exit(fence, 0, Exit::Crashed, "Xid 79: the GPU has fallen off the bus");
             w.tell(Command::Cancel(Target::Run(run))).unwrap();
         }
         let cordon = &w.cluster.workers[&bad].cordoned;
@@ -374,6 +428,20 @@ fn a_bad_worker_is_cordoned_unless_it_is_the_only_one() {
             assert!(cordon.automatic && cordon.reason.contains("r0, r1, r2") && cordon.reason.contains("Xid 79"));
         }
     }
+}
+
+#[test]
+fn no_worker_is_bad_when_storage_fails_everywhere() {
+    let mut w = World::new();
+    let workers = [w.worker(1, 1).0, w.worker(2, 1).0];
+    for n in 0..5 {
+        let runs = ["a", "b"].map(|name| w.scheduled(&format!("{name}{n}"), 1, json!({})));
+        let fences = runs.map(|run| w.fence(run));
+        fences.into_iter().for_each(|fence| drop(w.exit(fence, 0, Exit::Infra, "the store does not answer")));
+        runs.into_iter().for_each(|run| w.tell(Command::Cancel(Target::Run(run))).map(drop).unwrap());
+    }
+    let of = |id| &w.cluster.workers[id];
+    assert!(workers.iter().all(|id| of(id).strikes.len() >= 3 && of(id).cordoned.is_none()));
 }
 
 #[test]
@@ -454,7 +522,7 @@ fn lost_workers_are_not_the_runs_fault() {
         w.pass(80_000);
     }
     let RunState::Failed { error, .. } = w.state(run) else { panic!("{:?}", w.state(run)) };
-    assert!(error.contains("lost workers"), "{error}");
+    assert!(error.contains("gave up: worker"), "{error}");
 }
 
 #[test]

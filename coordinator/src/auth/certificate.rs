@@ -1,6 +1,8 @@
 //! What a certificate says of its holder: a URI `spiffe://morph/KIND/NAME` among its alternative names, as
 //! `morphctl certs issue` writes it. That the certificate is genuine and in date the TLS handshake has checked.
 
+use std::time::{Duration, SystemTime};
+
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 /// Before KIND/NAME.
@@ -17,4 +19,11 @@ pub fn identity(der: &[u8]) -> Option<(String, String)> {
         }
         _ => None,
     })
+}
+
+/// When the certificate (DER) ends.
+pub fn ends(der: &[u8]) -> Option<SystemTime> {
+    let (_, certificate) = parse_x509_certificate(der).ok()?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

@@ -46,7 +46,8 @@ impl http_body::Body for Guarded {
         }
         if self.end.as_mut().poll(cx).is_ready() {
             self.over = true;
-            let status = Status::unauthenticated("the token has been revoked or has expired: ask for a new one");
+            let status =
+                Status::unauthenticated("the token or certificate has been revoked or has expired: ask for a new one");
             if !self.response {
                 return Poll::Ready(Some(Err(status)));
             }

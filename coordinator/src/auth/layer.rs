@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use http::header::AUTHORIZATION;
@@ -93,9 +93,11 @@ impl Gate {
                 (Principal { name: "anyone".into(), scope, project: None }, String::new(), forever())
             }
             Proof::Tls if needed == Scope::Agent => {
-                let agent = agent(request)?;
+                let (agent, left) = agent(request)?;
                 let key = format!("agent/{}", agent.name);
-                (agent, key, forever())
+                // What is open is no better than the certificate: an agent reads a new one when it connects again.
+                let end = || -> End { Box::pin(tokio::time::sleep(left)) };
+                (agent, key, [end(), end()])
             }
             Proof::Tokens | Proof::Tls => {
                 let entry = self.tokens.check(bearer(request)?).map_err(Status::unauthenticated)?;
@@ -149,15 +151,18 @@ fn bearer<B>(request: &http::Request<B>) -> Result<&str, Status> {
     }
 }
 
-/// The agent that the connection's certificate names.
-fn agent<B>(request: &http::Request<B>) -> Result<Principal, Status> {
+/// The agent that the connection's certificate names, and for how long it does.
+fn agent<B>(request: &http::Request<B>) -> Result<(Principal, Duration), Status> {
     let how = "agents need a certificate of kind agent: morphctl certs issue --kind agent, then morph-worker agent --cert FILE --key FILE";
     let certificates =
         request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>().and_then(TlsConnectInfo::peer_certs);
     let leaf = certificates.as_ref().and_then(|c| c.first());
     let leaf = leaf.ok_or_else(|| Status::unauthenticated(format!("no certificate was presented: {how}")))?;
     match certificate::identity(leaf) {
-        Some((kind, name)) if kind == "agent" => Ok(Principal { name, scope: Scope::Agent, project: None }),
+        Some((kind, name)) if kind == "agent" => {
+            let left = certificate::ends(leaf).and_then(|end| end.duration_since(SystemTime::now()).ok());
+            Ok((Principal { name, scope: Scope::Agent, project: None }, left.unwrap_or_default()))
+        }
         Some((kind, name)) => {
             Err(Status::permission_denied(format!("the certificate {name} is of kind {kind}: {how}")))
         }

@@ -298,7 +298,7 @@ mod tests {
         tokens.revoke(&info.id).unwrap();
         entry.end().await;
         assert!(tokens.revoke("a").is_ok(), "twice is once");
-        let (_, secret) = tokens.create("a", Scope::Read, None, Some(Duration::from_millis(30))).unwrap();
+        let (_, secret) = tokens.create("a", Scope::Read, None, Some(Duration::from_secs(2))).unwrap();
         tokens.check(secret.expose()).unwrap().end().await;
         assert!(tokens.check(secret.expose()).unwrap_err().contains("expired"));
     }

@@ -187,6 +187,7 @@ fn cause(exit: Exit) -> &'static str {
         Exit::PeerLost => "peer_lost",
         Exit::Lost => "worker_lost",
         Exit::Infra => "infrastructure",
+        Exit::Crashed => "crashed",
         Exit::User => "user",
     }
 }

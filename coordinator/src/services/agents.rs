@@ -8,10 +8,7 @@ use std::{
 
 use morph_proto::v1::{SessionRequest, SessionResponse, agents_server, session_request::Message as Said};
 use morph_spec::WorkerId;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,6 +22,10 @@ use crate::{
 const INTRODUCTION: Duration = Duration::from_secs(10);
 /// How many orders may wait for an agent that does not read.
 const ORDERS: usize = 4096;
+
+/// Silence is counted in so many parts: one in which this process itself was stopped counts as one, however long it took. What agents
+/// said meanwhile is read after it.
+const SLICES: u32 = 8;
 
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
@@ -85,9 +86,15 @@ impl agents_server::Agents for Agents {
 impl Agents {
     /// Passes on what the agent says, until the session ends; `None` when the loop has.
     async fn listen(&self, requests: &mut Streaming<SessionRequest>, worker: WorkerId, session: u64) -> Option<End> {
+        let slice = self.patience / SLICES;
+        let mut silent = 0;
         loop {
-            let message = match timeout_at(Instant::now() + self.patience, requests.message()).await {
-                Err(_) => return Some(End::Silent),
+            let message = match timeout(slice, requests.message()).await {
+                Err(_) if silent + 1 >= SLICES => return Some(End::Silent),
+                Err(_) => {
+                    silent += 1;
+                    continue;
+                }
                 Ok(Err(status)) => {
                     tracing::debug!(%worker, "session: {status}");
                     return Some(End::Broken);
@@ -95,6 +102,7 @@ impl Agents {
                 Ok(Ok(None)) => return Some(End::Clean),
                 Ok(Ok(Some(message))) => message,
             };
+            silent = 0;
             let message = match message.message {
                 Some(Said::Report(report)) => {
                     if let Err(why) = parse::seq(&report) {

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,6 +34,9 @@ impl Sqlite {
     /// When it cannot be used, or a newer morph wrote it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |action| move |source| Error::Sqlite { action, path: path.to_owned(), source };
+        // Hashes of tokens are in it. What SQLite puts beside it has the same mode.
+        // It is there already, or cannot be made: then SQLite says why.
+        drop(File::options().write(true).create_new(true).mode(0o600).open(path));
         let mut db = Connection::open(path).map_err(fail("open"))?;
         db.busy_timeout(Duration::from_secs(5)).map_err(fail("open"))?;
         db.pragma_update(None, "journal_mode", "WAL").map_err(fail("open"))?;
@@ -405,6 +410,18 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", VERSION + 1).unwrap();
         let text = Sqlite::open(&path).unwrap_err().to_string();
         assert!(text.contains("state.db") && text.contains("newer morph"), "{text}");
+    }
+
+    #[test]
+    fn hashes_of_tokens_are_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let _open = Sqlite::open(&dir.path().join("state.db")).unwrap();
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+        assert!(files.len() >= 2, "the log beside it, too: {files:?}");
+        for file in files {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl Experiment {
         method::check(&mut c, self);
         trainer(&mut c, &self.trainer);
         weights(&mut c, self);
+        locations(&mut c, self);
         evaluation(&mut c, self);
         scheduling(&mut c, self);
         c.done()
@@ -170,6 +171,20 @@ fn trainer(c: &mut Checks, t: &Trainer) {
         "0 keeps nothing to go on from",
         "keep 1 or more; the best is kept besides",
     );
+}
+
+/// What is submitted is recorded, and shown to all who may read.
+fn locations(c: &mut Checks, e: &Experiment) {
+    for place in e.clone().places() {
+        let rest = place.location.split_once("://").map_or("", |(_, rest)| rest);
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        c.that(
+            !host.contains('@'),
+            &place.field,
+            "its URL names a user, or a password, and would be recorded and shown",
+            "leave that out; credentials of object storage come from the environment of those who read (docs/streaming.md)",
+        );
+    }
 }
 
 fn augment(c: &mut Checks, t: &Trainer) {
@@ -461,6 +476,8 @@ mod tests {
             (json!({"trainer.schedule.factor": 2}), "grow"),
             (json!({"trainer.schedule.min_lr": 1}), "trainer.optimizer.lr"),
             (json!({"trainer.schedule.argument": "score"}), "cosine"),
+            (json!({"dataset.url": "https://me:word@host/x"}), "dataset.url: its URL names a user"),
+            (json!({"evaluation.truth": "http://me@host"}), "evaluation.truth: its URL"),
             (json!({"trainer.augment.flip": 1.5}), "trainer.augment.flip: 1.5 is out of bounds"),
             (json!({"trainer.augment.rotate": -1}), "trainer.augment.rotate"),
             (json!({"trainer.augment.blur": 1}), "no such field"),

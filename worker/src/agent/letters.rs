@@ -60,6 +60,7 @@ fn on_the_wire(exit: Verdict) -> v1::Exit {
         Verdict::Stopped => v1::Exit::Stopped,
         Verdict::PeerLost => v1::Exit::PeerLost,
         Verdict::User => v1::Exit::User,
+        Verdict::Crashed => v1::Exit::Crashed,
         // Only the coordinator says that a worker is lost.
         Verdict::Infra | Verdict::Lost => v1::Exit::Infra,
     }

@@ -12,7 +12,7 @@ use std::{
 use morph_proto::v1::{SessionRequest, SessionResponse, agents_client::AgentsClient};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -27,6 +27,8 @@ use super::dial::dial;
 const FIRST: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LONGEST: Duration = Duration::from_secs(5);
+/// How long a coordinator may take for its first word: one that is stuck takes connections and says nothing.
+const WELCOME: Duration = Duration::from_secs(20);
 /// How often a coordinator that stays away is mentioned.
 const MENTION: Duration = Duration::from_secs(30);
 
@@ -100,6 +102,7 @@ pub fn start(urls: &str, proof: &Proof) -> Result<mpsc::Receiver<Event>, String>
     let (events, receiver) = mpsc::channel(256);
     let urls = urls.to_owned();
     tokio::spawn(async move {
+        let mut known = false;
         let mut pauses = Pauses::default();
         let mut mentioned: Option<Instant> = None;
         // Who served and fell silent is asked last: a machine that is stuck takes connections and says nothing.
@@ -113,7 +116,7 @@ pub fn start(urls: &str, proof: &Proof) -> Result<mpsc::Receiver<Event>, String>
                     drop(events.send(Event::Replaced(status.message().to_owned())).await);
                     return;
                 }
-                Err(status) if is_final(status.code()) => {
+                Err(status) if is_final(status.code(), known || welcomed) => {
                     drop(events.send(Event::Refused(status.message().to_owned())).await);
                     return;
                 }
@@ -124,6 +127,7 @@ pub fn start(urls: &str, proof: &Proof) -> Result<mpsc::Receiver<Event>, String>
             if events.send(Event::Down).await.is_err() {
                 return;
             }
+            known |= welcomed;
             if welcomed {
                 (pauses, mentioned, tried) = (Pauses::default(), None, 0);
             }
@@ -212,8 +216,12 @@ async fn session(
     if let Some(bearer) = bearer {
         request.metadata_mut().insert("authorization", bearer.clone());
     }
-    let mut responses = client.session(request).await?.into_inner();
-    while let Some(message) = responses.message().await? {
+    let silent = |_| Status::unavailable("it takes connections and says nothing");
+    let mut responses = timeout(WELCOME, client.session(request)).await.map_err(silent)??.into_inner();
+    loop {
+        let next = responses.message();
+        let message = if *welcomed { next.await? } else { timeout(WELCOME, next).await.map_err(silent)?? };
+        let Some(message) = message else { break };
         *welcomed = true;
         if events.send(Event::Message(Box::new(message))).await.is_err() {
             break;
@@ -222,16 +230,15 @@ async fn session(
     Ok(())
 }
 
-/// Whether trying again is no use: versions that do not fit, no rights, no such service.
-fn is_final(code: Code) -> bool {
-    matches!(
-        code,
-        Code::FailedPrecondition
-            | Code::InvalidArgument
-            | Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::Unimplemented
-    )
+/// Whether trying again is no use: versions that do not fit; no rights, or no such service, unless the coordinator has `known` this
+/// agent. For those are also the words of what stands before it while it is replaced (404, 403), and of a token that has run out: no
+/// cause to end ranks.
+fn is_final(code: Code, known: bool) -> bool {
+    match code {
+        Code::FailedPrecondition | Code::InvalidArgument => true,
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => !known,
+        _ => false,
+    }
 }
 
 fn root(e: &dyn Error) -> String {
@@ -280,6 +287,15 @@ mod tests {
         assert!(!format!("{proof:?}").contains("secret"));
         let refused = start("http://10.0.0.7:7070", &proof).unwrap_err();
         assert!(refused.contains("in clear") && !refused.contains("secret"), "{refused}");
+    }
+
+    #[test]
+    fn who_was_welcome_is_not_sent_away_by_what_stands_before_the_coordinator() {
+        for code in [Code::Unauthenticated, Code::PermissionDenied, Code::Unimplemented] {
+            assert!(is_final(code, false) && !is_final(code, true), "{code:?}");
+        }
+        assert!(is_final(Code::FailedPrecondition, true) && is_final(Code::InvalidArgument, true));
+        assert!(!is_final(Code::Unavailable, false));
     }
 
     #[test]

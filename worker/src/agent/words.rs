@@ -36,6 +36,7 @@ impl From<Exit> for Verdict {
             Exit::PeerLost => Self::PeerLost,
             Exit::User => Self::User,
             Exit::Infra => Self::Infra,
+            Exit::Crashed => Self::Crashed,
         }
     }
 }

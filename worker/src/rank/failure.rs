@@ -11,9 +11,12 @@ pub enum Failure {
     /// What was asked would say nothing true: test images had a part in training.
     #[error("{0}")]
     Refused(String),
-    /// I/O, memory, machine.
+    /// Storage, disk, network.
     #[error("{0}")]
     Infra(String),
+    /// Memory, device.
+    #[error("{0}")]
+    Crashed(String),
     /// A collective failed since another rank is gone.
     #[error("{0}")]
     PeerLost(String),
@@ -28,6 +31,7 @@ impl Failure {
         match self {
             Self::User(_) | Self::Refused(_) => Exit::User,
             Self::Infra(_) => Exit::Infra,
+            Self::Crashed(_) => Exit::Crashed,
             Self::PeerLost(_) => Exit::PeerLost,
             Self::Stopped => Exit::Stopped,
         }
@@ -82,7 +86,7 @@ impl From<morph_model::Error> for Failure {
                 Ok(e) => (*e).into(),
                 Err(e) => Self::Infra(e.to_string()),
             },
-            e @ morph_model::Error::Torch(_) => Self::Infra(e.to_string()),
+            e @ morph_model::Error::Torch(_) => Self::Crashed(e.to_string()),
             e => Self::User(e.to_string()),
         }
     }
@@ -111,5 +115,7 @@ mod tests {
         assert_eq!(Failure::from(corrupt).exit(), Exit::User);
         let full = morph_objects::Error::DiskFull { action: "write", url: "file:///a".into() };
         assert_eq!(Failure::from(full).exit(), Exit::Infra);
+        let memory = morph_model::Error::Torch("CUDA out of memory".into());
+        assert_eq!(Failure::from(memory).exit(), Exit::Crashed);
     }
 }

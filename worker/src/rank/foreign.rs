@@ -16,7 +16,7 @@ pub fn begin(net: &mut Net, experiment: &Experiment, runtime: &Runtime) -> Resul
     let Some(location) = experiment.model.weights.as_deref() else { return Ok(Position::default()) };
     let resume = experiment.trainer.resume;
     let misfit = |e: morph_model::Error| match e {
-        morph_model::Error::Torch(why) => Failure::Infra(why),
+        morph_model::Error::Torch(why) => Failure::Crashed(why),
         e => Failure::User(format!("model.weights {location} ({}): {e}", experiment.model.method.name())),
     };
     let (folder, key) = split_location(location)?;

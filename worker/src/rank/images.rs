@@ -321,5 +321,5 @@ fn available() -> Option<u64> {
 /// When libtorch cannot copy them.
 pub fn values(t: &Tensor) -> Result<Vec<f64>, Failure> {
     Vec::<f64>::try_from(t.to_kind(Kind::Double).flatten(0, -1))
-        .map_err(|e| Failure::Infra(format!("copy values out of a tensor: {e}")))
+        .map_err(|e| Failure::Crashed(format!("copy values out of a tensor: {e}")))
 }
