@@ -1,11 +1,12 @@
-//! Conformance: every grey file in a folder decodes to the stored values that pydicom finds, or is refused by name. The folder comes
-//! from `pydicom_record.py`, which scripts/test runs; MORPH_DICOM_FILES names it. Without it nothing is compared, and that is said.
+//! Conformance: every grey file in a folder decodes to the stored values that pydicom finds, or is refused by name, and every JPEG to
+//! Pillow's grey levels. The folder comes from `pydicom_record.py`, which scripts/test runs; MORPH_DICOM_FILES names it. Without it
+//! nothing is compared, and that is said.
 
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, path::PathBuf};
 
-use morph_data::readers::{Values, dicom};
+use morph_data::readers::{Values, dicom, jpeg};
 
 /// Why a file may be refused: what is no single image of at most 16 bits, or is not whole.
 const REFUSALS: [&str; 4] = ["frames", "bits allocated are not read", "lossy JPEG of 12 bits", "cut off"];
@@ -56,4 +57,35 @@ fn the_same_values_as_pydicom() {
     eprintln!("{} files equal, {} refused:\n{}", equal.len(), refused.len(), refused.join("\n"));
     assert!(wrong.is_empty(), "{} files are neither equal nor refused by name:\n{}", wrong.len(), wrong.join("\n"));
     assert!(equal.len() >= 30, "only {} files were compared: {equal:?}", equal.len());
+}
+
+#[test]
+fn jpegs_within_a_level_of_pillow() {
+    let Some(folder) = std::env::var_os("MORPH_DICOM_FILES").map(PathBuf::from) else {
+        eprintln!("left out: MORPH_DICOM_FILES names no folder (scripts/test makes one)");
+        return;
+    };
+    let (mut compared, mut wrong) = (0, Vec::new());
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "jpg") {
+            continue;
+        }
+        let wanted = fs::read(path.with_extension("grey")).unwrap();
+        let image = jpeg::image(&fs::read(&path).unwrap()).unwrap();
+        let Values::Bytes(found) = &image.values else { panic!("{} has no bytes", path.display()) };
+        assert_eq!(found.len(), wanted.len(), "{}", path.display());
+        let far = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+        let beyond = found.iter().zip(&wanted).filter(|(a, b)| a.abs_diff(**b) > 1).count();
+        compared += 1;
+        // Where colour has fewer pixels than grey, how it is spread over them is the decoder's choice: it shows where a channel is cut
+        // off at black or white.
+        let spread = ["-422-", "-420-"].iter().any(|kind| path.to_string_lossy().contains(kind));
+        if far > 1 + u8::from(spread) || beyond > found.len() / 10_000 {
+            wrong.push(format!("{}: up to {far}, {beyond} of {} pixels by more than 1", path.display(), found.len()));
+        }
+    }
+    wrong.sort();
+    assert!(wrong.is_empty(), "{} of {compared} JPEGs differ by more:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(compared >= 96, "only {compared} JPEGs lie there: {} was recorded by an older script", folder.display());
 }

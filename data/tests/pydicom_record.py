@@ -1,9 +1,10 @@
-"""What pydicom makes of DICOM files: run by scripts/test in a virtual environment of its own, for tests/pydicom.rs.
+"""What pydicom makes of DICOM files, and Pillow of JPEGs: run by scripts/test in a virtual environment of its own, for tests/pydicom.rs.
 
     python pydicom_record.py OUT
 
 Takes pydicom's own test files and some that are made here (12 bit, signed, MONOCHROME1, in every compression that pydicom can write),
-and leaves for each NAME.dcm in OUT a NAME.json and, where there are pixels, NAME.i32: stored values, little endian.
+and leaves for each NAME.dcm in OUT a NAME.json and, where there are pixels, NAME.i32: stored values, little endian. Beside them JPEGs
+that Pillow writes (libjpeg-turbo), each NAME.jpg with NAME.grey: the bytes of its convert("L").
 """
 
 import json
@@ -13,7 +14,9 @@ import sys
 import warnings
 
 import numpy
+import PIL
 import pydicom
+from PIL import Image, features
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -99,6 +102,34 @@ def record(path):
     return True
 
 
+def jpegs(out):
+    """Grey and colour, every subsampling, sequential and progressive, sizes that fill no block."""
+    n = 0
+    for height, width in [(211, 317), (64, 64), (33, 7), (1, 1)]:
+        rng = numpy.random.default_rng(height)
+        y, x = numpy.mgrid[:height, :width]
+        waves = [numpy.sin(x / a) * numpy.cos(y / b) * 100 + 128 for a, b in [(23, 31), (17, 40), (50, 9)]]
+        noise = rng.normal(0, 6, (height, width, 3))
+        colour = numpy.clip(numpy.stack(waves, axis=-1) + noise, 0, 255)
+        # An edge from black to white, which rings.
+        colour[height // 4 : height // 2, width // 3 :] = 255
+        colour[height // 2 : height // 2 + 9, : width // 2] = 0
+        image = Image.fromarray(colour.astype(numpy.uint8), "RGB")
+        for mode, subsamplings in [("L", [None]), ("RGB", ["4:4:4", "4:2:2", "4:2:0"])]:
+            for subsampling in subsamplings:
+                for quality in [30, 75, 95]:
+                    for progressive in [False, True]:
+                        how = {"subsampling": subsampling} if subsampling else {}
+                        kind = (subsampling or "grey").replace(":", "")
+                        coding = "progressive" if progressive else "baseline"
+                        path = out / f"jpeg-{height}x{width}-{kind}-q{quality}-{coding}.jpg"
+                        image.convert(mode).save(path, "JPEG", quality=quality, progressive=progressive, **how)
+                        with Image.open(path) as read:
+                            path.with_suffix(".grey").write_bytes(read.convert("L").tobytes())
+                        n += 1
+    return n
+
+
 out = pathlib.Path(sys.argv[1])
 shutil.rmtree(out, ignore_errors=True)
 out.mkdir(parents=True)
@@ -107,3 +138,5 @@ for path in sorted((pathlib.Path(pydicom.__file__).parent / "data" / "test_files
 make(out)
 n = sum(record(path) for path in sorted(out.glob("*.dcm")))
 print(f"pydicom {pydicom.__version__}: {n} grey files recorded in {out}")
+turbo = features.version("libjpeg_turbo")
+print(f"Pillow {PIL.__version__} with libjpeg-turbo {turbo}: {jpegs(out)} JPEGs recorded")
