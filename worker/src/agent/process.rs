@@ -177,8 +177,19 @@ pub fn rank(start: &StartRank, site: &Site<'_>) -> Result<Command, String> {
 /// What a child sees of the agent's environment: how to reach object storage and devices, and nothing that would let two
 /// nodes compute differently. The number of threads is the job's.
 fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -> Vec<(OsString, OsString)> {
-    const NAMES: [&str; 10] =
-        ["PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
+    const NAMES: [&str; 11] = [
+        "PATH",
+        "HOME",
+        "LANG",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "LD_LIBRARY_PATH",
+        "RUST_LOG",
+        "RUST_BACKTRACE",
+        "NO_COLOR",
+        "STORAGE_EMULATOR_HOST",
+    ];
     const PREFIXES: [&str; 15] = [
         "MORPH_",
         "OTEL_",
@@ -307,6 +318,8 @@ mod tests {
     fn ranks_see_credentials_but_not_the_agents_thread_settings() {
         let vars = [
             ("AWS_ENDPOINT", "e"),
+            ("STORAGE_EMULATOR_HOST", "h"),
+            ("SSL_CERT_FILE", "c"),
             ("OMP_NUM_THREADS", "7"),
             ("PYTHONPATH", "x"),
             ("PATH", "p"),
@@ -317,7 +330,9 @@ mod tests {
         .map(|(k, v)| (OsString::from(k), OsString::from(v)));
         let seen: HashMap<OsString, OsString> = environment(vars.into_iter(), 2).into_iter().collect();
         assert_eq!(seen[&OsString::from("OMP_NUM_THREADS")], "2");
-        assert_eq!(seen[&OsString::from("AWS_ENDPOINT")], "e");
+        for (name, value) in [("AWS_ENDPOINT", "e"), ("STORAGE_EMULATOR_HOST", "h"), ("SSL_CERT_FILE", "c")] {
+            assert_eq!(seen[&OsString::from(name)], value, "{name}: how to reach object storage");
+        }
         assert!(!seen.keys().any(|name| name.to_string_lossy().starts_with("MORPH_")), "{seen:?}");
         assert!(seen.contains_key(&OsString::from("PATH")) && !seen.contains_key(&OsString::from("PYTHONPATH")));
     }
