@@ -6,9 +6,11 @@
 //! 3. What was verified is not hashed again until it changes: a stamp beside it says which size, inode and times it had then. A stamp
 //!    that is missing, broken or another's only costs a hash.
 //! 4. Eviction removes the least recently used files, and never one that somebody holds: a [`CachedFile`] keeps a shared
-//!    lock on it. So the bound on the size is soft: what is in use may exceed it.
+//!    lock on it. So the bound on the size is soft: what is in use may exceed it. What is wanted at a time may not, nor may it be more
+//!    than the disk has room for: that is said before anything is fetched.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{self, Seek, Write},
     os::unix::fs::MetadataExt,
@@ -88,8 +90,10 @@ impl NodeCache {
     /// The verified copies of all that is `wanted` in `from`, in that order; several are fetched at a time.
     ///
     /// # Errors
-    /// As [`Self::fetch`]; the first in the order that failed.
+    /// [`Error::NoRoom`] before anything is fetched; else as [`Self::fetch`], the first in the order that failed.
     pub async fn fetch_all(&self, from: &Objects, wanted: &[Wanted]) -> Result<Vec<CachedFile>, Error> {
+        let sizes = wanted.iter().map(|w| (w.digest.to_string(), w.bytes)).collect();
+        self.blocking(move |cache| cache.check_room(&sizes)).await?;
         let fetches = wanted.iter().map(|w| self.fetch(from, &w.key, w.bytes, w.digest));
         stream::iter(fetches).buffered(AT_ONCE).try_collect().await
     }
@@ -222,6 +226,34 @@ impl NodeCache {
         Ok(CachedFile { path, held })
     }
 
+    /// Whether all of `wanted`, bytes by name, can be here at a time. What others hold or fetch is not looked at: where it matters, the
+    /// disk says so later.
+    fn check_room(&self, wanted: &BTreeMap<String, u64>) -> Result<(), Error> {
+        let bytes = wanted.values().fold(0, |all: u64, n| all.saturating_add(*n));
+        let refuse = |why: String| Err(Error::NoRoom { path: self.files.display().to_string(), bytes, why });
+        if bytes > self.max_bytes {
+            return refuse(format!("it may hold {}; raise the agent's --cache-gib", self.max_bytes));
+        }
+        // First the disk, then the folder: what arrives in between is counted as both, which refuses nobody.
+        let Some(free) = free(&self.files) else { return Ok(()) };
+        let (mut here, mut other) = (0u64, 0u64);
+        for entry in fs::read_dir(&self.files).into_iter().flatten().flatten() {
+            let size = entry.metadata().map_or(0, |meta| meta.len());
+            match entry.file_name().to_str().and_then(|name| wanted.get(name)) {
+                Some(_) => here = here.saturating_add(size),
+                None => other = other.saturating_add(size),
+            }
+        }
+        let room = free.saturating_add(other);
+        if bytes.saturating_sub(here) > room {
+            return refuse(format!(
+                "{here} of them are there, and its disk has room for {room} more, with all else evicted; make room, or give the cache \
+                 another disk"
+            ));
+        }
+        Ok(())
+    }
+
     fn make_room(&self, wanted: u64) {
         let Ok(listing) = fs::read_dir(&self.files) else { return };
         let mut files: Vec<(SystemTime, u64, PathBuf)> = listing
@@ -263,6 +295,12 @@ impl NodeCache {
             }
         }
     }
+}
+
+/// Bytes that may still be written on the disk of `folder`, where that is known.
+fn free(folder: &Path) -> Option<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder).ok().filter(|disk| disk.blocks() > 0)?;
+    Some(disk.blocks_available().saturating_mul(disk.fragment_size()))
 }
 
 /// What is written of a file that was verified: it changes with whatever changes the file, but for what happens within the same tick

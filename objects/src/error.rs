@@ -67,6 +67,16 @@ pub enum Error {
         /// The object or file.
         url: String,
     },
+    /// What is wanted at a time is more than the cache may hold, or its disk.
+    #[error("{bytes} bytes are wanted in the cache {path}: {why}")]
+    NoRoom {
+        /// The cache's folder.
+        path: String,
+        /// How much is wanted.
+        bytes: u64,
+        /// What it may hold, and what to do.
+        why: String,
+    },
     /// http(s) locations can be read, not written.
     #[error("write {url}: http locations are read-only; use a file, s3, gs or az location")]
     ReadOnly {

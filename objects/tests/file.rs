@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use morph_objects::{Committed, Error, NodeCache, Objects, split_url};
+use morph_objects::{Committed, Error, NodeCache, Objects, Wanted, split_url};
 use morph_spec::Digest;
 
 fn folder() -> (tempfile::TempDir, Objects) {
@@ -73,6 +73,31 @@ async fn the_cache_verifies_and_survives_damage() {
     let error = cache.fetch(&objects, "t", 7, promised).await.unwrap_err();
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("/t: corrupt"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_refused_before_anything_is_fetched() {
+    let (dir, objects) = folder();
+    let wanted = |name: &str, bytes| Wanted { key: name.into(), bytes, digest: Digest::of(name.as_bytes()) };
+    for n in ["a", "b", "c"] {
+        objects.put(n, Bytes::from(n)).await.unwrap();
+    }
+    let refused = async |max_bytes: u64, all: &[Wanted]| {
+        let cache = NodeCache::open(&dir.path().join("cache"), max_bytes).unwrap();
+        let error = cache.fetch_all(&objects, all).await.unwrap_err();
+        assert!(matches!(error, Error::NoRoom { .. }), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path().join("cache/blake3")).unwrap().count(), 0);
+        error.to_string()
+    };
+    let small = [wanted("a", 1), wanted("b", 1), wanted("c", 1)];
+    let said = refused(2, &small).await;
+    assert!(said.contains("3 bytes are wanted") && said.contains("--cache-gib"), "{said}");
+    let said = refused(u64::MAX, &[wanted("a", 1), wanted("b", 1 << 60)]).await;
+    assert!(said.contains("0 of them are there") && said.contains("another disk"), "{said}");
+    let cache = NodeCache::open(&dir.path().join("cache"), 3).unwrap();
+    // The same bytes under two names are there once.
+    let again = [&small[..], &small[..]].concat();
+    assert_eq!(cache.fetch_all(&objects, &again).await.unwrap().len(), 6);
 }
 
 #[tokio::test]
