@@ -20,22 +20,22 @@ fn to_8_bit(value: u32, bits: u32) -> u8 {
 pub fn grey(image: &Image, preprocess: &Preprocess) -> Result<Grey, String> {
     let pixels = match &image.values {
         Values::Bytes(v) => {
-            let levels = table(image, preprocess, &histogram(image, preprocess, v, 256))?;
+            let levels = table(image, preprocess, &histogram(preprocess, v, 256))?;
             if levels.iter().enumerate().all(|(v, level)| v == usize::from(*level)) {
                 v.clone()
             } else {
                 through(v, &levels)
             }
         }
-        Values::Words(v) => through(v, &table(image, preprocess, &histogram(image, preprocess, v, 1 << 16))?),
+        Values::Words(v) => through(v, &table(image, preprocess, &histogram(preprocess, v, 1 << 16))?),
         Values::Floats(v) => floats(image, preprocess, v)?,
     };
     Ok(Grey { width: image.width, height: image.height, pixels })
 }
 
 /// How often each value comes; where nothing depends on it, once.
-fn histogram<T: Copy + Into<usize>>(image: &Image, preprocess: &Preprocess, values: &[T], len: usize) -> Vec<u32> {
-    if preprocess.levels == Levels::Bits && image.rescale == (1.0, 0.0) {
+fn histogram<T: Copy + Into<usize>>(preprocess: &Preprocess, values: &[T], len: usize) -> Vec<u32> {
+    if preprocess.levels == Levels::Bits {
         return vec![1; len];
     }
     let mut counts = vec![0; len];
@@ -52,13 +52,21 @@ fn through<T: Copy + Into<usize>>(values: &[T], levels: &[u8]) -> Vec<u8> {
 /// The grey level of every value that may come.
 fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u8>, String> {
     let (slope, intercept) = image.rescale;
-    let mask = (1i64 << image.bits) - 1;
+    let mask = (1u32 << image.bits) - 1;
     let shift = image.offset() as f64;
     let rescaled = |v: usize| (v as f64 + shift) * slope + intercept;
     let range = range(image, preprocess, counts);
+    let lost = |levels: &str| {
+        format!("its rescale (slope {slope}, intercept {intercept}) leaves nothing of its {} bits{levels}", image.bits)
+    };
+    if matches!(range, Range::Bits) && !(slope.is_finite() && slope != 0.0 && intercept.is_finite()) {
+        return Err(lost(""));
+    }
     let level = |v: usize| match range {
-        Range::Bits if image.rescale == (1.0, 0.0) => to_8_bit(v as u32, image.bits),
-        Range::Bits => to_8_bit((rescaled(v) - shift).round().clamp(0.0, mask as f64) as u32, image.bits),
+        // From the lowest to the highest that the bits can hold, both rescaled: a line through them changes no grey level, but for
+        // which end is the bright one.
+        Range::Bits if slope < 0.0 => to_8_bit(mask.saturating_sub(v as u32), image.bits),
+        Range::Bits => to_8_bit(v as u32, image.bits),
         Range::Between { black, white } => between(rescaled(v), black, white),
     };
     let inverted = |grey: u8| if image.inverted { 255 - grey } else { grey };
@@ -72,12 +80,8 @@ fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u
         several = true;
         constant &= Some(level) == first;
     }
-    if several && constant && (image.rescale != (1.0, 0.0) || preprocess.levels != Levels::Bits) {
-        let levels = if preprocess.levels == Levels::Bits { "" } else { " under preprocess.levels" };
-        return Err(format!(
-            "its rescale (slope {slope}, intercept {intercept}) leaves nothing of its {} bits{levels}",
-            image.bits
-        ));
+    if several && constant && preprocess.levels != Levels::Bits {
+        return Err(lost(" under preprocess.levels"));
     }
     Ok(table)
 }
@@ -85,7 +89,7 @@ fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u
 /// What becomes black and white, in values after the rescale.
 #[derive(Debug, Clone, Copy)]
 enum Range {
-    /// All that the stored bits can hold.
+    /// All that the stored bits can hold, rescaled.
     Bits,
     Between {
         black: f64,
@@ -240,6 +244,25 @@ mod tests {
         assert_eq!(grey(&floats, &unit).unwrap().pixels, [0, 0, 255]);
         let flat = image(Values::Floats(vec![3.0; 4]));
         assert_eq!(grey(&flat, &with(Levels::Percentile)).unwrap().pixels, [0; 4]);
+    }
+
+    #[test]
+    fn a_rescale_costs_no_grey_level() {
+        let plain = Image { signed: false, ..image(Values::Words((0..4096).collect())) };
+        let pixels =
+            |rescale, signed| grey(&Image { rescale, signed, ..plain.clone() }, &with(Levels::Bits)).unwrap().pixels;
+        let (wanted, turned) = (pixels((1.0, 0.0), false), pixels((-1.0, 0.0), false));
+        assert_eq!((wanted[0], wanted[4095], turned[0], turned[4095]), (0, 255, 255, 0));
+        for rescale in [(1.0, -1024.0), (1.0 / 16.0, 0.0), (16.0, 7.0)] {
+            for signed in [false, true] {
+                assert_eq!(pixels(rescale, signed), wanted, "{rescale:?}");
+                assert_eq!(pixels((-rescale.0, rescale.1), signed), turned, "{rescale:?}");
+            }
+        }
+        for rescale in [(0.0, 1.0), (f64::NAN, 0.0), (1.0, f64::INFINITY)] {
+            let said = grey(&Image { rescale, ..plain.clone() }, &with(Levels::Bits)).unwrap_err();
+            assert!(said.contains("leaves nothing"), "{said}");
+        }
     }
 
     #[test]

@@ -194,9 +194,11 @@ fn modality_rescale() {
     };
     assert_eq!(rescaled("1", "0").pixels(), levels());
     assert_eq!(rescaled("-1", "255").pixels(), inverted());
-    assert_eq!(rescaled("0.5", "10").pixels(), levels().iter().map(|v| v / 2 + 10).collect::<Vec<_>>());
+    assert_eq!(rescaled("0.5", "10").pixels(), levels(), "the range of the bits goes through the rescale, too");
+    assert_eq!(rescaled("1", "-1024").words(12, 11, &wide(12)).pixels(), levels(), "no value is cut off");
     assert_eq!(rescaled("-1", "4095").words(12, 11, &wide(12)).pixels(), inverted());
-    rescaled("-1", "0").refused("leaves nothing");
+    assert_eq!(rescaled("-1", "0").pixels(), inverted());
+    rescaled("0", "7").refused("leaves nothing");
     rescaled("nan", "0").refused("leaves nothing");
 }
 

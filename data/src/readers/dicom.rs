@@ -1,14 +1,12 @@
 //! DICOM (PS3.3 C.7.6.3): grey images of one frame and 8 or 16 bits allocated; uncompressed, deflated, RLE, JPEG (baseline,
 //! extended of 8 bit, lossless), JPEG-LS, JPEG 2000.
 
-use std::panic::catch_unwind;
-
 use dicom_core::{PrimitiveValue, Tag, value::Value};
 use dicom_dictionary_std::tags;
 use dicom_object::DefaultDicomObject;
 use morph_spec::dataset::Preprocess;
 
-use super::{Facts, Grey, Image, MOST_PIXELS, OLDEST, Values, codecs, elements, fragments, grey};
+use super::{Facts, Grey, Image, MOST_PIXELS, OLDEST, Values, codecs, elements, fragments, grey, guarded};
 
 /// Decodes the file to 8 bit: stored values, rescaled (Rescale Slope and Intercept), inverted when MONOCHROME1, and brought to
 /// 8 bit by the stored bits. 8-bit images without rescaling come out as they were stored.
@@ -25,11 +23,10 @@ pub fn read(bytes: &[u8]) -> Result<(Grey, Facts), String> {
 /// # Errors
 /// A text that says what is wrong with the file.
 pub fn image(bytes: &[u8]) -> Result<(Image, Facts), String> {
-    // Decoders of others' making meet files of others' making: a crash costs one file, not the whole job.
-    catch_unwind(|| decode(bytes)).unwrap_or_else(|_| Err("its decoder crashed".to_owned()))
+    guarded(|| decode(bytes))
 }
 
-fn decode(bytes: &[u8]) -> Result<(Image, Facts), String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Facts), String> {
     let object = elements::read(bytes)?;
     let facts = facts(&object);
     Ok((pixels(object)?, facts))

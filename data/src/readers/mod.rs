@@ -13,6 +13,8 @@ pub mod npy;
 pub mod png;
 mod volume;
 
+use std::panic::{UnwindSafe, catch_unwind};
+
 use morph_spec::dataset::Slice;
 
 pub use crate::tone::grey;
@@ -150,15 +152,22 @@ impl Kind {
     /// # Errors
     /// A text that says what is wrong with the file.
     pub fn read(self, bytes: &[u8], slice: Option<Slice>) -> Result<(Image, Facts), String> {
-        let image = match self {
-            Self::Dicom => return dicom::image(bytes),
-            Self::Png => png::image(bytes),
-            Self::Jpeg => jpeg::image(bytes),
-            Self::Npy => npy::image(bytes, slice),
-            Self::Nifti => nifti::image(bytes, slice),
-        };
-        Ok((image?, Facts::default()))
+        guarded(|| {
+            let image = match self {
+                Self::Dicom => return dicom::decode(bytes),
+                Self::Png => png::image(bytes),
+                Self::Jpeg => jpeg::image(bytes),
+                Self::Npy => npy::image(bytes, slice),
+                Self::Nifti => nifti::image(bytes, slice),
+            };
+            Ok((image?, Facts::default()))
+        })
     }
+}
+
+/// What `decode` says. Decoders of others' making meet files of others' making: a crash costs one file, not the whole job.
+fn guarded<T>(decode: impl FnOnce() -> Result<T, String> + UnwindSafe) -> Result<T, String> {
+    catch_unwind(decode).unwrap_or_else(|_| Err("its decoder crashed".to_owned()))
 }
 
 /// ITU-R 601-2 in 16-bit fixed point, as Pillow's `convert("L")` has it.
@@ -169,7 +178,7 @@ fn luma(p: &[u8]) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::Kind;
+    use super::{Kind, guarded};
 
     #[test]
     fn files_are_known_by_their_ends() {
@@ -179,5 +188,13 @@ mod tests {
         for other in ["png", ".png", "a.txt", "ß", "a.nii.gz.part"] {
             assert_eq!(Kind::of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_decoder_that_crashes_costs_one_file() {
+        let crash = |bytes: &[u8]| guarded(|| Ok::<_, String>(bytes[7]));
+        assert_eq!(crash(&[0; 8]), Ok(0));
+        assert_eq!(crash(b""), Err("its decoder crashed".to_owned()));
+        assert_eq!(guarded(|| Err::<(), _>("cut off".to_owned())), Err("cut off".to_owned()));
     }
 }

@@ -53,11 +53,10 @@ pub fn image(bytes: &[u8]) -> Result<Image, String> {
         png::BitDepth::Sixteen => true,
         other => return Err(format!("bit depth {other:?} is not read")),
     };
-    // Colour of 16 bit is no X-ray: its upper bytes are enough.
+    // Colour of 16 bit is no X-ray: its upper bytes are enough, and are what Pillow takes.
     let narrow = |samples: usize| -> Vec<u8> {
         let step = if wide { 2 } else { 1 };
-        let top = |b: &[u8]| if wide { ((u32::from(word(b)) * 255 + 32767) / 65535) as u8 } else { b[0] };
-        buffer.chunks_exact(step * samples).map(|p| luma(&[top(p), top(&p[step..]), top(&p[2 * step..])])).collect()
+        buffer.chunks_exact(step * samples).map(|p| luma(&[p[0], p[step], p[2 * step]])).collect()
     };
     let values = match (info.color_type, wide) {
         (png::ColorType::Grayscale, false) => Values::Bytes(buffer),
@@ -138,6 +137,9 @@ mod tests {
         assert_eq!(read(&file(GrayscaleAlpha, Eight, 2, &[5, 255, 6, 0])).unwrap().pixels, [5, 6]);
         assert_eq!(read(&file(Indexed, Two, 4, &[0b00_01_10_11])).unwrap().pixels, [9, 76, 124, 0]);
         assert_eq!(read(&file(Grayscale, One, 8, &[0b1010_0001])).unwrap().pixels, [255, 0, 255, 0, 0, 0, 0, 255]);
+        let colours = [[0x00ff; 3], [0xfe80; 3], [0x80ff, 0x7fff, 0x01ff], [0xffff; 3]];
+        let wide = colours.concat().into_iter().flat_map(u16::to_be_bytes).collect::<Vec<_>>();
+        assert_eq!(read(&file(Rgb, Sixteen, 4, &wide)).unwrap().pixels, [0, 254, 113, 255]);
         let wide = [0u16, 257, 128 * 257, 65535, 4095].map(u16::to_be_bytes).concat();
         assert_eq!(read(&file(Grayscale, Sixteen, 5, &wide)).unwrap().pixels, [0, 1, 128, 255, 16]);
     }
