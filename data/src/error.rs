@@ -41,6 +41,28 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
+    /// Where raw files lie has failed, so that nothing can be said of any file.
+    #[error(
+        "{path}: {why}; nothing was committed, and the same command goes on from the shards that are done (should it be this file alone, \
+         name it in source.bad_images)"
+    )]
+    Storage {
+        /// The file at which it failed.
+        path: String,
+        /// What it says.
+        why: String,
+    },
+    /// Somebody else writes to the output of a job.
+    #[error(
+        "{url}: {why}, though this job has written it: another one, of other files or another YAML, seems to have the same output; \
+         nothing was committed: choose another output, or run the same command again when the other has ended"
+    )]
+    Contested {
+        /// The shard.
+        url: String,
+        /// What it is now.
+        why: String,
+    },
     /// Not one image could be used.
     #[error("{root}: no image is left; {skipped} were skipped, the first because: {reason}")]
     NothingLeft {

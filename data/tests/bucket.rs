@@ -8,8 +8,10 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Output},
+    sync::{Arc, Mutex},
 };
 
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, service::Service};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
@@ -91,7 +93,37 @@ fn write(raw: &Path) {
     fs::write(raw.join("csv/bad.txt"), "3.png\n").unwrap();
 }
 
-async fn serve(root: &Path) -> String {
+/// What the server does not give.
+#[derive(Default)]
+struct Faults {
+    /// So many objects are given; from then on credentials have expired.
+    left: Option<usize>,
+    /// An object that has gone since it was listed: its path ends so.
+    gone: Option<String>,
+}
+
+impl Faults {
+    /// The answer instead of an object.
+    fn answer(&mut self, request: &Request<Incoming>) -> Option<Response<s3s::Body>> {
+        if request.method() != Method::GET || request.uri().query().is_some_and(|q| q.contains("list-type")) {
+            return None;
+        }
+        let (status, code) = match (&mut self.left, &self.gone) {
+            (Some(0), _) => (StatusCode::FORBIDDEN, "AccessDenied"),
+            (_, Some(gone)) if request.uri().path().ends_with(gone) => (StatusCode::NOT_FOUND, "NoSuchKey"),
+            (Some(left), _) => {
+                *left -= 1;
+                return None;
+            }
+            (None, _) => return None,
+        };
+        let mut answer = Response::new(s3s::Body::from(format!("<Error><Code>{code}</Code></Error>")));
+        *answer.status_mut() = status;
+        Some(answer)
+    }
+}
+
+async fn serve(root: &Path, faults: Arc<Mutex<Faults>>) -> String {
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root).unwrap());
     builder.set_auth(SimpleAuth::from_single("key", "the-secret"));
     let service = builder.build();
@@ -99,7 +131,16 @@ async fn serve(root: &Path) -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
-            let service = TowerToHyperService::new(service.clone());
+            let (inner, faults) = (TowerToHyperService::new(service.clone()), Arc::clone(&faults));
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let (inner, answer) = (inner.clone(), faults.lock().unwrap().answer(&request));
+                async move {
+                    match answer {
+                        Some(answer) => Ok(answer),
+                        None => inner.call(request).await,
+                    }
+                }
+            });
             tokio::spawn(async move {
                 // A client that goes away in the middle is its own affair.
                 drop(Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await);
@@ -109,14 +150,18 @@ async fn serve(root: &Path) -> String {
     url
 }
 
-/// Not a test of its own: who reads from the bucket. It says what became of each layout.
+/// Where raw files lie, for who reads them from the bucket.
+const RAW: &str = "s3://xrays/some raw";
+
+/// Not a test of its own: who reads from the bucket. It says what became of each dataset in its folder.
 #[tokio::test]
 async fn prepare_from_a_bucket() {
     let Some(out) = std::env::var_os(CHILD) else { return };
     let mut all = String::new();
-    for layout in LAYOUTS {
-        let spec = spec(layout, "s3://xrays/some raw", &Path::new(&out).join(layout));
+    let specs = fs::read(Path::new(&out).with_extension("specs")).unwrap();
+    for spec in serde_json::from_slice::<Vec<Dataset>>(&specs).unwrap() {
         let said = match prepare::prepare(&spec, &Options { jobs: 2, ..Options::default() }, &Silent).await {
+            Ok(report) if report.resumed > 0 => format!("{} resumed {}", report.digest, report.skipped.len()),
             Ok(report) => format!("{} {} {}", report.digest, report.reused, report.skipped.len()),
             Err(e) => format!("failed: {e}"),
         };
@@ -125,7 +170,9 @@ async fn prepare_from_a_bucket() {
     fs::write(Path::new(&out).with_extension("said"), all).unwrap();
 }
 
-async fn child(url: &str, out: &Path) -> Vec<String> {
+/// What becomes of `specs`, for somebody who works beside `out`.
+async fn child(url: &str, out: &Path, specs: &[Dataset]) -> Vec<String> {
+    fs::write(out.with_extension("specs"), serde_json::to_vec(specs).unwrap()).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "prepare_from_a_bucket"]).env(CHILD, out);
     command.envs([
@@ -153,17 +200,66 @@ async fn every_layout_gives_the_same_from_a_bucket_as_from_a_folder() {
         assert!(report.manifest.samples() > 20 && report.manifest.synthetic == (layout == "rsna"));
         wanted.push((report.digest, report.skipped.len()));
     }
-    let url = serve(&folder.path().join("server")).await;
+    let url = serve(&folder.path().join("server"), Arc::default()).await;
     let out = folder.path().join("spread");
+    let specs = LAYOUTS.map(|layout| spec(layout, RAW, &out.join(layout)));
     let all =
         |reused: bool| -> Vec<String> { wanted.iter().map(|(d, skipped)| format!("{d} {reused} {skipped}")).collect() };
-    assert_eq!(child(&url, &out).await, all(false));
-    assert_eq!(child(&url, &out).await, all(true), "nothing has changed in the bucket");
+    assert_eq!(child(&url, &out, &specs).await, all(false));
+    assert_eq!(child(&url, &out, &specs).await, all(true), "nothing has changed in the bucket");
     // What changes there is seen, and an object that has gone.
     fs::write(raw.join("folders/Normal/1.png"), png::write(16, 16, &[7; 256]).unwrap()).unwrap();
     fs::remove_file(raw.join("padchest/1/1.png")).unwrap();
-    let said = child(&url, &out).await;
+    let said = child(&url, &out, &specs).await;
     let kept = |i: usize| said[i] == all(true)[i];
     assert!([0, 3, 4, 5].into_iter().all(kept), "{said:?}");
     assert!([1, 2].into_iter().all(|i| said[i].contains("another dataset is there")), "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_expire_end_the_job_and_the_next_goes_on() {
+    let folder = TempDir::new().unwrap();
+    let raw = folder.path().join("server/xrays/some raw");
+    write(&raw);
+    let faults = Arc::<Mutex<Faults>>::default();
+    let url = serve(&folder.path().join("server"), Arc::clone(&faults)).await;
+    for (layout, given) in [("folders", 12), ("padchest.zip", 24)] {
+        let alone = spec(layout, raw.to_str().unwrap(), &folder.path().join("alone").join(layout));
+        let wanted = prepare::prepare(&alone, &Options::default(), &Silent).await.unwrap();
+        let out = folder.path().join("spread");
+        let specs = [spec(layout, RAW, &out.join(layout))];
+        faults.lock().unwrap().left = Some(given);
+        let said = child(&url, &out, &specs).await.remove(0);
+        assert!(said.starts_with("failed: ") && said.contains("denied") && said.contains("goes on"), "{said}");
+        assert!(!out.join(layout).join("manifest.json").exists(), "files that were not given are no bad files");
+        faults.lock().unwrap().left = None;
+        let said = child(&url, &out, &specs).await.remove(0);
+        assert_eq!(said, format!("{} resumed {}", wanted.digest, wanted.skipped.len()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_names_a_patient_stays_in_the_bucket() {
+    let folder = TempDir::new().unwrap();
+    let raw = folder.path().join("server/xrays/some raw");
+    write(&raw);
+    let names = fs::read_dir(raw.join("rsna/stage_2_train_images")).unwrap().flatten();
+    let names: Vec<String> = names.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let faults = Faults { gone: Some(names[0].clone()), ..Faults::default() };
+    let url = serve(&folder.path().join("server"), Arc::new(Mutex::new(faults))).await;
+    let out = folder.path().join("spread");
+    let mut spec = spec("rsna", RAW, &out.join("rsna"));
+    (spec.privacy.hash_ids, spec.privacy.salt) = (true, "pepper".into());
+    let said = child(&url, &out, &[spec]).await.remove(0);
+    assert!(said.ends_with(" false 1"), "{said}");
+    for entry in fs::read_dir(out.join("rsna")).unwrap().flatten() {
+        let bytes = fs::read(entry.path()).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        let ids = names.iter().map(|name| name.trim_end_matches(".dcm"));
+        for secret in ids.chain(["s3://", "some raw", "pepper"]) {
+            assert!(!text.contains(secret), "{} holds {secret:?}", entry.path().display());
+        }
+    }
+    let table = fs::read_to_string(out.join("rsna/skipped.csv")).unwrap();
+    assert!(table.contains("not there any more"), "{table}");
 }

@@ -84,7 +84,7 @@ pub fn code(error: &Error) -> u8 {
     if let Some(e) = error.downcast_ref::<morph_data::Error>() {
         return match e {
             morph_data::Error::Objects(e) => of_objects(e),
-            morph_data::Error::Exists { .. } => REFUSED,
+            morph_data::Error::Exists { .. } | morph_data::Error::Contested { .. } => REFUSED,
             morph_data::Error::Empty { .. } => USAGE,
             _ => ERROR,
         };

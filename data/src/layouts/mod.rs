@@ -2,6 +2,7 @@
 
 pub mod covid19;
 pub mod csv;
+mod fault;
 pub mod folders;
 pub mod padchest;
 mod place;
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 use morph_spec::dataset::{Dataset, Layout};
 
 pub(crate) use self::place::file_name;
-pub use self::{place::Place, root::Root};
+pub use self::{fault::Fault, place::Place, root::Root};
 use crate::{Error, readers::Facts, synth};
 
 /// One image that a dataset's tables or folders promise.

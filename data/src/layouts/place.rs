@@ -12,9 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use zip::ZipArchive;
+use zip::{ZipArchive, result::ZipError};
 
-use super::root::Bucket;
+use super::{
+    fault::{Fault, Lost},
+    root::Bucket,
+};
 use crate::{Error, error::io_text, readers::LARGEST_FILE};
 
 /// Bytes of a table in a bucket, which is held in memory.
@@ -51,42 +54,20 @@ impl Place {
     /// The file's bytes.
     ///
     /// # Errors
-    /// A text that says why it cannot be read.
-    pub fn read(&self) -> Result<Vec<u8>, String> {
-        let too_large = |len: u64| format!("it has {len} bytes: files of more than {LARGEST_FILE} are not read");
+    /// Whether the file or its storage is to blame, and why.
+    pub fn read(&self) -> Result<Vec<u8>, Fault> {
         match self {
             Self::File(path) => {
-                let file = File::open(path).map_err(|e| io_text(&e))?;
-                let len = file.metadata().map_err(|e| io_text(&e))?.len();
-                if len > LARGEST_FILE {
-                    return Err(too_large(len));
-                }
+                let bad = |e: io::Error| Fault::of(path, &e);
+                let file = File::open(path).map_err(bad)?;
+                let len = small(file.metadata().map_err(bad)?.len())?;
                 let mut bytes = Vec::with_capacity(len as usize);
-                file.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(|e| io_text(&e))?;
+                file.take(LARGEST_FILE).read_to_end(&mut bytes).map_err(bad)?;
                 Ok(bytes)
             }
-            Self::Zip(archive, entry) => {
-                let mut zip = archive.zip.clone();
-                let file = zip.by_index(*entry).map_err(|e| format!("its entry cannot be read: {e}"))?;
-                let (len, packed) = (file.size(), file.compressed_size());
-                if len > LARGEST_FILE {
-                    return Err(too_large(len));
-                }
-                // It may claim any size; memory grows with what comes out.
-                let mut bytes = Vec::with_capacity(len.min(packed.saturating_mul(4)) as usize);
-                // One byte more than it says: the checksum is looked at when it ends.
-                file.take(len + 1).read_to_end(&mut bytes).map_err(|e| format!("its entry cannot be read: {e}"))?;
-                if bytes.len() as u64 == len {
-                    Ok(bytes)
-                } else {
-                    Err("its entry has another size than it says".to_owned())
-                }
-            }
+            Self::Zip(archive, entry) => archive.read(*entry),
             Self::Object(bucket, key) => {
-                let len = self.len();
-                if len > LARGEST_FILE {
-                    return Err(too_large(len));
-                }
+                small(self.len())?;
                 bucket.read(key, LARGEST_FILE).map(Vec::from)
             }
         }
@@ -95,10 +76,10 @@ impl Place {
     /// The file, to be read from its beginning: a table, which may be longer than images are.
     ///
     /// # Errors
-    /// A text that says why it cannot be read.
-    pub(super) fn open(&self) -> Result<Box<dyn Read>, String> {
+    /// As [`Self::read`].
+    pub(super) fn open(&self) -> Result<Box<dyn Read>, Fault> {
         Ok(match self {
-            Self::File(path) => Box::new(File::open(path).map_err(|e| io_text(&e))?),
+            Self::File(path) => Box::new(File::open(path).map_err(|e| Fault::of(path, &e))?),
             Self::Zip(..) => Box::new(io::Cursor::new(self.read()?)),
             Self::Object(bucket, key) => Box::new(io::Cursor::new(bucket.read(key, LARGEST_TABLE)?)),
         })
@@ -127,10 +108,20 @@ impl Place {
     }
 }
 
+/// `len` bytes, unless they are more than are read.
+fn small(len: u64) -> Result<u64, Fault> {
+    if len > LARGEST_FILE {
+        return Err(Fault::File(format!("it has {len} bytes: files of more than {LARGEST_FILE} are not read")));
+    }
+    Ok(len)
+}
+
 /// An open zip file; all threads read it at once.
 pub struct Archive {
     place: Place,
     zip: ZipArchive<At>,
+    /// Its stamp when it was opened.
+    opened: (u64, u128),
 }
 
 impl fmt::Debug for Archive {
@@ -146,6 +137,7 @@ impl Archive {
     /// [`Error::Source`] when it is none.
     pub fn open(place: Place) -> Result<Arc<Self>, Error> {
         let bad = |why: String| Error::Source { path: place.to_string(), why };
+        let opened = place.stamp();
         let (from, end) = match &place {
             Place::File(path) => {
                 let file = File::open(path).map_err(|e| bad(io_text(&e)))?;
@@ -157,13 +149,37 @@ impl Archive {
         };
         let zip = ZipArchive::new(At { from, at: 0, end, part: Part::default() })
             .map_err(|e| bad(format!("no readable zip file: {e}; is it still being downloaded?")))?;
-        Ok(Arc::new(Self { place, zip }))
+        Ok(Arc::new(Self { place, zip, opened }))
     }
 
     /// The names of its files, with their numbers.
     pub fn names(&self) -> impl Iterator<Item = (usize, Cow<'_, str>)> {
         let named = (0..self.zip.len()).filter_map(|i| Some((i, self.zip.name_for_index(i)?.ok()?)));
         named.filter(|(_, name)| !name.ends_with('/'))
+    }
+
+    fn read(&self, entry: usize) -> Result<Vec<u8>, Fault> {
+        self.unpack(entry).map_err(|fault| match fault {
+            // Whoever writes it anew makes nonsense of what was read of it: nothing can be said of its entries.
+            Fault::File(why) if self.place.stamp() != self.opened => {
+                Fault::Storage(format!("{} has changed since it was opened: {why}", self.place))
+            }
+            fault => fault,
+        })
+    }
+
+    fn unpack(&self, entry: usize) -> Result<Vec<u8>, Fault> {
+        let mut zip = self.zip.clone();
+        let file = zip.by_index(entry).map_err(|e| match e {
+            ZipError::Io(e) => Fault::packed(&e),
+            e => Fault::File(format!("its entry cannot be read: {e}")),
+        })?;
+        let (len, packed) = (small(file.size())?, file.compressed_size());
+        // It may claim any size; memory grows with what comes out.
+        let mut bytes = Vec::with_capacity(len.min(packed.saturating_mul(4)) as usize);
+        // One byte more than it says: the checksum is looked at when it ends.
+        file.take(len + 1).read_to_end(&mut bytes).map_err(|e| Fault::packed(&e))?;
+        if bytes.len() as u64 == len { Ok(bytes) } else { Err("its entry has another size than it says".into()) }
     }
 
     fn stamp(&self, entry: usize) -> (u64, u128) {
@@ -216,11 +232,15 @@ impl Part {
 impl Read for At {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let n = match &self.from {
-            Medium::File(file) => file.read_at(to, self.at)?,
+            Medium::File(file) => file.read_at(to, self.at).map_err(|e| match e.kind() {
+                // It is tried again.
+                io::ErrorKind::Interrupted => e,
+                _ => Lost(io_text(&e)).into(),
+            })?,
             Medium::Object(bucket, key) => {
                 if self.at < self.end && self.part.from(self.at).is_none() {
                     let range = self.at..self.end.min(self.at + self.part.next(self.at));
-                    let bytes = bucket.read_part(key, range).map_err(io::Error::other)?;
+                    let bytes = bucket.read_part(key, range).map_err(Lost)?;
                     self.part = Part { start: self.at, bytes };
                 }
                 let found = self.part.from(self.at).unwrap_or_default();

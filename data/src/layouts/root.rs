@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use morph_objects::{Blocking, Entry, path_of};
 
-use super::Place;
+use super::{Fault, Place};
 use crate::{Error, error::io_text};
 
 /// The root of a source. Names in it are relative, with `/` between.
@@ -35,8 +35,8 @@ impl Bucket {
         self.objects.url_of(key)
     }
 
-    pub(super) fn read(&self, key: &str, most: u64) -> Result<Bytes, String> {
-        self.objects.get_up_to(key, most).map_err(|e| e.to_string())
+    pub(super) fn read(&self, key: &str, most: u64) -> Result<Bytes, Fault> {
+        self.objects.get_up_to(key, most).map_err(Fault::from)
     }
 
     /// Bytes `range` of the object `key`.

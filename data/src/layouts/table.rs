@@ -73,7 +73,7 @@ pub(super) fn each(
 pub(super) fn lines(place: &Place) -> Result<Vec<String>, Error> {
     let read = || {
         let mut text = String::new();
-        place.open()?.read_to_string(&mut text).map_err(|e| e.to_string())?;
+        place.open().map_err(|e| e.to_string())?.read_to_string(&mut text).map_err(|e| e.to_string())?;
         Ok(text)
     };
     let text = read().map_err(|why| Error::Source { path: place.to_string(), why })?;

@@ -17,7 +17,8 @@ const WIDEST: usize = 256;
 /// # Errors
 /// A text that says why it is no workbook.
 pub(super) fn rows(place: &Place) -> Result<Vec<Vec<String>>, String> {
-    let mut zip = ZipArchive::new(Cursor::new(place.read()?)).map_err(|e| format!("no readable workbook: {e}"))?;
+    let mut zip = ZipArchive::new(Cursor::new(place.read().map_err(|e| e.to_string())?))
+        .map_err(|e| format!("no readable workbook: {e}"))?;
     let mut part = |name: &str| -> Result<Option<String>, String> {
         let Ok(entry) = zip.by_name(name) else { return Ok(None) };
         let mut text = String::new();

@@ -3,7 +3,8 @@
 //! Contract:
 //! 1. The manifest is committed after everything else: there is a whole dataset, or none.
 //! 2. The same files and the same YAML give the same bytes, whatever the number of jobs.
-//! 3. A file that cannot be used is reported and never fatal, unless nothing is left.
+//! 3. A file that cannot be used is reported and never fatal, unless nothing is left. Storage that does not give it is: nothing is
+//!    committed then, for all other files would be missing, too.
 //! 4. A job that is killed, or whose storage fails, leaves whole shards that the next takes over; one whose source is to blame takes
 //!    back what it wrote.
 //! 5. Memory is bounded, whatever the dataset and however large its images: see [`Options::memory`].
@@ -209,6 +210,10 @@ async fn commit(
     let counts = counted(shards.iter().map(|s| (s.split.as_str(), s.labels.iter().map(|(l, n)| (l.as_str(), *n)))));
     check(spec, work.given, &counts, &skipped)?;
     let manifest = describe(&work, shards, counts, &skipped)?;
+    // Shards of other jobs have the same names: what is committed is what lies there, not what was once written.
+    if let Some(lost) = inspect::damage_of(out, &manifest).await?.into_iter().next() {
+        return Err(Error::Contested { url: out.url_of(&lost.file), why: lost.why });
+    }
     output::record(out, work.key, &skipped).await?;
     let digest = manifest::commit(out, &manifest).await?;
     output::forget(out).await;
@@ -291,6 +296,17 @@ fn describe(work: &Work<'_>, shards: Vec<Shard>, counts: Counts, skipped: &[Skip
     let spec = work.spec;
     let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
     for skip in skipped {
+/// Everything that decides pixels and splits. Of the source only the plane of a volume does; where none is named, the fingerprint is
+/// what it was before there was one.
+fn fingerprint(spec: &Dataset) -> Result<Digest, Error> {
+    let made = (PIPELINE, &spec.preprocess, &spec.split, &spec.labels, &spec.only_labels);
+    let taken = (&spec.filter, &spec.classes, &spec.privacy.hash_ids);
+    Ok(Digest::of(&match spec.source.slice {
+        None => json(&(made, taken), "preprocess")?,
+        Some(slice) => json(&(made, taken, slice), "preprocess")?,
+    }))
+}
+
         let known = reasons.len() < MOST_REASONS || reasons.contains_key(&skip.reason);
         let reason = if known { &*skip.reason } else { "other reasons: see skipped.csv" };
         *reasons.entry(reason.to_owned()).or_default() += 1;
@@ -299,13 +315,7 @@ fn describe(work: &Work<'_>, shards: Vec<Shard>, counts: Counts, skipped: &[Skip
         version: VERSION,
         name: spec.name.clone(),
         preprocess: spec.preprocess.clone(),
-        fingerprint: Digest::of(&json(
-            &(
-                (PIPELINE, &spec.preprocess, &spec.split, &spec.labels, &spec.only_labels),
-                (&spec.filter, &spec.classes, &spec.privacy.hash_ids),
-            ),
-            "preprocess",
-        )?),
+        fingerprint: fingerprint(spec)?,
         image_size: [spec.preprocess.size; 2],
         shards,
         counts,

@@ -42,6 +42,17 @@ pub(super) fn stem(split: &str, i: usize) -> String {
     format!("{split}-{i:05}")
 }
 
+/// Refuses to write beside a manifest that another job has committed meanwhile: it stands for the shards that lie there.
+async fn unclaimed(out: &Objects, key: Digest) -> Result<(), Error> {
+    match out.get(FILE).await {
+        Err(morph_objects::Error::NotFound { .. }) => Ok(()),
+        // A job with the same key writes the same bytes.
+        Ok(_) if recorded(out, key).await.is_some() => Ok(()),
+        Ok(_) => Err(Error::Exists { url: out.url() }),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Writes part `i` of `split`; what is whole says so.
 pub(super) async fn part(
     out: &Objects,
@@ -52,6 +63,7 @@ pub(super) async fn part(
 ) -> Result<Part, Error> {
     let file = format!("{}{ARROW}", stem(split, i));
     let (samples, labels) = (writer.len() as u64, writer.labels());
+    unclaimed(out, key).await?;
     let mut shard = None;
     if samples > 0 {
         let bytes = writer.finish().map_err(|e| Error::Shard { url: out.url_of(&file), why: e.to_string() })?;
@@ -120,6 +132,7 @@ pub(super) async fn forget(out: &Objects) {
 
 /// Writes what was left out, and what the dataset was made from.
 pub(super) async fn record(out: &Objects, key: Digest, skipped: &[Skipped]) -> Result<(), Error> {
+    unclaimed(out, key).await?;
     out.put(SKIPPED, Bytes::from(table(skipped)?)).await?;
     let pairs = skipped.iter().map(|s| (s.source.clone(), s.reason.clone())).collect();
     out.put(RECORD, Bytes::from(json(&Record { key, skipped: pairs }, RECORD)?)).await?;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Meta,
     frame::Frame,
-    layouts::{Item, file_name},
+    layouts::{Fault, Item, file_name},
     privacy::Hider,
     readers::{Facts, Image, Kind, Values, grey},
 };
@@ -38,7 +38,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Reads, decodes and resizes one image.
-    pub(super) fn read(&self, item: &Item, label: &str) -> Result<(Vec<u8>, Meta), String> {
+    pub(super) fn read(&self, item: &Item, label: &str) -> Result<(Vec<u8>, Meta), Fault> {
         let spec = self.spec;
         let kind = Kind::of(file_name(&item.source)).map(|(kind, _)| kind).ok_or("its name ends in no known way")?;
         let _file = self.files.enter(item.place.len());
@@ -46,14 +46,14 @@ impl<'a> Shared<'a> {
         let _pixels = self.pixels.enter(kind.pixels(&bytes).saturating_mul(PER_PIXEL));
         let (mut image, found) = kind.read(&bytes, spec.source.slice)?;
         if item.check_id && found.id.as_ref().is_some_and(|id| *id != item.id) {
-            return Err("the file's PatientID is not the one in its name".to_owned());
+            return Err("the file's PatientID is not the one in its name".into());
         }
         if found.burned_in && spec.privacy.burned_in == BurnedIn::Skip {
-            return Err("it says that text is burnt into its pixels (BurnedInAnnotation)".to_owned());
+            return Err("it says that text is burnt into its pixels (BurnedInAnnotation)".into());
         }
         let facts = merged(&item.facts, found);
         if let Some(reason) = choose::refused(&spec.filter, &facts, Known::All) {
-            return Err(reason);
+            return Err(reason.into());
         }
         image.inverted ^= item.inverted;
         if let Some(bits) = item.bits {

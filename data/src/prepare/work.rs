@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Error, Progress,
-    layouts::{self, Item, Listing},
+    layouts::{self, Fault, Item, Listing},
     shard,
 };
 
@@ -107,7 +107,7 @@ impl<'a> Work<'a> {
     /// counts. Blocks this thread while it decodes.
     ///
     /// # Errors
-    /// When there is no such shard in this work, or object storage fails.
+    /// When there is no such shard in this work, object storage fails, or what the source lies on ([`Error::Storage`]).
     pub async fn make(
         &self,
         out: &Objects,
@@ -124,7 +124,7 @@ impl<'a> Work<'a> {
             return Ok(());
         }
         let (shared, pool) = (Shared::new(self.spec, options.memory), pool(options.jobs)?);
-        let (writer, left_out) = pool.install(|| decode(&shared, items, progress));
+        let (writer, left_out) = pool.install(|| decode(&shared, items, progress))?;
         output::part(out, self.key, (split, i), writer, left_out).await.map(drop)
     }
 
@@ -146,7 +146,7 @@ impl<'a> Work<'a> {
                     part
                 }
                 None => {
-                    let (writer, left_out) = pool.install(|| decode(&shared, items, progress));
+                    let (writer, left_out) = pool.install(|| decode(&shared, items, progress))?;
                     output::part(out, self.key, (split, i), writer, left_out).await?
                 }
             });
@@ -161,16 +161,28 @@ fn pool(jobs: usize) -> Result<rayon::ThreadPool, Error> {
 }
 
 /// The samples of one shard, in order, and what could not be used.
-fn decode(shared: &Shared<'_>, chunk: &[(Item, String)], progress: &dyn Progress) -> (shard::Writer, Vec<Skipped>) {
+///
+/// # Errors
+/// [`Error::Storage`] when the source's storage fails: a file that it does not give now is no bad file.
+fn decode(
+    shared: &Shared<'_>,
+    chunk: &[(Item, String)],
+    progress: &dyn Progress,
+) -> Result<(shard::Writer, Vec<Skipped>), Error> {
     let read = |(item, label): &(Item, String)| {
         let sample = shared.read(item, label);
         progress.advance(1);
-        sample.map_err(|reason| {
-            progress.warn(&format!("skipped {}: {reason}", item.source));
-            Skipped { source: shared.hider.hide(&item.source), reason }
-        })
+        match sample {
+            Ok(sample) => Ok(Ok(sample)),
+            Err(Fault::File(reason)) => {
+                progress.warn(&format!("skipped {}: {reason}", item.source));
+                Ok(Err(Skipped { source: shared.hider.hide(&item.source), reason }))
+            }
+            Err(Fault::Storage(why)) => Err(Error::Storage { path: item.source.clone(), why }),
+        }
     };
-    let samples: Vec<_> = chunk.par_iter().map(read).collect();
+    // What has not begun when the first of them fails does not begin.
+    let samples = chunk.par_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
     let size = shared.spec.preprocess.size;
     let mut writer = shard::Writer::new(size, size);
     let mut skipped = Vec::new();
@@ -180,5 +192,5 @@ fn decode(shared: &Shared<'_>, chunk: &[(Item, String)], progress: &dyn Progress
             Err(skip) => skipped.push(skip),
         }
     }
-    (writer, skipped)
+    Ok((writer, skipped))
 }
