@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::Write,
+    os::unix::ffi::OsStrExt,
     path::Path,
 };
 
@@ -18,7 +19,7 @@ use morph_objects::{NodeCache, Objects};
 use morph_spec::{
     dataset::{
         Class, Columns, Dataset, Filter, Kind, Layout, Levels, Preprocess, Privacy, Slice, Source, Split, SplitFiles,
-        Table, Window,
+        Table, Unknown, Window,
     },
     experiment::Subset,
     manifest::PatientIds,
@@ -219,6 +220,116 @@ async fn a_broken_table_is_told_by_line_and_column() {
     says(&run(&spec).await.unwrap_err(), &["labels.csv", "column \"PatientID\" is missing"]);
 }
 
+#[tokio::test]
+async fn an_image_that_the_table_lists_twice_is_told_by_its_line() {
+    let folder = TempDir::new().unwrap();
+    padchest(folder.path(), false);
+    let mut spec = spec(Layout::Padchest, folder.path());
+    spec.source.labels = Some("labels.csv".into());
+    let path = folder.path().join("raw/labels.csv");
+    let table = fs::read_to_string(&path).unwrap();
+    let again = row("n3.png", "0", "p3", "1950.0", "PA", "MONOCHROME2", "['pneumonia']");
+    fs::write(&path, format!("{table}\n{again}\n")).unwrap();
+    says(&run(&spec).await.unwrap_err(), &["labels.csv:19", "\"ImageID\"", "\"n3.png\" is listed twice"]);
+}
+
+#[tokio::test]
+async fn any_column_may_be_asked_for() {
+    let folder = TempDir::new().unwrap();
+    padchest(folder.path(), false);
+    let mut spec = spec(Layout::Padchest, folder.path());
+    spec.source.labels = Some("labels.csv".into());
+    let path = folder.path().join("raw/labels.csv");
+    let table = fs::read_to_string(&path).unwrap();
+    let changed = |line: &str| match line {
+        line if line.contains("n1.png") => line.replace(",No,", ",PED,"),
+        line if line.contains("n2.png") => line.replace(",Physician,", ",RNN_model,"),
+        line if line.contains("n4.png") => line.replace(",No,", ",,"),
+        line => line.to_owned(),
+    };
+    fs::write(&path, table.lines().map(|line| changed(line) + "\n").collect::<String>()).unwrap();
+    let columns = [("Pediatric", "no"), ("MethodLabel", "Physician")];
+    let columns = columns.map(|(name, value)| (name.to_owned(), vec![value.to_owned()]));
+    spec.filter = Filter { columns: columns.into(), views: vec!["PA".into()], min_age: Some(18), ..Filter::default() };
+    let report = run(&spec).await.unwrap();
+    let ids = async |report: &Report| samples(folder.path(), report).await.into_keys().collect::<Vec<_>>();
+    assert_eq!(ids(&report).await, ["atypical", "inverted", "n0", "n3", "n5", "sick"]);
+    let reasons: BTreeMap<&str, &str> = report.skipped.iter().map(|s| (&*s.source, &*s.reason)).collect();
+    for (name, why) in [
+        ("0/n1.png", "its \"Pediatric\" is none of those"),
+        ("0/n2.png", "its \"MethodLabel\" is none of those"),
+        ("0/n4.png", "its \"Pediatric\" is not known"),
+    ] {
+        assert!(reasons[name].contains(why), "{name}: {}", reasons[name]);
+    }
+    spec.filter.unknown = Unknown::Keep;
+    let kept = run(&spec).await.unwrap();
+    assert!(ids(&kept).await.contains(&"n4".to_owned()));
+    // What the table says is part of what a dataset is made from.
+    fs::write(&path, table.replacen(",No,", ",PED,", 1)).unwrap();
+    assert!(!run(&spec).await.unwrap().reused);
+    spec.filter.columns = [("Children".to_owned(), vec!["no".to_owned()])].into();
+    says(&run(&spec).await.unwrap_err(), &["labels.csv", "column \"Children\" is missing"]);
+}
+
+#[tokio::test]
+async fn everything_that_is_left_out_is_counted() {
+    let folder = TempDir::new().unwrap();
+    let raw = folder.path().join("raw");
+    let image = readers::png::write(9, 9, &[7; 81]).unwrap();
+    let odd = std::ffi::OsStr::from_bytes(b"Normal/\xff.png");
+    for name in ["Normal/0.png", "Normal/1.tiff", "Normal/more/2.png", "3.png", "notes.txt"] {
+        write(&raw.join(name), &image);
+    }
+    write(&raw.join(odd), &image);
+    let report = run(&spec(Layout::Folders, folder.path())).await.unwrap();
+    let reasons: BTreeMap<&str, &str> = report.skipped.iter().map(|s| (&*s.source, &*s.reason)).collect();
+    let wanted = [
+        ("3.png", "in no folder of a label"),
+        ("Normal/1.tiff", "ends in no known way"),
+        ("Normal/more", "it is a folder"),
+        ("Normal/\u{fffd}.png", "no text (UTF-8)"),
+    ];
+    assert_eq!(reasons.len(), wanted.len(), "{reasons:?}");
+    for (name, why) in wanted {
+        assert!(reasons[name].contains(why), "{name}: {}", reasons[name]);
+    }
+}
+
+#[test]
+fn what_rsnas_tables_contradict_each_other_in_is_left_out() {
+    let folder = TempDir::new().unwrap();
+    let raw = folder.path().join("raw");
+    let (mut labels, mut classes) = ("patientId,x,y,width,height,Target\n".to_owned(), "patientId,class\n".to_owned());
+    for (id, boxed, class) in [
+        ("a", true, "Lung Opacity"),
+        ("b", false, "Normal"),
+        ("c", true, "Normal"),
+        ("d", false, "Lung Opacity"),
+        ("e", false, "Normal"),
+        ("e", false, "No Lung Opacity / Not Normal"),
+    ] {
+        write(&raw.join(format!("stage_2_train_images/{id}.dcm")), b"");
+        labels += &if boxed { format!("{id},1.0,2.0,3.0,4.0,1\n") } else { format!("{id},,,,,0\n") };
+        classes += &format!("{id},{class}\n");
+    }
+    write(&raw.join("stage_2_train_images/f.DCM"), b"");
+    write(&raw.join("stage_2_train_labels.csv"), labels.as_bytes());
+    write(&raw.join("stage_2_detailed_class_info.csv"), classes.as_bytes());
+    let listing = layouts::list(&spec(Layout::Rsna, folder.path())).unwrap();
+    assert_eq!(listing.items.iter().map(|i| &*i.id).collect::<Vec<_>>(), ["a", "b"]);
+    let reasons: BTreeMap<&str, &str> = listing.skipped.iter().map(|s| (&*s.source, &*s.reason)).collect();
+    for (name, why) in [
+        ("c.dcm", "says Target 1 of it, stage_2_detailed_class_info.csv \"Normal\""),
+        ("d.dcm", "says Target 0"),
+        ("e.dcm", "says both \"Normal\" and \"No Lung Opacity"),
+        ("f.DCM", "does not end in .dcm"),
+    ] {
+        let found = reasons[&*format!("stage_2_train_images/{name}")];
+        assert!(found.contains(why), "{name}: {found}");
+    }
+}
+
 /// A workbook as Excel writes them, as far as it matters.
 fn workbook(path: &Path, rows: &[[&str; 4]]) {
     let mut zip = ZipWriter::new(File::create(path).unwrap());
@@ -265,6 +376,13 @@ async fn covid19_radiography_and_where_its_images_come_from() {
     assert_eq!(origins, [Some(rsna), Some(children), Some(rsna), None]);
     spec.filter.without_origins = vec!["chest-xray-pneumonia".into()];
     spec.only_labels = vec!["Normal".into(), "COVID".into()];
+    says(&run(&spec).await.unwrap_err(), &["COVID.metadata.xlsx", "missing", "without_origins", "unknown: keep"]);
+    workbook(&raw.join("COVID.metadata.xlsx"), &[head, ["COVID-1", "PNG", "", rsna], ["covid-2", "PNG", "", rsna]]);
+    let report = run(&spec).await.unwrap();
+    assert_eq!(report.manifest.counts["train"]["Normal"], 2, "where the fourth comes from is not known");
+    assert_eq!(report.manifest.counts["test"]["COVID"], 2);
+    fs::remove_file(raw.join("COVID.metadata.xlsx")).unwrap();
+    spec.filter.unknown = Unknown::Keep;
     let report = run(&spec).await.unwrap();
     assert_eq!(report.manifest.counts["train"]["Normal"], 3);
     assert_eq!(report.manifest.counts["test"]["COVID"], 2);

@@ -226,7 +226,11 @@ pub struct Filter {
     pub without_findings: Vec<String>,
     /// None that come from these places (COVID-19 Radiography: the URL in its table holds one of these texts).
     pub without_origins: Vec<String>,
-    /// What becomes of images whose view, sex or age is asked for and not known.
+    /// PadChest and CSV only: columns of the table, each with the values of which an image must have one (`Pediatric: ["No"]`), in upper
+    /// or lower case.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, Vec<String>>,
+    /// What becomes of images of which what is asked for is not known: view, sex, age, origin, a column.
     pub unknown: Unknown,
 }
 
@@ -240,6 +244,7 @@ impl Default for Filter {
             findings: Vec::new(),
             without_findings: Vec::new(),
             without_origins: Vec::new(),
+            columns: BTreeMap::new(),
             unknown: Unknown::Drop,
         }
     }

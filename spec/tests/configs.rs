@@ -224,6 +224,8 @@ fn what_is_wrong_in_a_dataset_is_said_with_its_line() {
         ("privacy.hash_ids=true", Some("privacy.salt")),
         ("classes.0.label=Healthy", Some("classes")),
         ("filter.without_origins.0=x", Some("filter.without_origins")),
+        ("filter.columns.Pediatric=[]", Some("filter.columns")),
+        ("filter.columns.Pediatric=[\"No\"]", None),
     ] {
         let said = with(&[set]).map_err(|e| e.to_string());
         match field {

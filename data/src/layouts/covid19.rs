@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use super::{Listing, Place, Root, folders, xlsx};
 use crate::Error;
 
-/// Lists the images under `root`.
+/// Lists the images under `root`. Where images of a class come from must be known if `needed` says so.
 ///
 /// # Errors
-/// [`Error::Source`] when a folder or a workbook cannot be read, or `root` has no class folders.
-pub fn list(root: &Root) -> Result<Listing, Error> {
+/// [`Error::Source`] when a folder or a workbook cannot be read, a workbook is missing that is needed, or `root` has no class folders.
+pub fn list(root: &Root, needed: impl Fn(&str) -> bool) -> Result<Listing, Error> {
     let mut listing = folders::list(root)?;
-    listing.items.retain(|item| item.source.contains("/images/"));
+    // Other folders may lie beside those of the classes.
+    let of_a_class = |source: &str| source.contains("/images/");
+    listing.items.retain(|item| of_a_class(&item.source));
+    listing.skipped.retain(|skip| of_a_class(&skip.source));
     if listing.items.is_empty() {
         let why = "no <class>/images/ lies here; source.root must be the folder that holds COVID, Normal, Lung_Opacity and Viral Pneumonia";
         return Err(Error::Source { path: root.show(""), why: why.to_owned() });
@@ -24,6 +27,11 @@ pub fn list(root: &Root) -> Result<Listing, Error> {
         let workbook = format!("{class}.metadata.xlsx");
         // Copies of the dataset often come without them.
         if !root.is_file(&workbook) {
+            if needed(&class) {
+                let why = "it is missing, and filter.without_origins asks where images come from: put it there, or say \
+                           `unknown: keep` in the filter to take images of which that is not known";
+                return Err(Error::Source { path: root.show(&workbook), why: why.to_owned() });
+            }
             continue;
         }
         let origins = origins(&root.place(&workbook))?;

@@ -4,27 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use morph_spec::dataset::{Columns, SplitFiles, Table};
 
-use super::{Item, Listing, Root, file_name, table};
+use super::{Item, Listing, NO_KIND, Root, file_name, table};
 use crate::{
     Error,
     readers::{Facts, Kind, OLDEST},
 };
 
-/// Lists the files that `tables` name, relative to `root`.
+/// Lists the files that `tables` name, relative to `root`, with what they have in the columns `more`.
 ///
 /// # Errors
 /// [`Error::Source`] when a table cannot be read, lacks the column of file names, or says no label.
-pub fn list(root: &Root, tables: &[Table], columns: &Columns) -> Result<Listing, Error> {
+pub fn list(root: &Root, tables: &[Table], columns: &Columns, more: &[&str]) -> Result<Listing, Error> {
     let mut listing = Listing::default();
     let c = columns;
     let names = [&*c.file, &*c.label, &*c.patient, &*c.split, &*c.view, &*c.sex, &*c.age];
     let mut seen = BTreeSet::new();
     let mut persons = true;
     for given in tables {
-        table::each(&root.place(&given.file), "it is named in source.tables", &names, 1, |row| {
+        table::each(&root.place(&given.file), "it is named in source.tables", &names, 1, more, |row| {
             let source = row.some(0).ok_or_else(|| row.bad(0, "the name of the file is missing"))?.replace('\\', "/");
             let Some((_, stem)) = Kind::of(&source) else {
-                listing.skip(source, "its name ends in no known way: png, jpg, dcm, npy, nii, nii.gz are read");
+                listing.skip(source, NO_KIND);
                 return Ok(());
             };
             if !seen.insert(source.clone()) {
@@ -58,6 +58,7 @@ pub fn list(root: &Root, tables: &[Table], columns: &Columns) -> Result<Listing,
             listing.items.push(Item {
                 patient: patient.unwrap_or(stem).to_owned(),
                 split,
+                columns: row.more(),
                 facts: Facts {
                     view: row.some(4).map(str::to_owned),
                     sex: row.some(5).filter(|s| matches!(*s, "M" | "F")).map(str::to_owned),
@@ -90,7 +91,7 @@ pub(super) fn splits(root: &Root, files: &SplitFiles, listing: &mut Listing) -> 
     let mut chosen: Vec<Option<&'static str>> = vec![None; listing.items.len()];
     let mut missing = Vec::new();
     for (split, file) in files.all() {
-        table::each(&root.place(file), "it is named in split.files", &["filename"], 1, |row| {
+        table::each(&root.place(file), "it is named in split.files", &["filename"], 1, &[], |row| {
             let name = row.some(0).ok_or_else(|| row.bad(0, "the name of the file is missing"))?.replace('\\', "/");
             let alike = by_name.get(file_name(&name)).map_or(&[][..], Vec::as_slice);
             let common = |i: &usize| {

@@ -11,9 +11,9 @@ pub mod rsna;
 mod table;
 mod xlsx;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use morph_spec::dataset::{Dataset, Layout};
+use morph_spec::dataset::{Dataset, Layout, Unknown};
 
 pub(crate) use self::place::file_name;
 pub use self::{fault::Fault, place::Place, root::Root};
@@ -50,6 +50,8 @@ pub struct Item {
     pub inverted: bool,
     /// Where the image comes from, where one source mixes several.
     pub origin: Option<String>,
+    /// What a table has in the columns that `filter.columns` names.
+    pub columns: BTreeMap<String, String>,
 }
 
 impl Item {
@@ -70,6 +72,7 @@ impl Item {
             bits: None,
             inverted: false,
             origin: None,
+            columns: BTreeMap::new(),
         }
     }
 }
@@ -82,6 +85,9 @@ pub struct Skipped {
     /// What is wrong, for people.
     pub reason: String,
 }
+
+/// Why a file that is no image is left out.
+const NO_KIND: &str = "its name ends in no known way: png, jpg, dcm, npy, nii, nii.gz are read";
 
 /// What a layout found.
 #[derive(Debug, Clone, Default)]
@@ -108,12 +114,13 @@ impl Listing {
 /// [`Error::Source`] when a table or a folder cannot be used.
 pub fn list(spec: &Dataset) -> Result<Listing, Error> {
     let root = &Root::open(&spec.source.root)?;
+    let columns: Vec<&str> = spec.filter.columns.keys().map(String::as_str).collect();
     let mut listing = match spec.source.layout {
         Layout::Rsna => rsna::list(root, spec.source.patient_map.as_deref())?,
         Layout::Folders => folders::list(root)?,
-        Layout::Padchest => padchest::list(root, spec.source.labels.as_deref())?,
-        Layout::Covid19Radiography => covid19::list(root)?,
-        Layout::Csv => csv::list(root, &spec.source.tables, &spec.source.columns)?,
+        Layout::Padchest => padchest::list(root, spec.source.labels.as_deref(), &columns)?,
+        Layout::Covid19Radiography => covid19::list(root, |class| asks_for_origins(spec, class))?,
+        Layout::Csv => csv::list(root, &spec.source.tables, &spec.source.columns, &columns)?,
     };
     if let Some(file) = &spec.source.bad_images {
         let known: BTreeSet<String> = table::lines(&root.place(file))?.into_iter().collect();
@@ -130,6 +137,14 @@ pub fn list(spec: &Dataset) -> Result<Listing, Error> {
     csv::splits(root, &spec.split.files, &mut listing)?;
     twice(&listing)?;
     Ok(listing)
+}
+
+/// Whether images of this class are left out when it is not known where they come from.
+fn asks_for_origins(spec: &Dataset, class: &str) -> bool {
+    let label = spec.labels.get(class).map_or(class, String::as_str);
+    let taken =
+        spec.only_labels.is_empty() || !spec.classes.is_empty() || spec.only_labels.iter().any(|only| only == label);
+    taken && !spec.filter.without_origins.is_empty() && spec.filter.unknown == Unknown::Drop
 }
 
 /// Refuses listings in which an image comes twice: its rows could contradict each other, and lie in two splits.

@@ -14,7 +14,7 @@ use crate::{
 const NORMAL: &str = "Normal";
 const ABNORMAL: &str = "Abnormal";
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 10] = [
     "ImageID",
     "ImageDir",
     "PatientID",
@@ -25,8 +25,6 @@ const COLUMNS: [&str; 12] = [
     "PatientSex_DICOM",
     "PhotometricInterpretation_DICOM",
     "BitsStored_DICOM",
-    "Pediatric",
-    "MethodLabel",
 ];
 /// So many of them must be there.
 const NEEDED: usize = 4;
@@ -81,22 +79,27 @@ const BAD: [&str; 45] = [
     "83271681649958405552864211916792219179_6anlem",
 ];
 
-/// Lists the images under `root`; `labels` names the table, when it is not the only one there.
+/// Lists the images under `root`, with what the table has in the columns `more`; `labels` names the table, when it is not the only one
+/// there.
 ///
 /// # Errors
-/// [`Error::Source`] when there is no table, or it is none of PadChest's, or a folder or zip file cannot be read.
-pub fn list(root: &Root, labels: Option<&str>) -> Result<Listing, Error> {
+/// [`Error::Source`] when there is no table, or it is none of PadChest's, or names an image twice, or a folder or zip file cannot be read.
+pub fn list(root: &Root, labels: Option<&str>, more: &[&str]) -> Result<Listing, Error> {
     let labels = match labels {
         Some(name) => root.place(name),
         None => find_table(root)?,
     };
-    let mut found = files(root)?;
     let mut listing = Listing { persons: true, ..Listing::default() };
+    let mut found = files(root, &mut listing)?;
+    let mut seen = BTreeSet::new();
     let hint = "source.labels names PadChest's label table";
-    table::each(&labels, hint, &COLUMNS, NEEDED, |row| {
+    table::each(&labels, hint, &COLUMNS, NEEDED, more, |row| {
         let file = row.get(0).to_owned();
         if file.is_empty() {
             return Err(row.bad(0, "it is empty"));
+        }
+        if !seen.insert(file.clone()) {
+            return Err(row.bad(0, &format!("{file:?} is listed twice: which row is right?")));
         }
         let (stem, folder) = (file.strip_suffix(".png").unwrap_or(&file).to_owned(), row.get(1));
         let source = if folder.is_empty() { file.clone() } else { format!("{folder}/{file}") };
@@ -121,6 +124,7 @@ pub fn list(root: &Root, labels: Option<&str>) -> Result<Listing, Error> {
         listing.items.push(Item {
             patient: patient.to_owned(),
             findings,
+            columns: row.more(),
             facts: Facts {
                 id: None,
                 view: row.some(4).map(str::to_owned),
@@ -146,7 +150,7 @@ fn find_table(root: &Root) -> Result<Place, Error> {
         let name = name.to_lowercase();
         name.starts_with("padchest") && (name.ends_with(".csv") || name.ends_with(".csv.gz"))
     };
-    let all: Vec<String> = root.names("")?.into_iter().filter(|name| is_table(name)).collect();
+    let all: Vec<String> = root.names("", &mut Listing::default())?.into_iter().filter(|name| is_table(name)).collect();
     let bad = |why: String| Error::Source { path: root.show(""), why };
     match &all[..] {
         [one] => Ok(root.place(one)),
@@ -157,28 +161,37 @@ fn find_table(root: &Root) -> Result<Place, Error> {
     }
 }
 
-/// Every image below `root`, by its name.
-fn files(root: &Root) -> Result<BTreeMap<String, Place>, Error> {
+/// Every image below `root`, by its name; what lies where images are expected and is none goes into `listing`.
+fn files(root: &Root, listing: &mut Listing) -> Result<BTreeMap<String, Place>, Error> {
+    const OTHER: &str = "it is no image of PadChest: those end in .png";
     let mut found = BTreeMap::new();
     let is_image = |name: &str| matches!(Kind::of(name), Some((Kind::Png, _)));
-    for name in root.names("")? {
+    for name in root.names("", listing)? {
         let place = root.place(&name);
         if is_image(&name) {
             found.insert(name, place);
         } else if name.to_lowercase().ends_with(".zip") {
             let archive = Archive::open(place)?;
-            for (entry, inner) in archive.names() {
-                let inner = file_name(&inner);
+            for (entry, inside) in archive.names() {
+                let inner = file_name(&inside);
                 if is_image(inner) {
                     found.entry(inner.to_owned()).or_insert_with(|| Place::Zip(archive.clone(), entry));
+                } else {
+                    listing.skip(format!("{name}/{inside}"), OTHER);
                 }
             }
         } else if root.is_folder(&name) {
-            for inner in root.names(&name)?.into_iter().filter(|n| is_image(n)) {
-                // What is unpacked already is read from there.
-                let place = root.place(&format!("{name}/{inner}"));
-                found.insert(inner, place);
+            for inner in root.names(&name, listing)? {
+                let source = format!("{name}/{inner}");
+                if is_image(&inner) {
+                    // What is unpacked already is read from there.
+                    found.insert(inner, root.place(&source));
+                } else {
+                    listing.skip(source, OTHER);
+                }
             }
+        } else if Kind::of(&name).is_some() {
+            listing.skip(name, OTHER);
         }
     }
     Ok(found)

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use morph_objects::{Blocking, Entry, path_of};
 
-use super::{Fault, Place};
+use super::{Fault, Listing, Place};
 use crate::{Error, error::io_text};
 
 /// The root of a source. Names in it are relative, with `/` between.
@@ -96,18 +96,25 @@ impl Root {
         }
     }
 
-    /// The names in `folder` (empty: the root itself), files and folders, sorted.
+    /// The names in `folder` (empty: the root itself), files and folders, sorted. Those that are no text are left out, and `listing`
+    /// says so.
     ///
     /// # Errors
     /// [`Error::Source`] when it cannot be read.
-    pub(super) fn names(&self, folder: &str) -> Result<Vec<String>, Error> {
+    pub(super) fn names(&self, folder: &str, listing: &mut Listing) -> Result<Vec<String>, Error> {
         let mut names: Vec<String> = match self {
             Self::Folder(root) => {
                 let path = root.join(folder);
                 let bad = |e: &std::io::Error| Error::Source { path: path.display().to_string(), why: io_text(e) };
                 let mut names = Vec::new();
                 for entry in fs::read_dir(&path).map_err(|e| bad(&e))? {
-                    names.extend(entry.map_err(|e| bad(&e))?.file_name().into_string());
+                    match entry.map_err(|e| bad(&e))?.file_name().into_string() {
+                        Ok(name) => names.push(name),
+                        Err(name) => {
+                            let source = format!("{}{}", below(folder), name.to_string_lossy());
+                            listing.skip(source, "its name is no text (UTF-8)");
+                        }
+                    }
                 }
                 names
             }
@@ -115,8 +122,9 @@ impl Root {
                 let below = below(folder);
                 let inside = bucket.files.range(below.clone()..).map(|(key, _)| key.as_str());
                 let inside = inside.map_while(|key| key.strip_prefix(below.as_str()));
+                // Some tools mark folders by objects that have no name in them.
                 inside
-                    .filter_map(|rest| rest.split('/').next())
+                    .filter_map(|rest| rest.split('/').next().filter(|name| !name.is_empty()))
                     .map(str::to_owned)
                     .collect::<BTreeSet<_>>()
                     .into_iter()

@@ -11,11 +11,13 @@ pub(crate) const IMAGES: &str = "stage_2_train_images";
 pub(crate) const LABELS: &str = "stage_2_train_labels.csv";
 pub(crate) const CLASSES: &str = "stage_2_detailed_class_info.csv";
 pub(crate) const SIDE: f32 = 1024.0;
+/// The class of images with boxes.
+pub(crate) const OPACITY: &str = "Lung Opacity";
 
 fn rows(place: &Place, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
     let hint = format!("source.root must be the folder that holds {IMAGES}, {LABELS} and {CLASSES}");
     let mut rows = Vec::new();
-    table::each(place, &hint, columns, columns.len(), |row| {
+    table::each(place, &hint, columns, columns.len(), &[], |row| {
         rows.push((0..columns.len()).map(|i| row.get(i).to_owned()).collect());
         Ok(())
     })?;
@@ -27,15 +29,25 @@ fn rows(place: &Place, columns: &[&str]) -> Result<Vec<Vec<String>>, Error> {
 /// # Errors
 /// [`Error::Source`] when a table is missing or is none.
 pub fn list(root: &Root, patient_map: Option<&str>) -> Result<Listing, Error> {
-    let classes: BTreeMap<String, String> = rows(&root.place(CLASSES), &["patientId", "class"])?
-        .into_iter()
-        .map(|mut r| (r.remove(0), r.remove(0)))
-        .collect();
-    let mut boxes: BTreeMap<String, Vec<[f32; 4]>> = BTreeMap::new();
+    let mut classes: BTreeMap<String, String> = BTreeMap::new();
     let mut broken: BTreeMap<String, String> = BTreeMap::new();
+    for mut row in rows(&root.place(CLASSES), &["patientId", "class"])? {
+        let (id, class) = (row.remove(0), row.remove(0));
+        let other = classes.insert(id.clone(), class.clone()).filter(|other| *other != class);
+        if let Some(other) = other {
+            broken.insert(id, format!("{CLASSES} says both {other:?} and {class:?} of it"));
+        }
+    }
+    let mut boxes: BTreeMap<String, Vec<[f32; 4]>> = BTreeMap::new();
     for row in rows(&root.place(LABELS), &["patientId", "x", "y", "width", "height", "Target"])? {
         let list = boxes.entry(row[0].clone()).or_default();
-        if row[5] != "1" {
+        // The two tables are of the same readings: Target is 1 for this class, and for no other.
+        let (found, class) = (row[5] == "1", classes.get(&row[0]));
+        if let Some(class) = class.filter(|class| (*class == OPACITY) != found) {
+            let target = u8::from(found);
+            broken.insert(row[0].clone(), format!("{LABELS} says Target {target} of it, {CLASSES} {class:?}"));
+        }
+        if !found {
             continue;
         }
         let numbers: Vec<f32> = row[1..5].iter().filter_map(|v| v.parse().ok()).collect();
@@ -53,9 +65,14 @@ pub fn list(root: &Root, patient_map: Option<&str>) -> Result<Listing, Error> {
                 .collect(),
         ),
     };
-    let found: BTreeSet<String> =
-        root.names(IMAGES)?.iter().filter_map(|name| name.strip_suffix(".dcm").map(str::to_owned)).collect();
     let mut listing = Listing { persons: persons.is_some(), ..Listing::default() };
+    let mut found = BTreeSet::new();
+    for name in root.names(IMAGES, &mut listing)? {
+        match name.strip_suffix(".dcm") {
+            Some(id) => drop(found.insert(id.to_owned())),
+            None => listing.skip(format!("{IMAGES}/{name}"), "its name does not end in .dcm"),
+        }
+    }
     for id in found.iter().chain(classes.keys()).collect::<BTreeSet<_>>() {
         let source = format!("{IMAGES}/{id}.dcm");
         let mut skip =

@@ -1,6 +1,6 @@
 //! CSV tables, plain or gzipped, read row by row; what is wrong is said with file, line and column.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use flate2::read::MultiGzDecoder;
 
@@ -12,6 +12,7 @@ pub(super) struct Row<'a> {
     place: &'a Place,
     names: &'a [&'a str],
     at: &'a [Option<usize>],
+    more: &'a [(&'a str, usize)],
     record: &'a csv::StringRecord,
 }
 
@@ -23,7 +24,13 @@ impl Row<'_> {
 
     /// The same, none when nothing is in it.
     pub(super) fn some(&self, i: usize) -> Option<&str> {
-        Some(self.get(i)).filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("nan"))
+        known(self.get(i))
+    }
+
+    /// What is in the columns that the YAML asks for by name, where there is anything.
+    pub(super) fn more(&self) -> BTreeMap<String, String> {
+        let text = |at: usize| known(self.record.get(at).unwrap_or_default().trim());
+        self.more.iter().filter_map(|(name, at)| Some(((*name).to_owned(), text(*at)?.to_owned()))).collect()
     }
 
     /// Something is wrong with field `i`.
@@ -33,7 +40,13 @@ impl Row<'_> {
     }
 }
 
-/// Reads the table at `place` and hands its rows on. The first `needed` of `names` must be columns of it; empty names are none.
+/// `text`, none when nothing is in it.
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("nan"))
+}
+
+/// Reads the table at `place` and hands its rows on. The first `needed` of `names` must be columns of it, and all that are asked for
+/// by name in `more`; empty names are none.
 ///
 /// # Errors
 /// [`Error::Source`] when it is missing, is no table, or lacks a column; `hint` helps those who look for it elsewhere.
@@ -42,6 +55,7 @@ pub(super) fn each(
     hint: &str,
     names: &[&str],
     needed: usize,
+    more: &[&str],
     mut row: impl FnMut(&Row<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let bad = |why: String| Error::Source { path: place.to_string(), why };
@@ -55,13 +69,17 @@ pub(super) fn each(
     let header = reader.headers().map_err(|e| bad(e.to_string()))?.clone();
     // Excel puts a mark before the first name.
     let find = |name: &str| header.iter().position(|h| h.trim_start_matches('\u{feff}').trim() == name);
+    let missing =
+        |name: &str| bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>()));
     let at: Vec<Option<usize>> = names.iter().map(|n| if n.is_empty() { None } else { find(n) }).collect();
     if let Some((name, _)) = names.iter().zip(&at).take(needed).find(|(_, at)| at.is_none()) {
-        return Err(bad(format!("column {name:?} is missing; it has {:?}", header.iter().collect::<Vec<_>>())));
+        return Err(missing(name));
     }
+    let more: Vec<(&str, usize)> =
+        more.iter().map(|name| Ok((*name, find(name).ok_or_else(|| missing(name))?))).collect::<Result<_, Error>>()?;
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(|e| bad(e.to_string()))? {
-        row(&Row { place, names, at: &at, record: &record })?;
+        row(&Row { place, names, at: &at, more: &more, record: &record })?;
     }
     Ok(())
 }

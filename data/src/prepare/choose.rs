@@ -12,7 +12,7 @@ pub(super) type Splits = BTreeMap<&'static str, Vec<(Item, String)>>;
 
 /// Sorts `items` into splits.
 ///
-/// Labels, findings and origins are looked at before the split is drawn; views, sexes and ages after it, so that a patient stays in the
+/// Labels, findings and origins are looked at before the split is drawn; views, sexes, ages and columns after it, so that a patient stays in the
 /// same split when one asks for other views.
 ///
 /// # Errors
@@ -35,7 +35,9 @@ pub(super) fn assign(spec: &Dataset, items: Vec<Item>) -> Result<(Splits, Vec<Sk
     for ((item, label), split) in labelled.into_iter().zip(chosen) {
         let reason = match split {
             None => Some(format!("split.others drops {label:?}")),
-            Some(_) => refused(&spec.filter, &item.facts, Known::SoFar),
+            Some(_) => {
+                refused_by_table(&spec.filter, &item).or_else(|| refused(&spec.filter, &item.facts, Known::SoFar))
+            }
         };
         match (split, reason) {
             (Some(split), None) => splits.entry(split).or_default().push((item, label)),
@@ -64,6 +66,9 @@ fn label(spec: &Dataset, item: &Item) -> Result<String, String> {
     if let Some(finding) = filter.without_findings.iter().find(|f| has(f)) {
         return Err(format!("filter.without_findings leaves out {finding:?}"));
     }
+    if item.origin.is_none() && !filter.without_origins.is_empty() && filter.unknown == Unknown::Drop {
+        return Err("its origin is not known, and `filter` asks for it".to_owned());
+    }
     let from = |place: &&String| item.origin.as_ref().is_some_and(|origin| origin.contains(place.as_str()));
     match filter.without_origins.iter().find(from) {
         Some(origin) => Err(format!("filter.without_origins leaves out {origin:?}")),
@@ -78,6 +83,18 @@ fn takes(class: &Class, findings: &BTreeSet<String>) -> bool {
     }
     let any = lower(&class.any);
     (any.is_empty() || !any.is_disjoint(findings)) && lower(&class.none).is_disjoint(findings)
+}
+
+/// Why `filter.columns` leaves out an image.
+fn refused_by_table(filter: &Filter, item: &Item) -> Option<String> {
+    filter.columns.iter().find_map(|(name, wanted)| match item.columns.get(name) {
+        None => {
+            (filter.unknown == Unknown::Drop).then(|| format!("its {name:?} is not known, and `filter` asks for it"))
+        }
+        Some(value) if wanted.iter().any(|w| w.eq_ignore_ascii_case(value)) => None,
+        // What is in the column is not said: it may name somebody.
+        Some(_) => Some(format!("its {name:?} is none of those in filter.columns")),
+    })
 }
 
 /// What is known when the filter is asked.

@@ -229,6 +229,10 @@ fn key(spec: &Dataset, listing: &Listing) -> Result<Digest, Error> {
         let text =
             format!("{known:?} {:?} {:?} {:?} {:?}\n", item.split, item.inverted, item.origin, item.place.stamp());
         hasher.update(text.as_bytes());
+        // Nothing where nothing is asked for: keys stay what they were.
+        if !item.columns.is_empty() {
+            hasher.update(format!("{:?}\n", item.columns).as_bytes());
+        }
     }
     Ok(Digest(*hasher.finalize().as_bytes()))
 }
@@ -292,10 +296,6 @@ fn check(spec: &Dataset, given: bool, counts: &Counts, skipped: &[Skipped]) -> R
     }
 }
 
-fn describe(work: &Work<'_>, shards: Vec<Shard>, counts: Counts, skipped: &[Skipped]) -> Result<Manifest, Error> {
-    let spec = work.spec;
-    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
-    for skip in skipped {
 /// Everything that decides pixels and splits. Of the source only the plane of a volume does; where none is named, the fingerprint is
 /// what it was before there was one.
 fn fingerprint(spec: &Dataset) -> Result<Digest, Error> {
@@ -307,6 +307,10 @@ fn fingerprint(spec: &Dataset) -> Result<Digest, Error> {
     }))
 }
 
+fn describe(work: &Work<'_>, shards: Vec<Shard>, counts: Counts, skipped: &[Skipped]) -> Result<Manifest, Error> {
+    let spec = work.spec;
+    let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
+    for skip in skipped {
         let known = reasons.len() < MOST_REASONS || reasons.contains_key(&skip.reason);
         let reason = if known { &*skip.reason } else { "other reasons: see skipped.csv" };
         *reasons.entry(reason.to_owned()).or_default() += 1;

@@ -108,6 +108,20 @@ impl Dataset {
         for (i, origin) in f.without_origins.iter().enumerate() {
             c.not_empty(origin, &format!("filter.without_origins.{i}"), "an empty text is in every origin");
         }
+        c.that(
+            f.columns.is_empty() || matches!(self.source.layout, Layout::Padchest | Layout::Csv),
+            "filter.columns",
+            "only `layout: padchest` and `layout: csv` have tables of which any column may be asked for",
+            "leave it out",
+        );
+        for (name, wanted) in &f.columns {
+            c.that(
+                !name.is_empty() && !wanted.is_empty(),
+                "filter.columns",
+                format!("column {name:?} has no values of which one would do"),
+                "give a list, or leave it out",
+            );
+        }
     }
 
     fn check_classes(&self, c: &mut Checks) {
