@@ -247,8 +247,8 @@ impl NodeCache {
         let room = free.saturating_add(other);
         if bytes.saturating_sub(here) > room {
             return refuse(format!(
-                "{here} of them are there, and its disk has room for {room} more, with all else evicted; make room, or give the cache \
-                 another disk"
+                "no space left on the device: {here} of them are there, and its disk has room for {room} more with all else evicted; \
+                 free some, or give the cache another disk"
             ));
         }
         Ok(())

@@ -93,7 +93,10 @@ async fn what_cannot_be_kept_is_refused_before_anything_is_fetched() {
     let said = refused(2, &small).await;
     assert!(said.contains("3 bytes are wanted") && said.contains("--cache-gib"), "{said}");
     let said = refused(u64::MAX, &[wanted("a", 1), wanted("b", 1 << 60)]).await;
-    assert!(said.contains("0 of them are there") && said.contains("another disk"), "{said}");
+    assert!(
+        said.contains("no space left on the device: 0 of them are there") && said.contains("another disk"),
+        "{said}"
+    );
     let cache = NodeCache::open(&dir.path().join("cache"), 3).unwrap();
     // The same bytes under two names are there once.
     let again = [&small[..], &small[..]].concat();
