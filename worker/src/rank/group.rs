@@ -136,8 +136,8 @@ impl Group {
     pub fn broadcast(&self, tensors: &[Tensor]) -> Result<(), Failure> {
         match &self.links {
             // Gloo moves CPU tensors; all are contiguous parameters and buffers.
-            Some(links) => Ok(links.sync.broadcast(tensors, 0)?),
-            None => Ok(()),
+            Some(links) if !tensors.is_empty() => Ok(links.sync.broadcast(tensors, 0)?),
+            _ => Ok(()),
         }
     }
 }

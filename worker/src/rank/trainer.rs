@@ -375,6 +375,10 @@ impl<'a> Trainer<'a> {
     /// The mean validation score: whole batches are dealt to the ranks, so that every image is computed in the same company
     /// and the sum has the same order, whatever the number of ranks.
     fn validate(&self, set: &Images) -> Result<f64, Failure> {
+        // With `sync: false` each rank has statistics of its own images. DDP gives rank 0's to all before each forward; training
+        // reads none, so it is enough to do so here. It is rank 0's network that is saved, so it is the one to judge.
+        let buffers: Vec<Tensor> = self.net.method.buffers().into_iter().map(|(_, t)| t).collect();
+        self.bench.group.broadcast(&buffers)?;
         let (rank, world) = (self.bench.group.rank() as usize, self.bench.group.world() as usize);
         let size = self.bench.experiment.evaluation.batch_size.max(1) as usize;
         let mut scores = vec![0.0; set.len()];

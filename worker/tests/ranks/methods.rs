@@ -51,15 +51,16 @@ pub(crate) fn of(method: Method, folder: &Path) -> Experiment {
     experiment
 }
 
-/// In a rank's process: trains every method through, or from the checkpoint of step 8, in the middle of the second epoch.
-fn train_all(group: Group) -> String {
+/// In a rank's process: trains methods through, or from the checkpoint of step 8, in the middle of the second epoch.
+fn train_all(group: Group, methods: &[Method], sync: bool) -> String {
     let folder = env::var_os("T_FOLDER").unwrap();
     let folder = Path::new(&folder);
     let resumed = env::var("T_PHASE").unwrap() == "resume";
     let mut rank = Rank::new(group, folder);
     let mut said = String::new();
-    for method in Method::ALL {
+    for method in methods {
         rank.experiment = of(*method, folder);
+        rank.experiment.model.sync = sync;
         rank.output = Objects::open(&folder.join(method.name()).display().to_string()).unwrap();
         let (attempt, from) = if resumed { (2, Some("step-00000008-a1")) } else { (1, None) };
         let (end, net, at) = rank.train(attempt, from, &Orders::default());
@@ -72,22 +73,31 @@ fn train_all(group: Group) -> String {
     said
 }
 
-#[test]
-fn every_method_goes_on_from_a_checkpoint_to_the_same_bits() {
+/// Trains `methods` over two ranks, through and from a checkpoint.
+fn the_same_bits(test: &str, methods: &[Method], sync: bool) {
     if let Some(group) = group() {
-        println!("<{}>", train_all(group));
+        println!("<{}>", train_all(group, methods, sync));
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     rank::runtime().unwrap().block_on(write_dataset(folder.path()));
-    let run = |phase: &str| {
-        let variables = [("T_FOLDER", folder.path().to_str().unwrap()), ("T_PHASE", phase)];
-        both("methods::every_method_goes_on_from_a_checkpoint_to_the_same_bits", &variables)
-    };
+    let run = |phase: &str| both(test, &[("T_FOLDER", folder.path().to_str().unwrap()), ("T_PHASE", phase)]);
     let through = run("through");
     assert_eq!(through[0], through[1], "the ranks are the same to the bit");
-    assert_eq!(through[0].lines().count(), Method::ALL.len());
+    assert_eq!(through[0].lines().count(), methods.len());
     assert_eq!(run("resume"), through);
+}
+
+#[test]
+fn every_method_goes_on_from_a_checkpoint_to_the_same_bits() {
+    the_same_bits("methods::every_method_goes_on_from_a_checkpoint_to_the_same_bits", Method::ALL, true);
+}
+
+/// A checkpoint holds rank 0's statistics, and a network is judged by these on every rank.
+#[test]
+fn with_statistics_of_each_rank_they_go_on_to_the_same_bits_too() {
+    let normalised = [Method::Morphaeus, Method::Baseline, Method::AeS, Method::Aae, Method::SiVae];
+    the_same_bits("methods::with_statistics_of_each_rank_they_go_on_to_the_same_bits_too", &normalised, false);
 }
 
 #[test]

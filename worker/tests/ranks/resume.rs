@@ -4,6 +4,7 @@
 use std::{env, path::Path, sync::Arc};
 
 use morph_data::{Meta, manifest, shard::Writer};
+use morph_model::{At, Keyed};
 use morph_objects::Objects;
 use morph_scores::evaluation::Scored;
 use morph_spec::{
@@ -17,7 +18,7 @@ use morph_worker::{
         events::Events,
         foreign,
         group::{Group, Place},
-        images::{Dataset, Sets},
+        images::{Dataset, Sets, tensor, values},
         orders::Orders,
         progress::Position,
         saver::Saver,
@@ -188,6 +189,19 @@ impl Rank {
         format!("step {} {}", at.step, Digest::of(&bytes))
     }
 
+    /// The validation score of `net` as this rank computes it alone.
+    fn judged(&self, net: &Net) -> f64 {
+        let (set, size) = (&self.sets.validation, self.experiment.evaluation.batch_size as usize);
+        let score = |start: usize| {
+            let images = start as u64..set.len().min(start + size) as u64;
+            let x = tensor(set, images.clone(), PLACE);
+            let mut draws = Keyed::new(0, "none", images);
+            values(&net.method.validation_score(&x, At::default(), &mut draws).unwrap()).unwrap()
+        };
+        let scores: Vec<f64> = (0..set.len()).step_by(size).flat_map(score).collect();
+        scores.iter().sum::<f64>() / scores.len() as f64
+    }
+
     /// The scores by both ranks are those by this one alone, bit for bit.
     pub(crate) fn assert_scores_do_not_depend_on_ranks(&self, net: &Net) {
         let (solo, orders) = (Group::solo(), Orders::default());
@@ -274,6 +288,26 @@ fn two_ranks_go_on_from_the_middle_of_an_epoch_to_the_same_bits() {
             }
         }
     }
+}
+
+#[test]
+fn the_network_that_is_judged_is_the_one_that_is_saved() {
+    const TEST: &str = "resume::the_network_that_is_judged_is_the_one_that_is_saved";
+    if let Some(group) = group() {
+        let folder = env::var_os("T_FOLDER").unwrap();
+        let mut rank = Rank::new(group, Path::new(&folder));
+        // As DDP without synchronised BatchNorm: each rank has statistics of its own images, and rank 0's are saved.
+        rank.experiment.model.sync = false;
+        rank.experiment.trainer.epochs = 1;
+        let (_, net, at) = rank.train(1, None, &Orders::default());
+        assert_eq!(at.best.as_ref().unwrap().score, rank.judged(&net), "whichever rank computed it");
+        println!("<{}>", Rank::state(&net, &at));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    rank::runtime().unwrap().block_on(write_dataset(folder.path()));
+    let said = both(TEST, &[("T_FOLDER", folder.path().to_str().unwrap())]);
+    assert_eq!(said[0], said[1], "the ranks are the same to the bit");
 }
 
 #[test]
