@@ -28,10 +28,7 @@ pub mod vgg;
 pub use draws::{Draws, Keyed, Recorded};
 pub use error::Error;
 pub use method::{Alone, At, Group, Losses, Method, Reconstruction, Step, Updates};
-pub use methods::{
-    build,
-    morphaeus::{Integration, Morphaeus},
-};
+pub use methods::{build, morphaeus::Morphaeus};
 pub use nn::{Norm, Solo, Statistics};
 pub use optim::{Adam, Optimizers};
 pub use state::{load_state_dict, state_dict};

@@ -23,8 +23,10 @@ pub struct Reconstruction {
     pub prior: Tensor,
     /// What is compared with the image: the prior, fitted to the patient where the method can `[B, 1, H, W]`.
     pub reconstruction: Tensor,
-    /// The deformation `[B, 2, H, W]` in pixels; channel 0 is rows, 1 columns.
+    /// What the reference returns as the deformation: the velocity field `[B, 2, H, W]` in pixels; channel 0 is rows, 1 columns.
     pub deformation: Option<Tensor>,
+    /// How far from each pixel of the reconstruction its value lay in the prior: the integral of that field, shaped as it.
+    pub displacement: Option<Tensor>,
     /// The image, deformed back to the prior `[B, 1, H, W]`.
     pub reversed: Option<Tensor>,
 }
@@ -32,7 +34,7 @@ pub struct Reconstruction {
 impl Reconstruction {
     /// Of a method that does not deform: `y` is both.
     pub(crate) fn plain(y: Tensor) -> Self {
-        Self { prior: y.shallow_clone(), reconstruction: y, deformation: None, reversed: None }
+        Self { prior: y.shallow_clone(), reconstruction: y, deformation: None, displacement: None, reversed: None }
     }
 }
 

@@ -30,7 +30,7 @@ impl Draws for Means {
 /// # Errors
 /// libtorch's.
 pub fn planes(r: Reconstruction) -> Result<(Vec<&'static str>, Tensor), Error> {
-    let Reconstruction { prior, reconstruction, deformation, reversed } = r;
+    let Reconstruction { prior, reconstruction, deformation, reversed, .. } = r;
     let Some(deformation) = deformation else { return Ok((vec!["reconstruction"], reconstruction)) };
     let mut names = vec!["reconstruction", "prior", "deformation_rows", "deformation_columns"];
     let mut all = vec![reconstruction, prior, deformation];

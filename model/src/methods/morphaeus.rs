@@ -15,15 +15,6 @@ use crate::{
 };
 use super::Parts;
 
-/// Whether the deformation that is returned is the velocity field or its integral.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Integration {
-    /// The velocity, as the reference returns it in training, validation and evaluation.
-    Velocity,
-    /// The displacement (`registration=True`).
-    Displacement,
-}
-
 /// The network with its losses.
 #[derive(Debug)]
 pub struct Morphaeus {
@@ -138,24 +129,6 @@ impl Morphaeus {
         Ok((y, velocity, displacement, reversed))
     }
 
-    /// [`Method::reconstruct`], with the deformation that `integration` asks for.
-    ///
-    /// # Errors
-    /// libtorch's.
-    pub fn reconstruct_with(&self, x: &Tensor, integration: Integration) -> Result<Reconstruction, Error> {
-        let out = tch::no_grad(|| self.forward(x, Norm::Running, false))?;
-        let deformation = match integration {
-            Integration::Velocity => out.velocity,
-            Integration::Displacement => out.displacement,
-        };
-        Ok(Reconstruction {
-            prior: out.prior,
-            reconstruction: out.y,
-            deformation: Some(deformation),
-            reversed: Some(out.reversed),
-        })
-    }
-
     /// The losses of epoch `epoch` (from 0) on `x`, in training mode as the experiment's `norm_mode` has it.
     ///
     /// # Errors
@@ -247,7 +220,14 @@ impl Method for Morphaeus {
     }
 
     fn reconstruct(&self, x: &Tensor, _: &mut dyn Draws) -> Result<Reconstruction, Error> {
-        self.reconstruct_with(x, Integration::Velocity)
+        let out = tch::no_grad(|| self.forward(x, Norm::Running, false))?;
+        Ok(Reconstruction {
+            prior: out.prior,
+            reconstruction: out.y,
+            deformation: Some(out.velocity),
+            displacement: Some(out.displacement),
+            reversed: Some(out.reversed),
+        })
     }
 
     fn graph(&self, graph: &mut Graph, x: &Value) -> Result<Outputs, Error> {
@@ -290,9 +270,9 @@ impl Method for Morphaeus {
 
     /// (MSE(prior, x) + MSE(y, x)) / 2 of each image: the reference's `_loss_mse`.
     fn validation_score(&self, x: &Tensor, _: At, _: &mut dyn Draws) -> Result<Tensor, Error> {
-        let out = self.reconstruct_with(x, Integration::Velocity)?;
+        let out = tch::no_grad(|| self.forward(x, Norm::Running, false))?;
         let l2 = |y: &Tensor| losses::per_image(spec::Reconstruction::L2, y, x);
-        Ok((l2(&out.prior) + l2(&out.reconstruction)) / 2.0)
+        Ok((l2(&out.prior) + l2(&out.y)) / 2.0)
     }
 }
 

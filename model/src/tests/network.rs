@@ -9,7 +9,12 @@ use morph_spec::experiment as spec;
 use tch::{Device, Kind, Tensor};
 
 use super::{apart, off, one_thread};
-use crate::{At, Error, Keyed, Losses, Method, Morphaeus, Norm, Solo, Statistics, vgg::Vgg};
+use crate::{
+    At, Error, Keyed, Losses, Method, Morphaeus, Norm, Solo, Statistics,
+    methods::morphaeus::{identity, integrate, warp},
+    script::Means,
+    vgg::Vgg,
+};
 
 const IMAGES: i64 = 5;
 
@@ -172,6 +177,28 @@ fn one_value_has_no_statistics() {
     assert!(matches!(network.losses_with(&x, 0, Norm::Local), Err(Error::NoStatistics)));
     assert!(matches!(network.losses_with(&x, 0, Norm::Global(&Solo)), Err(Error::NoStatistics)));
     assert!(network.losses_with(&x, 0, Norm::Running).is_ok());
+}
+
+#[test]
+fn the_displacement_is_what_warped_the_prior() {
+    one_thread();
+    let r = network(&model("batch")).reconstruct(&images(), &mut Means).unwrap();
+    let (velocity, displacement) = (r.deformation.unwrap(), r.displacement.unwrap());
+    let grid = identity(32, 32, Kind::Double, Device::Cpu);
+    assert_eq!(apart(&warp(&r.prior, &displacement, &grid).unwrap(), &r.reconstruction), 0.0);
+    assert!(
+        apart(&warp(&r.prior, &velocity, &grid).unwrap(), &r.reconstruction) > 1e-6,
+        "the velocity is another field"
+    );
+    // A flow towards the middle row: its velocity folds the image, the deformation that it makes draws it together.
+    let rows = (Tensor::arange(32, (Kind::Double, Device::Cpu)) - 15.5) * -1.5;
+    let rows = rows.view([1, 1, 32, 1]).expand([1, 1, 32, 32], false);
+    let velocity = Tensor::cat(&[&rows, &rows.zeros_like()], 1);
+    let displacement = integrate(&velocity, &grid, 7).unwrap();
+    let apart_by =
+        |field: &Tensor| 1.0 + field.select(1, 0).diff(1, 1, None::<Tensor>, None::<Tensor>).min().double_value(&[]);
+    assert!(apart_by(&velocity) < 0.0);
+    assert!((apart_by(&displacement) - (-1.5f64).exp()).abs() < 0.01, "{}", apart_by(&displacement));
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Image<'_> {
     pub fn not_finite(&self) -> Option<(&'static str, f64)> {
         let bad = |values: &[f64]| values.iter().copied().find(|v| !v.is_finite());
         let all = [("reconstruction", self.reconstruction), ("prior", self.prior)];
-        let fields = self.displacement.into_iter().flatten().map(|field| ("deformation", field));
+        let fields = self.displacement.into_iter().flatten().map(|field| ("displacement", field));
         all.into_iter().chain(fields).find_map(|(what, values)| bad(values).map(|v| (what, v)))
     }
 

@@ -331,7 +331,7 @@ fn picture(scene: &Scene<'_>, method: &dyn Method, set: &TestSamples, rows: &[Ro
         let r = method.reconstruct(&x, &mut draws(scene, i..i + 1))?;
         let meta = set.samples.meta(i);
         let plane = |t: &Tensor| Ok::<_, Failure>(values(t)?.into_iter().map(|v| v as f32).collect::<Vec<f32>>());
-        let displacement = match &r.deformation {
+        let displacement = match &r.displacement {
             Some(field) => Some([plane(&field.select(1, 0))?, plane(&field.select(1, 1))?]),
             None => None,
         };

@@ -186,7 +186,7 @@ fn batch<E: Display>(
         None => None,
     };
     let (x, prior, reconstruction) = (values(x)?, values(&r.prior)?, values(&r.reconstruction)?);
-    let fields = match &r.deformation {
+    let fields = match &r.displacement {
         Some(field) => Some([values(&field.select(1, 0))?, values(&field.select(1, 1))?]),
         None => None,
     };

@@ -5,6 +5,7 @@ use std::{env, path::Path};
 
 use morph_checkpoint::{TensorData, Tensors, weights::to_safetensors};
 use morph_data::{Meta, readers::png, truth::Kind};
+use morph_model::Keyed;
 use morph_objects::Objects;
 use morph_scores::{
     cases::Cases,
@@ -18,7 +19,7 @@ use morph_worker::{
         self,
         failure::Failure,
         group::{Group, Place},
-        images::{Dataset, Sets},
+        images::{Dataset, Sets, tensor, values},
         orders::Orders,
         progress::Position,
         snapshot::{self, Provenance},
@@ -184,6 +185,10 @@ fn scored(group: &Group) -> String {
     experiment.evaluation.fid = Some(morph_spec::evaluation::Fid { weights });
     let (sets, _) = sets(&experiment, folder, &runtime);
     let net = rank::build(&experiment, PLACE, &runtime).unwrap();
+    // A flow that moves something, where a fresh one is next to nothing.
+    for (_, flow) in net.method.parameters().into_iter().filter(|(name, _)| name == "deformer.flow.weight") {
+        tch::no_grad(|| drop(flow.shallow_clone().f_mul_scalar_(3e4).unwrap()));
+    }
     let lpips = Similarity::load(&experiment, PLACE, &runtime).unwrap();
     let fid = evaluate::inception(&experiment, PLACE, &runtime).unwrap();
     let score = |group| {
@@ -207,6 +212,20 @@ fn scored(group: &Group) -> String {
     if let Some(shared) = shared {
         assert_eq!(shared.files().unwrap(), alone.files().unwrap(), "every artifact, byte by byte");
     }
+    // What is measured is how far the prior was moved, and not the velocity field that moved it.
+    let x = tensor(&sets.test.sets[0].samples, [0], PLACE);
+    let made = net.method.reconstruct(&x, &mut Keyed::new(0, "none", 0..1)).unwrap();
+    let measured = |field: Option<tch::Tensor>| {
+        let side = SIDE as usize;
+        let [rows, columns] = [0, 1].map(|k| values(&field.as_ref().unwrap().select(1, k)).unwrap());
+        morph_scores::deformation(&rows, &columns, side, side).unwrap().mean
+    };
+    let found = alone.cases.values(&sets.test.sets[0].name, "displacement").unwrap()[0];
+    let (moved, velocity) = (measured(made.displacement), measured(made.deformation));
+    assert!(
+        (found - moved).abs() < 1e-4 * moved && (velocity - moved).abs() > 1e-3 * moved,
+        "{found}: {moved}, {velocity}"
+    );
     let e = &alone.evaluation;
     assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["covid", "covid/healthy", "healthy", "opacity", "validation"]);
     let (opacity, covid) = (&e.comparisons["opacity"], &e.comparisons["covid"]);
