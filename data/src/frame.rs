@@ -85,6 +85,18 @@ impl Frame {
     }
 }
 
+/// What the prepared square shows of an image of `width` × `height` pixels: left, top, width, height in the image's pixels. With bars
+/// beside it that is more than the image, and of a cropped one less.
+pub fn shown(width: usize, height: usize, preprocess: &Preprocess) -> [f32; 4] {
+    let frame = Frame::new(width, height, preprocess);
+    let along = |axis: usize| {
+        let per_pixel = frame.shown[axis + 2] as f32 / frame.placed[axis + 2] as f32;
+        (frame.shown[axis] as f32 - frame.placed[axis] as f32 * per_pixel, frame.side as f32 * per_pixel)
+    };
+    let ((left, width), (top, height)) = (along(0), along(1));
+    [left, top, width, height]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +119,14 @@ mod tests {
         let cropped = frame(Aspect::Crop);
         assert_eq!(cropped.pixels[..8], [50, 50, 50, 50, 200, 200, 200, 200], "pixels 4 to 12, as they are");
         assert_eq!(frame(Aspect::Stretch).pixels.len(), 64);
+    }
+
+    #[test]
+    fn the_square_goes_back_to_where_it_was_taken_from() {
+        let shown = |aspect| shown(16, 8, &with(aspect));
+        assert_eq!(shown(Aspect::Stretch), [0.0, 0.0, 16.0, 8.0]);
+        assert_eq!(shown(Aspect::Crop), [4.0, 0.0, 8.0, 8.0]);
+        assert_eq!(shown(Aspect::Pad), [0.0, -4.0, 16.0, 16.0], "two rows of bars above and below, of two pixels each");
     }
 
     #[test]

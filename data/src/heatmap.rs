@@ -71,6 +71,16 @@ pub fn inferno(v: f32) -> [u8; 3] {
 /// # Errors
 /// [`Error::Picture`] when sizes do not fit, the map is finer than the image, the scale is not above 0, or a value is no number.
 pub fn overlay(image: &Grey, map: &Map<'_>, scale: f32) -> Result<Rgb, Error> {
+    overlay_within(image, map, [0.0, 0.0, image.width as f32, image.height as f32], scale)
+}
+
+/// [`overlay`] of a map that is of `place` only: left, top, width, height in the image's pixels, perhaps beyond its edges. What lies
+/// outside has no colours.
+///
+/// # Errors
+/// As [`overlay`].
+pub fn overlay_within(image: &Grey, map: &Map<'_>, place: [f32; 4], scale: f32) -> Result<Rgb, Error> {
+    let [left, top, across, down] = place;
     let bad = |why: String| Err(Error::Picture(why));
     let Grey { width, height, pixels } = image;
     if *width == 0 || *height == 0 || width * height != pixels.len() {
@@ -79,8 +89,8 @@ pub fn overlay(image: &Grey, map: &Map<'_>, scale: f32) -> Result<Rgb, Error> {
     if map.width == 0 || map.height == 0 || map.width * map.height != map.values.len() {
         return bad(format!("{} values are no map of {}x{}", map.values.len(), map.width, map.height));
     }
-    if map.width > *width || map.height > *height {
-        return bad(format!("a map of {}x{} is finer than the image of {width}x{height}", map.width, map.height));
+    if map.width as f32 > across || map.height as f32 > down {
+        return bad(format!("a map of {}x{} is finer than the image of {across}x{down}", map.width, map.height));
     }
     if !(scale.is_finite() && scale > 0.0) {
         return bad(format!("a scale from 0 to {scale} is none"));
@@ -88,26 +98,34 @@ pub fn overlay(image: &Grey, map: &Map<'_>, scale: f32) -> Result<Rgb, Error> {
     if let Some(i) = map.values.iter().position(|v| !v.is_finite()) {
         return bad(format!("the map's value {i} (row {}) is {}", i / map.width, map.values[i]));
     }
-    let (columns, rows) = (taps(*width, map.width), taps(*height, map.height));
+    let (columns, rows) = (taps(*width, left, across, map.width), taps(*height, top, down, map.height));
     let mut out = Vec::with_capacity(pixels.len() * 3);
-    for (line, (top, bottom, down)) in pixels.chunks_exact(*width).zip(&rows) {
-        for (grey, (left, right, along)) in line.iter().zip(&columns) {
-            let at = |row: &usize, column: &usize| map.values[row * map.width + column];
+    for (line, row) in pixels.chunks_exact(*width).zip(&rows) {
+        for (grey, column) in line.iter().zip(&columns) {
+            let at = |row: usize, column: usize| map.values[row * map.width + column];
             let mix = |a: f32, b: f32, part: f32| a + (b - a) * part;
-            let above = mix(at(top, left), at(top, right), *along);
-            let below = mix(at(bottom, left), at(bottom, right), *along);
-            out.extend(blend(*grey, mix(above, below, *down) / scale));
+            let value = match (row, column) {
+                (Some((top, bottom, down)), Some((left, right, along))) => {
+                    let above = mix(at(*top, *left), at(*top, *right), *along);
+                    let below = mix(at(*bottom, *left), at(*bottom, *right), *along);
+                    mix(above, below, *down)
+                }
+                _ => 0.0,
+            };
+            out.extend(blend(*grey, value / scale));
         }
     }
     Ok(Rgb { width: *width, height: *height, pixels: out })
 }
 
-/// For each of `output` pixels the two of `input` values that it lies between, and how far on the way to the second.
-fn taps(output: usize, input: usize) -> Vec<(usize, usize, f32)> {
-    let place = |i: usize| ((i as f32 + 0.5) * input as f32 / output as f32 - 0.5).max(0.0);
+/// For each of `output` pixels the two of `input` values that it lies between, and how far on the way to the second; `None` outside of
+/// the `length` pixels from `from` on that the values are of.
+fn taps(output: usize, from: f32, length: f32, input: usize) -> Vec<Option<(usize, usize, f32)>> {
     let tap = |i: usize| {
-        let first = (place(i) as usize).min(input - 1);
-        (first, (first + 1).min(input - 1), place(i) - first as f32)
+        let middle = i as f32 + 0.5 - from;
+        let place = (middle * input as f32 / length - 0.5).max(0.0);
+        let first = (place as usize).min(input - 1);
+        (0.0..=length).contains(&middle).then(|| (first, (first + 1).min(input - 1), place - first as f32))
     };
     (0..output).map(tap).collect()
 }
@@ -194,6 +212,22 @@ mod tests {
         ] {
             assert_eq!(inferno(v), wanted, "{v}");
         }
+    }
+
+    #[test]
+    fn a_map_of_a_part_colours_that_part() {
+        let map = Map { width: 2, height: 2, values: &[0.5, 1.0, 0.5, 1.0] };
+        let out = overlay_within(&flat(8, 4, 90), &map, [2.0, 0.0, 4.0, 4.0], 1.0).unwrap();
+        for x in [0, 1, 6, 7] {
+            assert_eq!(at(&out, x, 1), [90; 3], "column {x} is none of it");
+        }
+        assert_eq!((at(&out, 2, 1), at(&out, 5, 3)), (blend(90, 0.5), blend(90, 1.0)));
+        // The upper half of the map is of a bar above the image.
+        let map = Map { width: 2, height: 2, values: &[1.0, 1.0, 0.0, 0.0] };
+        let out = overlay_within(&flat(8, 4, 90), &map, [0.0, -4.0, 8.0, 8.0], 1.0).unwrap();
+        assert_eq!((at(&out, 3, 3), at(&out, 3, 2)), ([90; 3], [90; 3]));
+        assert!(at(&out, 3, 0) != [90; 3], "interpolated towards the bar's value");
+        assert!(overlay_within(&flat(8, 4, 90), &map, [2.0, 0.0, 1.0, 4.0], 1.0).is_err(), "finer than its part");
     }
 
     #[test]

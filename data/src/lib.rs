@@ -13,7 +13,7 @@ pub mod diff;
 pub mod duplicates;
 mod error;
 pub mod font;
-mod frame;
+pub mod frame;
 pub mod heatmap;
 pub mod inspect;
 pub mod layouts;

@@ -4,8 +4,8 @@
 use std::{fs, path::Path};
 
 use morph_data::{
-    Meta, Samples,
-    heatmap::{Map, captioned, overlay},
+    Meta, Samples, frame,
+    heatmap::{Map, captioned, overlay, overlay_within},
     picture::Rgb,
     readers::{Grey, dicom},
     resize::pillow_bilinear,
@@ -16,7 +16,7 @@ use morph_model::Method;
 
 use crate::{
     evaluate::{Scene, passes::images},
-    rank::failure::Failure,
+    rank::{failure::Failure, images::TestSamples},
 };
 
 /// Least side of a picture that is drawn over a prepared image.
@@ -47,7 +47,7 @@ pub fn write(scene: &Scene<'_>, method: &dyn Method, request: &Request<'_>) -> R
             let values: Vec<f32> = image.residual().into_iter().map(|v| v as f32).collect();
             let map = Map { width: image.width, height: image.height, values: &values };
             drawn += 1;
-            draw(request, &set.name, &set.samples, i, &meta, &map, drawn)
+            draw(request, set, i, &meta, &map, drawn)
         })?;
     }
     Ok(drawn)
@@ -55,8 +55,7 @@ pub fn write(scene: &Scene<'_>, method: &dyn Method, request: &Request<'_>) -> R
 
 fn draw(
     request: &Request<'_>,
-    set: &str,
-    samples: &Samples,
+    set: &TestSamples,
     i: usize,
     meta: &Meta,
     map: &Map<'_>,
@@ -64,13 +63,15 @@ fn draw(
 ) -> Result<(), String> {
     let scale = request.scale as f32;
     let raw = request.source.map(|root| raw(root, meta)).transpose()?.flatten();
-    let base = match &raw {
-        Some((grey, _)) if grey.width >= map.width && grey.height >= map.height => grey.clone(),
-        _ => enlarged(samples, i),
+    let coloured = match &raw {
+        Some((grey, _)) if grey.width >= map.width && grey.height >= map.height => {
+            overlay_within(grey, map, frame::shown(grey.width, grey.height, &set.preprocess), scale)
+        }
+        _ => overlay(&enlarged(&set.samples, i), map, scale),
     };
     let title = format!("{} |x-x'| {RESEARCH_USE_ONLY}", meta.id);
-    let picture = captioned(&overlay(&base, map, scale).map_err(|e| e.to_string())?, scale, &title);
-    let path = place(request.folder, set, &meta.id)?;
+    let picture = captioned(&coloured.map_err(|e| e.to_string())?, scale, &title);
+    let path = place(request.folder, &set.name, &meta.id)?;
     save(&path.with_added_extension("png"), &picture.png().map_err(|e| e.to_string())?)?;
     if let Some((_, source)) = raw {
         save(&path.with_added_extension("dcm"), &captured(request, &picture, &source, meta, number)?)?;

@@ -41,6 +41,8 @@ pub struct TestSamples {
     pub sick: bool,
     /// Which of [`TestSets::datasets`] it is of.
     pub dataset: usize,
+    /// How that dataset's images were made.
+    pub preprocess: Preprocess,
     /// The samples.
     pub samples: Samples,
 }
@@ -117,7 +119,9 @@ impl Dataset {
                     (at + 1, others[at].subset(&set.subset).await?)
                 }
             };
-            sets.push(TestSamples { name: set.name, sick: set.sick, dataset, samples });
+            let of = dataset.checked_sub(1).map_or(self, |other| &others[other]);
+            let preprocess = of.manifest.preprocess.clone();
+            sets.push(TestSamples { name: set.name, sick: set.sick, dataset, preprocess, samples });
         }
         let described = |other: &Self| scores::Dataset {
             prepared_otherwise: otherwise(&other.manifest.preprocess, &self.manifest.preprocess),

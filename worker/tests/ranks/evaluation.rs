@@ -365,6 +365,103 @@ fn who_was_trained_on_is_not_tested_on() {
     let mut experiment = experiment(folder);
     let (sets, _) = sets(&experiment, folder, &runtime);
     let look = |e: &Experiment| leakage::look(e, &sets.train, &sets.validation, &sets.test);
+/// A DICOM file, explicit little endian, of 8 bit.
+fn dicom(width: u16, height: u16, pixels: &[u8]) -> Vec<u8> {
+    fn put(to: &mut Vec<u8>, tag: [u16; 2], vr: &str, value: &[u8]) {
+        tag.iter().for_each(|part| to.extend(part.to_le_bytes()));
+        to.extend(vr.bytes());
+        let value = [value, if value.len() % 2 == 1 { &[0][..] } else { &[] }].concat();
+        if vr == "OB" {
+            to.extend([0, 0]);
+            to.extend((value.len() as u32).to_le_bytes());
+        } else {
+            to.extend((value.len() as u16).to_le_bytes());
+        }
+        to.extend(value);
+    }
+    let image = b"1.2.840.10008.5.1.4.1.1.7";
+    let mut meta = Vec::new();
+    put(&mut meta, [2, 1], "OB", &[0, 1]);
+    put(&mut meta, [2, 2], "UI", image);
+    put(&mut meta, [2, 3], "UI", b"1.2.3.4");
+    put(&mut meta, [2, 0x10], "UI", b"1.2.840.10008.1.2.1");
+    let mut out = [&[0; 128][..], b"DICM"].concat();
+    put(&mut out, [2, 0], "UL", &(meta.len() as u32).to_le_bytes());
+    out.extend(meta);
+    put(&mut out, [8, 0x16], "UI", image);
+    put(&mut out, [8, 0x18], "UI", b"1.2.3.4");
+    put(&mut out, [0x10, 0x20], "LO", b"p-7");
+    put(&mut out, [0x20, 0xd], "UI", b"1.2.3");
+    let short = |to: &mut Vec<u8>, tag, value: u16| put(to, tag, "US", &value.to_le_bytes());
+    short(&mut out, [0x28, 2], 1);
+    put(&mut out, [0x28, 4], "CS", b"MONOCHROME2");
+    for (element, value) in [(0x10, height), (0x11, width), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)] {
+        short(&mut out, [0x28, element], value);
+    }
+    put(&mut out, [0x7fe0, 0x10], "OB", pixels);
+    out
+}
+
+#[test]
+fn colours_lie_where_the_prepared_square_was_cut_out_of_the_file() {
+    const WIDTH: usize = 80;
+    const HEIGHT: usize = 48;
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    rank::set_up(1).unwrap();
+    runtime.block_on(write(folder, false));
+    // The first healthy test image, wider than high, of which the middle was taken.
+    let pixels: Vec<u8> = (0..WIDTH * HEIGHT).map(|i| (40 + i % WIDTH) as u8).collect();
+    let file = dicom(WIDTH as u16, HEIGHT as u16, &pixels);
+    std::fs::create_dir_all(folder.join("raw/test")).unwrap();
+    std::fs::write(folder.join("raw/test/0.dcm"), &file).unwrap();
+    let mut rng = Rng::keyed(9, "evaluation", 0);
+    let mut test = split(&mut rng, "test", 6, Some("Lung Opacity"));
+    test[0].1.digest = Digest::of(&file);
+    test[1..].iter_mut().for_each(|(_, meta)| meta.source = meta.source.replace(".dcm", ".png"));
+    let cropped = Objects::open(&folder.join("cropped").display().to_string()).unwrap();
+    runtime.block_on(store(&cropped, "cropped", vec![("test", test)], PatientIds::Person));
+    let manifest = folder.join("cropped").join(morph_spec::manifest::FILE);
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&manifest).unwrap()).unwrap();
+    value["preprocess"]["aspect"] = json!("crop");
+    std::fs::write(&manifest, value.to_string()).unwrap();
+
+    let experiment = experiment(folder);
+    let maps = folder.join("maps");
+    let request = checkpoint::Request {
+        url: save(&experiment, folder, &runtime, false),
+        on: vec![folder.join("cropped").display().to_string()],
+        score: Some(Score::L1),
+        heatmaps: Some(maps.clone()),
+        source: Some(folder.join("raw")),
+        ..checkpoint::Request::default()
+    };
+    checkpoint::evaluate(&request, &folder.join("cache"), 1 << 30).unwrap();
+    let mut reader = ::png::Decoder::new(std::io::Cursor::new(std::fs::read(maps.join("healthy/test-0.png")).unwrap()))
+        .read_info()
+        .unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(info.width as usize, WIDTH, "drawn over the file itself");
+    let coloured = |x: usize| {
+        let column = (0..HEIGHT).map(|y| &rgb[(y * WIDTH + x) * 3..][..3]);
+        column.filter(|p| **p != [(40 + x) as u8; 3]).count()
+    };
+    // 80 − 48 = 32 columns were cut off, half of them on each side.
+    assert_eq!(
+        (0..16).chain(64..WIDTH).map(coloured).sum::<usize>(),
+        0,
+        "what the network has not seen stays as it is"
+    );
+    assert!((16..64).map(coloured).min() > Some(HEIGHT / 2), "and noise that it cannot restore is coloured everywhere");
+    let capture = std::fs::read(maps.join("healthy/test-0.dcm")).unwrap();
+    assert!(capture.windows(rgb.len()).any(|part| part == rgb), "the DICOM file shows the same picture");
+    assert!(
+        !maps.join("opacity/test-1.dcm").exists() && maps.join("opacity/test-1.png").exists(),
+        "its source is none"
+    );
+}
+
     let found = look(&experiment);
     assert_eq!((found.persons, found.images, found.allowed), (1, 1, false));
     let examples: Vec<_> =
