@@ -170,8 +170,10 @@ The same command again goes on where it stopped, or shows what is done.")]
     #[command(after_help = "Examples:
   morphctl evaluate demo-1
   morphctl evaluate demo-1 --on s3://bucket/padchest --score top5 --out padchest/
+  morphctl evaluate demo-1 --on padchest --set 'evaluation.pathology={covid: {split: test, labels: [COVID]}}'
   morphctl evaluate s3://bucket/runs/01J…/checkpoints/step-00000120-a1 --on rsna padchest -o json   (no coordinator)
 
+--on asks for the labels that the run was scored by; --set evaluation.healthy.labels=[…] and evaluation.pathology=… name others.
 Test images that had a part in training are refused (exit code 4). docs/scores.md says what each number means.")]
     Evaluate(Evaluate),
     /// Compares runs by their scores on the same test cases: the paper's table.
@@ -423,6 +425,10 @@ pub struct Evaluate {
     /// Datasets to score on instead of the experiment's: URLs or paths of prepared ones.
     #[arg(long, alias = "dataset", value_name = "DATASET", num_args = 1..)]
     pub on: Vec<String>,
+    /// Change how it is scored: a field of evaluation (labels, specificity, lpips, …), or dataset.url where the data have moved; may
+    /// be said again.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
     /// The score that metrics, thresholds, subgroups and p-values are of (l1, mse, q95, top5, prior_l1, prior_top5, or one of
     /// them with _masked).
     #[arg(long, value_name = "NAME")]
@@ -430,7 +436,8 @@ pub struct Evaluate {
     /// Folder with twins/, lesions/ and masks/ of the images.
     #[arg(long, value_name = "URL")]
     pub truth: Option<String>,
-    /// Score test images that had a part in training, too; the evaluation says so.
+    /// Score test images that had a part in training, too, or of which nobody can tell since the data that were trained on cannot be
+    /// read; the evaluation says so.
     #[arg(long)]
     pub allow_leakage: bool,
     /// The newest checkpoint of the run instead of the best.

@@ -5,14 +5,14 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use morph_objects::Objects;
 use morph_proto::v1;
-use morph_spec::{Digest, Experiment, manifest};
+use morph_spec::{Digest, Experiment, load, manifest};
 use tokio::process::Command;
 
 use crate::{
     checkpoint::{self, Found},
-    cli::{Evaluate, Format, Global},
+    cli::{Evaluate, Format, Global, Set},
     connect::{self, Connection, Purpose},
-    fail, local, print,
+    data, fail, local, print, submit,
 };
 
 /// Scores; the worker prints.
@@ -27,9 +27,15 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
         on.push((folder.url(), digest));
     }
     let Found { url, name, run } = checkpoint::find(global, &args.what, args.newest).await?;
+    let options = data::options(global, &Set { set: args.set.clone() })?;
     let worker = local::worker()?;
     let mut command = Command::new(&worker);
     command.args(["evaluate", "--checkpoint", &url]).arg("--cache").arg(connect::home(global)?.join("agent/cache"));
+    // What a --set may name means the same there.
+    command.envs(&options.vars);
+    for set in &options.set {
+        command.args(["--set", set]);
+    }
     command.args(["-o", if global.output == Format::Table { "table" } else { "json" }]);
     for (folder, _) in &on {
         command.args(["--on", folder]);
@@ -65,7 +71,7 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
         (out.status, out.stdout)
     };
     if status.success() {
-        if let Err(e) = count(global, &url, run, &on).await {
+        if let Err(e) = count(global, &url, run, &on, &options).await {
             print::note(&format!("WARNING: the ledger of test sets does not count this evaluation: {e:#}"));
         }
         match global.output {
@@ -80,15 +86,27 @@ pub async fn evaluate(global: &Global, args: &Evaluate) -> Result<u8> {
 }
 
 /// Has the coordinator count the evaluation: the one that knows the run, or that --coordinator names.
-async fn count(global: &Global, url: &str, run: Option<String>, on: &[(String, Digest)]) -> Result<()> {
+async fn count(
+    global: &Global,
+    url: &str,
+    run: Option<String>,
+    on: &[(String, Digest)],
+    options: &load::Options,
+) -> Result<()> {
     if run.is_none() && global.coordinator.is_none() {
         let why = "the ledger of test sets does not count this evaluation: no coordinator was asked (name the run, or --coordinator)";
         print::note(why);
         return Ok(());
     }
     let state = morph_checkpoint::inspect(url).await?.state;
-    let experiment: Experiment =
+    let mut trained: Experiment =
         serde_json::from_value(state.experiment).context("read the checkpoint's experiment")?;
+    if !on.is_empty() {
+        // As the worker does: they are not scored.
+        trained.evaluation.comparisons.clear();
+    }
+    let mut experiment = load::for_scoring(&trained, options)?;
+    submit::absolute(&mut experiment)?;
     let tests = tested(&experiment, state.dataset, on);
     let request = v1::RecordEvaluationRequest { run: run.unwrap_or_default(), checkpoint: url.to_owned(), tests };
     let mut connection = Connection::open(global, Purpose::Change).await?;

@@ -92,7 +92,10 @@ fn read(global: &Global, args: &Submit, verb: &str) -> Result<Job> {
 }
 
 /// Paths mean files of this machine and working folder: whoever reads them may have others.
-fn absolute(experiment: &mut Experiment) -> Result<()> {
+///
+/// # Errors
+/// When one is no place.
+pub fn absolute(experiment: &mut Experiment) -> Result<()> {
     for Place { location, is_folder, .. } in experiment.places() {
         if is_folder {
             *location = Objects::open(location)?.url();

@@ -67,6 +67,37 @@ fn what_is_not_said_has_its_default() {
 }
 
 #[test]
+fn how_something_is_scored_may_be_said_anew_and_nothing_else() {
+    let trained =
+        experiment(&more("description: costs $${5}\nevaluation: {healthy: {split: test, labels: [Healthy]}}\n"), &[]);
+    let scored = |arguments: &[&str]| load::for_scoring(&trained, &set(arguments));
+    assert_eq!(scored(&[]).unwrap(), trained);
+    let e = scored(&[
+        "evaluation.pathology={covid: {split: test, labels: [COVID, Long COVID]}}",
+        "evaluation.fid.weights=${HERE}/inception.pth",
+        "dataset.url=/moved",
+    ])
+    .unwrap();
+    assert_eq!(e.evaluation.pathology.keys().collect::<Vec<_>>(), ["covid"]);
+    assert_eq!(e.evaluation.pathology["covid"].labels, ["COVID", "Long COVID"]);
+    assert_eq!((e.evaluation.healthy.labels[0].as_str(), e.dataset.url.as_str()), ("Healthy", "/moved"));
+    assert_eq!(e.evaluation.fid.unwrap().weights, "/data/inception.pth");
+    assert_eq!(
+        (e.trainer, e.model, e.description),
+        (trained.trainer.clone(), trained.model.clone(), "costs ${5}".into())
+    );
+    for (wrong, said) in [
+        ("model.sync=false", "only how a network is scored"),
+        ("dataset.train.split=test", "only how a network is scored"),
+        ("kind=dataset", "expected `experiment`"),
+        ("evaluation.specificity=2", "specificity"),
+    ] {
+        let problems = scored(&[wrong]).unwrap_err().to_string();
+        assert!(problems.contains(said), "{wrong}: {problems}");
+    }
+}
+
+#[test]
 fn anchors_aliases_merge_keys_and_tuples() {
     let e = experiment(
         "x-common: &common {epochs: 3, optimizer: {betas: !!python/tuple [0.5, 0.9]}}\nkind: experiment\nname: &n x\n\

@@ -142,13 +142,16 @@ struct EvaluateArgs {
     /// Another dataset than the experiment's to score on; may be said again.
     #[arg(long, value_name = "URL")]
     on: Vec<String>,
+    /// Change how it is scored, like evaluation.healthy.labels=[Normal]; may be said again.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    set: Vec<String>,
     /// The score that thresholds, subgroups and p-values are of: l1, top5, …
     #[arg(long)]
     score: Option<Score>,
     /// Folder with twins/, lesions/ and masks/ of the images.
     #[arg(long, value_name = "URL")]
     truth: Option<String>,
-    /// Score test images that had a part in training; the evaluation says so.
+    /// Score test images that had a part in training, or may have had: its data cannot be read; the evaluation says so.
     #[arg(long)]
     allow_leakage: bool,
     /// How to print.
@@ -317,6 +320,7 @@ fn score(args: EvaluateArgs) -> Result<()> {
     let request = checkpoint::Request {
         url,
         on: args.on,
+        set: args.set,
         score: args.score,
         truth: args.truth,
         allow_leakage: args.allow_leakage,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, thread};
 
 use morph_scores::{
     Better, Detection, Estimate, Plan, best, bootstrap_mean, bootstrap_repeats, cases::Case, columns, columns::Kind,
-    delong_repeats, mean_and_deviation,
+    delong_repeats, evaluation::Leakage, mean_and_deviation,
 };
 use serde::Serialize;
 
@@ -434,7 +434,8 @@ fn general(groups: &[Group<'_>]) -> Vec<String> {
     for s in all(groups) {
         let datasets = &s.evaluation.datasets;
         notes.extend(datasets.iter().filter_map(|d| d.remark(datasets.first()?)));
-        if let Some(leakage) = s.evaluation.leakage.as_ref().filter(|l| l.allowed && l.persons + l.images > 0) {
+        let doubtful = |l: &&Leakage| !l.unchecked.is_empty() || (l.allowed && l.persons + l.images > 0);
+        if let Some(leakage) = s.evaluation.leakage.as_ref().filter(doubtful) {
             notes.push(format!("run {}: {}", s.run.name, leakage.text()));
         }
     }

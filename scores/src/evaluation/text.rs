@@ -202,7 +202,8 @@ impl super::Leakage {
     /// In one line.
     pub fn text(&self) -> String {
         if !self.unchecked.is_empty() {
-            return format!("leakage: not checked: {}", self.unchecked);
+            let allowed = if self.allowed { ", ALLOWED" } else { "" };
+            return format!("leakage: not checked{allowed}: {}", self.unchecked);
         }
         let persons = if self.persons_known { self.persons.to_string() } else { "not known".to_owned() };
         let found = format!(

@@ -113,6 +113,32 @@ pub fn text(text: &str, name: &str, base: &Path, options: &Options) -> Result<Do
     }
 }
 
+/// `experiment` with each `--set` of `options`, to score by other words what it has trained.
+///
+/// # Errors
+/// Everything that is wrong in it, or a field that scoring does not read: all but `evaluation`, and `dataset.url`, where the data may
+/// lie now.
+pub fn for_scoring(experiment: &Experiment, options: &Options) -> Result<Experiment, Problems> {
+    if options.set.is_empty() {
+        return Ok(experiment.clone());
+    }
+    let plain = Document::Experiment(Box::new(experiment.clone())).to_yaml();
+    let changed = text(&plain, "the trained experiment", Path::new(""), options)?;
+    let mut same = experiment.clone();
+    if let Document::Experiment(changed) = &changed {
+        same.evaluation.clone_from(&changed.evaluation);
+        same.dataset.url.clone_from(&changed.dataset.url);
+    }
+    if changed == Document::Experiment(Box::new(same.clone())) {
+        return Ok(same);
+    }
+    Err(Problems(vec![Problem {
+        message: "only how a network is scored can be set now: evaluation.… and dataset.url".to_owned(),
+        help: Some("everything else is what was trained: train again".to_owned()),
+        ..Problem::default()
+    }]))
+}
+
 fn read(path: &Path) -> Result<String, (String, Option<String>)> {
     let plain = |message: String| (message, None);
     let meta = fs::metadata(path).map_err(|e| plain(format!("cannot read {}: {e}", path.display())))?;

@@ -10,6 +10,7 @@ use morph_scores::evaluation::{Leakage, Scored};
 use morph_spec::{
     Digest, Experiment,
     experiment::{self, Score},
+    load,
 };
 
 use crate::{
@@ -31,11 +32,13 @@ pub struct Request {
     pub url: String,
     /// Folders of the datasets to score on; none: what the experiment says.
     pub on: Vec<String>,
+    /// Fields of the experiment to change before anything else, `evaluation.a.b=value` each.
+    pub set: Vec<String>,
     /// The primary score.
     pub score: Option<Score>,
     /// Folder with what else is known of the images.
     pub truth: Option<String>,
-    /// Score test images that had a part in training.
+    /// Score test images that had a part in training, or of which nobody can tell.
     pub allow_leakage: bool,
     /// Folder to draw every test image's residual into.
     pub heatmaps: Option<PathBuf>,
@@ -46,11 +49,17 @@ pub struct Request {
 /// Scores it.
 ///
 /// # Errors
-/// When something cannot be read, does not fit, or test images had a part in training ([`Failure::Refused`]).
+/// When something cannot be read, does not fit, or test images had a part in training, or may have had ([`Failure::Refused`]).
 pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Outcome, Failure> {
     let runtime = rank::runtime()?;
     let url = &request.url;
     let (snapshot, mut experiment) = runtime.block_on(snapshot::read(url))?;
+    if !request.on.is_empty() {
+        // Comparisons name their datasets themselves, and what is called like one of them may be named anew.
+        experiment.evaluation.comparisons.clear();
+    }
+    let options = load::Options { set: request.set.clone(), ..load::Options::default() };
+    experiment = load::for_scoring(&experiment, &options).map_err(|e| Failure::User(e.to_string()))?;
     if let Some(score) = request.score {
         experiment.evaluation.score = score;
     }
@@ -125,6 +134,7 @@ async fn ready(
 ) -> Result<Ready, Failure> {
     let own = Dataset::open(&experiment.dataset.url, Some(trained_on), cache, cache_bytes).await;
     if !request.on.is_empty() {
+        on_fits(experiment)?;
         let mut named: Vec<(String, String)> = Vec::new();
         for url in &request.on {
             let name = Dataset::open(url, None, cache, cache_bytes).await?.described().name;
@@ -149,9 +159,35 @@ async fn ready(
     let first = Dataset::open(url, None, cache, cache_bytes).await?;
     first.fits(experiment)?;
     let unchecked = format!("the dataset that was trained on cannot be read: {unread}");
+    let allowed = experiment.evaluation.leakage == experiment::Leakage::Allow;
+    if !allowed {
+        return Err(Failure::Refused(format!(
+            "nobody can tell whether test images had a part in training: {unchecked}. Say where the same dataset lies now (--set \
+             dataset.url=URL), or score all the same (--allow-leakage), which the evaluation records"
+        )));
+    }
+    tracing::warn!("not looked for test images that had a part in training: {unchecked}");
     Ok(Ready {
         validation: Arc::new(first.subset(&experiment.dataset.validation).await?),
         test: first.test(experiment).await?,
-        leakage: Leakage { unchecked, ..Leakage::default() },
+        leakage: Leakage { unchecked, allowed, ..Leakage::default() },
     })
+}
+
+/// Whether there is something that datasets named beside the experiment's can be asked.
+///
+/// # Errors
+/// When there is not, or there are answers already.
+fn on_fits(experiment: &Experiment) -> Result<(), Failure> {
+    if !experiment.evaluation.comparisons.is_empty() {
+        let why = "--on takes evaluation.healthy and evaluation.pathology to other datasets; evaluation.comparisons name their own: leave \
+                   one of both out";
+        return Err(Failure::User(why.to_owned()));
+    }
+    if experiment.evaluation.pathology.is_empty() {
+        let why = "--on takes evaluation.pathology to other datasets, and the experiment has none: name one, as in --set \
+                   'evaluation.pathology.covid={split: test, labels: [COVID]}'";
+        return Err(Failure::User(why.to_owned()));
+    }
+    Ok(())
 }

@@ -318,53 +318,53 @@ fn a_checkpoint_is_scored_alone_and_on_other_data() {
     let damaged = evaluate(&request(save(&experiment, folder, &runtime, true))).unwrap_err().to_string();
     assert!(damaged.contains("case val-0 of set \"validation\"") && damaged.contains("NaN"), "{damaged}");
 
-    // Elsewhere: the data that it was trained on is not there, and what is has no opacities.
+    // Elsewhere: what is there has no opacities, but something else that can be named.
     let other = folder.join("other").display().to_string();
     let on = checkpoint::Request { on: vec![other], ..whole };
     let said = evaluate(&on).unwrap_err().to_string();
     assert!(said.contains("Lung Opacity") && said.contains("COVID"), "{said}");
+    let covid = "evaluation.pathology={covid: {split: test, labels: [COVID]}}";
+    let set = |all: &[&str]| checkpoint::Request { set: all.iter().map(|s| (*s).to_owned()).collect(), ..on.clone() };
+    let e = evaluate(&set(&["evaluation.resamples=150", covid])).unwrap().evaluation;
+    assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["covid", "healthy", "validation"]);
+    assert_eq!((e.comparisons["covid"].healthy_cases, e.comparisons["covid"].pathology_cases), (5, 4));
+    assert_eq!((e.design.bootstrap.resamples, e.sets["covid"].datasets[0].as_str()), (150, "covid-noise"));
+    for (wrong, why) in [
+        ("trainer.seed=3", "only how a network is scored"),
+        ("evaluation.pathology={}", "has none"),
+        (
+            "evaluation.comparisons.x={healthy: {split: test}, pathology: {split: test, labels: [COVID]}}",
+            "leave one of both out",
+        ),
+        ("evaluation.pathologies={}", "pathology"),
+    ] {
+        let said = evaluate(&set(&[wrong])).unwrap_err().to_string();
+        assert!(said.contains(why), "{wrong}: {said}");
+    }
+
+    // The data that it was trained on is not there: nobody knows what it has seen.
     let data = folder.join("data");
     let moved = folder.join("moved");
     std::fs::rename(&data, &moved).unwrap();
     let on = checkpoint::Request { on: vec![moved.display().to_string()], ..on };
-    let e: Evaluation = evaluate(&on).unwrap().evaluation;
+    let refused = evaluate(&on).unwrap_err();
+    assert!(matches!(refused, Failure::Refused(_)));
+    let said = refused.to_string();
+    assert!(
+        said.contains("cannot be read") && said.contains("--allow-leakage") && said.contains("dataset.url"),
+        "{said}"
+    );
+    let found = checkpoint::Request { set: vec![format!("dataset.url={}", moved.display())], ..on.clone() };
+    let leakage = evaluate(&found).unwrap().evaluation.leakage.unwrap();
+    assert_eq!((leakage.unchecked.as_str(), leakage.allowed), ("", false));
+    let e: Evaluation = evaluate(&checkpoint::Request { allow_leakage: true, ..on }).unwrap().evaluation;
     assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["healthy", "opacity", "validation"]);
-    assert!(e.leakage.unwrap().unchecked.contains("cannot be read"));
+    let leakage = e.leakage.unwrap();
+    assert!(leakage.allowed && leakage.unchecked.contains("cannot be read"));
+    assert!(leakage.text().contains("not checked, ALLOWED"), "{}", leakage.text());
     assert!(e.notes.iter().any(|n| n.contains("not of the data trained on")), "{:?}", e.notes);
 }
 
-#[test]
-fn what_is_scored_is_what_lay_there_at_submission() {
-    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
-    let folder = folder.path();
-    runtime.block_on(write(folder, false));
-    let mut experiment = experiment(folder);
-    let other = folder.join("other").display().to_string();
-    let manifest = std::fs::read(folder.join("other/manifest.json")).unwrap();
-    experiment.evaluation.digests.insert(other.clone(), Digest::of(&manifest));
-    let sets = |e: &Experiment| {
-        let dataset = runtime.block_on(Dataset::open(&e.dataset.url, None, &folder.join("cache"), 1 << 30)).unwrap();
-        runtime.block_on(dataset.sets(e))
-    };
-    sets(&experiment).unwrap();
-    std::fs::write(folder.join("other/manifest.json"), [&manifest[..], b" "].concat()).unwrap();
-    let said = sets(&experiment).unwrap_err();
-    assert!(matches!(said, Failure::User(_)));
-    let said = said.to_string();
-    assert!(said.contains(&other) && said.contains("has changed since the run was submitted"), "{said}");
-    experiment.evaluation = experiment.evaluation.on(&[("covid-noise".into(), other)]);
-    let said = sets(&experiment).unwrap_err().to_string();
-    assert!(said.contains("Lung Opacity"), "named anew, it is what is there now, and has other labels: {said}");
-}
-
-#[test]
-fn who_was_trained_on_is_not_tested_on() {
-    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
-    let folder = folder.path();
-    runtime.block_on(write(folder, true));
-    let mut experiment = experiment(folder);
-    let (sets, _) = sets(&experiment, folder, &runtime);
-    let look = |e: &Experiment| leakage::look(e, &sets.train, &sets.validation, &sets.test);
 /// A DICOM file, explicit little endian, of 8 bit.
 fn dicom(width: u16, height: u16, pixels: &[u8]) -> Vec<u8> {
     fn put(to: &mut Vec<u8>, tag: [u16; 2], vr: &str, value: &[u8]) {
@@ -462,6 +462,38 @@ fn colours_lie_where_the_prepared_square_was_cut_out_of_the_file() {
     );
 }
 
+#[test]
+fn what_is_scored_is_what_lay_there_at_submission() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, false));
+    let mut experiment = experiment(folder);
+    let other = folder.join("other").display().to_string();
+    let manifest = std::fs::read(folder.join("other/manifest.json")).unwrap();
+    experiment.evaluation.digests.insert(other.clone(), Digest::of(&manifest));
+    let sets = |e: &Experiment| {
+        let dataset = runtime.block_on(Dataset::open(&e.dataset.url, None, &folder.join("cache"), 1 << 30)).unwrap();
+        runtime.block_on(dataset.sets(e))
+    };
+    sets(&experiment).unwrap();
+    std::fs::write(folder.join("other/manifest.json"), [&manifest[..], b" "].concat()).unwrap();
+    let said = sets(&experiment).unwrap_err();
+    assert!(matches!(said, Failure::User(_)));
+    let said = said.to_string();
+    assert!(said.contains(&other) && said.contains("has changed since the run was submitted"), "{said}");
+    experiment.evaluation = experiment.evaluation.on(&[("covid-noise".into(), other)]);
+    let said = sets(&experiment).unwrap_err().to_string();
+    assert!(said.contains("Lung Opacity"), "named anew, it is what is there now, and has other labels: {said}");
+}
+
+#[test]
+fn who_was_trained_on_is_not_tested_on() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, true));
+    let mut experiment = experiment(folder);
+    let (sets, _) = sets(&experiment, folder, &runtime);
+    let look = |e: &Experiment| leakage::look(e, &sets.train, &sets.validation, &sets.test);
     let found = look(&experiment);
     assert_eq!((found.persons, found.images, found.allowed), (1, 1, false));
     let examples: Vec<_> =
