@@ -189,3 +189,37 @@ impl Method for BetaVae {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::tests::{Golden, facts};
+
+    #[test]
+    fn the_loss_of_each_call_is_the_references() {
+        let (Some(golden), Some(inputs), Some(facts)) =
+            (Golden::open("ops/misc.safetensors"), Golden::open("inputs.safetensors"), facts())
+        else {
+            return;
+        };
+        let model: spec::Model =
+            serde_json::from_value(serde_json::json!({"method": "b-vae", "image_size": 32, "latent": 32})).unwrap();
+        let (loss, noise) = (&spec::Loss::default(), &spec::Noise::default());
+        let place = Place { device: Device::Cpu, kind: Kind::Double };
+        let vae = build(Parts { model: &model, loss, noise, vgg: None, place, seed: 1 }).unwrap();
+        let get = |name: &str| golden.get(name, Kind::Double);
+        let x = inputs.get("batches_u8", Kind::Double).get(1) / 255.0;
+        let out = Forward { y: get("vae_xrec"), mu: get("b_mu"), log_var: get("b_logvar") };
+        let pixels = losses::reconstruction(spec::Reconstruction::L2, &out.y, &x).double_value(&[]);
+        let calls = facts["bvae_loss_by_call"].as_array().unwrap();
+        assert_eq!(calls.len(), 5);
+        for (step, want) in (0..).zip(calls) {
+            let at = At { step, ..At::default() };
+            let got = pixels + vae.divergence(&out, at, &Solo).unwrap().double_value(&[]);
+            let want = want.as_f64().unwrap();
+            assert!((got - want).abs() < 1e-6, "call {step}: {got} instead of {want}");
+        }
+    }
+}

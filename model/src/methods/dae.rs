@@ -210,6 +210,10 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::{
+        Recorded,
+        tests::{Golden, apart},
+    };
 
     #[test]
     fn groups_are_the_references() {
@@ -226,6 +230,25 @@ mod tests {
         assert!(filters.mean_dim([1i64].as_slice(), false, Kind::Double).abs().max().double_value(&[]) < 1e-12);
         let std = filters.std_dim([1i64].as_slice(), true, false);
         assert!((std - 1.0).abs().max().double_value(&[]) < 1e-3);
+    }
+
+    #[test]
+    fn noise_and_standardised_convolutions_are_the_references() {
+        crate::tests::one_thread();
+        let Some(golden) = Golden::open("ops/misc.safetensors") else { return };
+        let get = |name: &str| golden.get(name, Kind::Float);
+        // The shift that the reference drew (ops.json: gaussian_noise).
+        let drawn = [get("noise16"), Tensor::from(65i64), Tensor::from(50i64)];
+        let noise = spec::Noise { std: 0.2, resolution: 16 };
+        let mut recorded = Recorded::new(drawn);
+        let y = noisy(&get("x"), &noise, &mut recorded).unwrap();
+        assert!(apart(&y, &get("y")) < 1e-6 && recorded.left() == 0, "{:e}", apart(&y, &get("y")));
+
+        let place = Place { device: Device::Cpu, kind: Kind::Float };
+        let mut conv = Conv::new(3, 5, 3, Slide::Down(1, 0), true, place);
+        (conv.weight, conv.bias) = (get("wn_w"), Some(get("wn_b")));
+        let y = conv.with(&standardised(&conv.weight), &get("wn_x")).unwrap();
+        assert!(apart(&y, &get("wn_y")) < 1e-5, "{:e}", apart(&y, &get("wn_y")));
     }
 
     #[test]

@@ -169,3 +169,36 @@ impl Method for Vae {
         tch::no_grad(|| Ok(self.elbo(&self.forward(x, false, draws)?, x).to_kind(Kind::Double)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::{
+        layers::Place,
+        tests::{Golden, facts},
+    };
+
+    #[test]
+    fn the_bound_is_the_references() {
+        let (Some(golden), Some(inputs), Some(facts)) =
+            (Golden::open("ops/misc.safetensors"), Golden::open("inputs.safetensors"), facts())
+        else {
+            return;
+        };
+        let model: spec::Model =
+            serde_json::from_value(serde_json::json!({"method": "vae", "image_size": 16, "channels": [2], "latent": 16}))
+                .unwrap();
+        let mut loss = spec::Loss::default();
+        loss.vae.posterior = spec::Posterior::Twice;
+        let place = Place { device: Device::Cpu, kind: Kind::Double };
+        let noise = &spec::Noise::default();
+        let vae = build(Parts { model: &model, loss: &loss, noise, vgg: None, place, seed: 1 }).unwrap();
+        let get = |name: &str| golden.get(name, Kind::Double);
+        let x = inputs.get("batches_u8", Kind::Double).get(1) / 255.0;
+        let out = Forward { y: get("vae_xrec"), mu: get("vae_mu"), std: get("vae_std_out") };
+        let (got, want) = (vae.elbo(&out, &x).mean(Kind::Double).double_value(&[]), facts["vae_loss"].as_f64().unwrap());
+        assert!((got - want).abs() < 1e-6 * want, "{got} instead of {want}");
+    }
+}

@@ -14,15 +14,15 @@ use tch::{Device, Kind, Tensor};
 use crate::from_data;
 
 /// Recorded tensors by name.
-struct Golden(Tensors);
+pub(crate) struct Golden(Tensors);
 
 impl Golden {
     /// The file `name` below the recorded vectors; `None` where they are not at hand.
-    fn open(name: &str) -> Option<Self> {
+    pub(crate) fn open(name: &str) -> Option<Self> {
         Some(Self(weights::read(&std::fs::read(path(name)?).unwrap(), name).unwrap()))
     }
 
-    fn get(&self, name: &str, kind: Kind) -> Tensor {
+    pub(crate) fn get(&self, name: &str, kind: Kind) -> Tensor {
         from_data(&self.0[name], Device::Cpu).unwrap().to_kind(kind)
     }
 }
@@ -40,12 +40,12 @@ pub(crate) fn path(name: &str) -> Option<PathBuf> {
 }
 
 /// The numbers of `ops.json`.
-fn facts() -> Option<serde_json::Value> {
+pub(crate) fn facts() -> Option<serde_json::Value> {
     Some(serde_json::from_slice(&std::fs::read(path("ops/ops.json")?).unwrap()).unwrap())
 }
 
 /// Largest distance of two elements.
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
+pub(crate) fn apart(a: &Tensor, b: &Tensor) -> f64 {
     assert_eq!(a.size(), b.size());
     (a.detach().to_kind(Kind::Double) - b.detach().to_kind(Kind::Double)).abs().max().double_value(&[])
 }
@@ -57,7 +57,7 @@ fn off(got: &Tensor, want: &Tensor) -> f64 {
     (got - &want).norm().double_value(&[]) / want.norm().double_value(&[])
 }
 
-fn one_thread() {
+pub(crate) fn one_thread() {
     // Tests run side by side: one thread each, or they wait for each other.
     tch::set_num_threads(1);
 }
