@@ -3,15 +3,18 @@
 use anyhow::Result;
 use morph_scores::{format_interval, format_p};
 
-use super::table::{Cell, Comparison, DECIMALS, Row, Table};
+use super::table::{Cell, Comparison, DECIMALS, Fids, Row, Table};
 use crate::print;
 
+const COLUMNS: usize = 8;
 /// Heads of the columns of numbers.
-pub const HEADS: [&str; 6] = ["AUROC", "AUPRC", "FPR@95", "FPR@99", "SSIM", "L1"];
+pub const HEADS: [&str; COLUMNS] = ["AUROC", "AUPRC", "FPR@95", "FPR@99", "SENS@90", "SENS@95", "SSIM", "L1"];
 
 /// The numbers of a row in the order of [`HEADS`].
-pub fn cells(row: &Row) -> [Option<&Cell>; 6] {
-    [Some(&row.auroc), Some(&row.auprc), Some(&row.fpr95), Some(&row.fpr99), row.ssim.as_ref(), row.l1.as_ref()]
+pub fn cells(row: &Row) -> [Option<&Cell>; COLUMNS] {
+    let ranked = [&row.auroc, &row.auprc, &row.fpr95, &row.fpr99, &row.sens90, &row.sens95];
+    let [a, b, c, d, e, f] = ranked.map(Some);
+    [a, b, c, d, e, f, row.ssim.as_ref(), row.l1.as_ref()]
 }
 
 /// Heads of [`looks`].
@@ -43,8 +46,8 @@ pub const LOOKS_SAY: &str = "LPIPS and FID are lower where images look alike to 
     number of images.";
 
 /// What a score that knows nothing reaches, in the order of [`HEADS`].
-pub fn chance(c: &Comparison) -> [Option<f64>; 6] {
-    [Some(0.5), Some(c.prevalence), Some(0.95), Some(0.99), None, None]
+pub fn chance(c: &Comparison) -> [Option<f64>; COLUMNS] {
+    [Some(0.5), Some(c.prevalence), Some(0.95), Some(0.99), Some(0.1), Some(0.05), None, None]
 }
 
 /// `0.812 [0.790, 0.833]`, and of several seeds their standard deviation: `(±0.011)`.
@@ -94,7 +97,8 @@ pub fn legend(table: &Table) -> Vec<String> {
             plan.resamples,
             plan.seed
         ),
-        "SSIM, L1: of the healthy images. Best of the methods as printed; that says nothing of significance."
+        "SENS@90, SENS@95: sensitivity at that specificity, as read from the test set's own curve. SSIM, L1: of the healthy images. \
+         Best of the methods as printed; that says nothing of significance."
             .to_owned(),
     ];
     if table.comparisons.iter().flat_map(|c| &c.rows).any(|r| r.seeds.len() > 1) {
@@ -165,7 +169,7 @@ pub fn text(table: &Table) -> String {
 /// # Errors
 /// When a line is not as long as the first.
 pub fn csv(table: &Table) -> Result<String> {
-    let names = ["auroc", "auprc", "fpr95", "fpr99", "ssim", "l1"];
+    let names = ["auroc", "auprc", "fpr95", "fpr99", "sens90", "sens95", "ssim", "l1"];
     let mut head: Vec<String> = ["comparison", "datasets", "healthy", "pathology", "prevalence", "score"]
         .into_iter()
         .chain(["method", "baseline", "runs", "seeds"])
@@ -275,16 +279,24 @@ pub fn markdown(table: &Table) -> String {
 
 /// For a paper: methods × comparisons, with booktabs; best in bold.
 pub fn latex(table: &Table) -> String {
-    // The paper's columns; SSIM and L1, of the healthy images, once for each comparison, since healthy sets may differ.
-    let heads = [
+    // The paper's columns; what is of the healthy images once for each comparison, since healthy sets may differ.
+    let mut heads = vec![
         "AUROC\\,$\\uparrow$",
         "AUPRC\\,$\\uparrow$",
         "FPR95\\,$\\downarrow$",
         "FPR99\\,$\\downarrow$",
+        "Sens90\\,$\\uparrow$",
+        "Sens95\\,$\\uparrow$",
         "SSIM\\,$\\uparrow$",
         "L1\\,$\\downarrow$",
-        "$p$",
     ];
+    let all = || table.comparisons.iter().flat_map(|c| &c.rows);
+    let (lpips, fid) = (all().any(|r| r.lpips.is_some()), all().any(|r| r.fid.is_some()));
+    heads.extend(lpips.then_some("LPIPS\\,$\\downarrow$"));
+    if fid {
+        heads.extend(["FID\\,$\\downarrow$", "FID, restored\\,$\\downarrow$", "FID, untouched"]);
+    }
+    heads.push("$p$");
     let columns = heads.len();
     let mut out = String::from("% \\usepackage{booktabs}\n\\begin{table*}\n\\centering\n");
     out.push_str(&format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "c".repeat(columns * table.comparisons.len())));
@@ -325,8 +337,14 @@ pub fn latex(table: &Table) -> String {
             let row = c.rows.iter().find(|r| r.method == label && r.baseline == baseline);
             match row {
                 Some(row) => {
-                    let p = if row.test.is_some() { p(row).replace('<', "$<$") } else { "--".to_owned() };
-                    out.push_str(&format!(" & {} & {p}", cells(row).map(shown).join(" & ")));
+                    let mut line = cells(row).map(shown).to_vec();
+                    line.extend(lpips.then(|| shown(row.lpips.as_ref())));
+                    if fid {
+                        let of = |f: &Fids| [f.healthy, f.restored, f.untouched].map(|v| format!("{v:.DECIMALS$}"));
+                        line.extend(row.fid.as_ref().map_or_else(|| std::array::from_fn(|_| "--".to_owned()), of));
+                    }
+                    line.push(if row.test.is_some() { p(row).replace('<', "$<$") } else { "--".to_owned() });
+                    out.push_str(&format!(" & {}", line.join(" & ")));
                 }
                 None => out.push_str(&" & --".repeat(columns)),
             }
@@ -336,10 +354,11 @@ pub fn latex(table: &Table) -> String {
     out.push_str("\\emph{chance}");
     for c in &table.comparisons {
         let nothing = chance(c).map(|v| v.map_or_else(|| "--".to_owned(), |v| format!("{v:.DECIMALS$}")));
-        out.push_str(&format!(" & {} & --", nothing.join(" & ")));
+        out.push_str(&format!(" & {}{}", nothing.join(" & "), " & --".repeat(columns - nothing.len())));
     }
     out.push_str(" \\\\\n\\bottomrule\n\\end{tabular}\n");
-    let lines = legend(table).into_iter().chain(table.notes.iter().cloned());
+    let looks = (lpips || fid).then(|| LOOKS_SAY.to_owned());
+    let lines = legend(table).into_iter().chain(looks).chain(table.notes.iter().cloned());
     out.push_str(&format!("\\caption{{{}}}\n\\end{{table*}}", tex(&lines.collect::<Vec<_>>().join(" "))));
     out
 }

@@ -87,6 +87,10 @@ pub struct Row {
     pub fpr95: Cell,
     /// The same at 99 %.
     pub fpr99: Cell,
+    /// The most of the pathology that is found where 90 % of the healthy are spared.
+    pub sens90: Cell,
+    /// The same at 95 %.
+    pub sens95: Cell,
     /// Mean SSIM of the healthy images and their reconstructions.
     pub ssim: Option<Cell>,
     /// Mean |x − x̂| of the healthy images.
@@ -322,6 +326,8 @@ impl Row {
             auprc: of(found.mean.average_precision, |d| d.average_precision),
             fpr95: of(found.mean.fpr_at_95_tpr, |d| d.fpr_at_95_tpr),
             fpr99: of(found.mean.fpr_at_99_tpr, |d| d.fpr_at_99_tpr),
+            sens90: of(found.mean.sensitivity_at_90_specificity, |d| d.sensitivity_at_90_specificity),
+            sens95: of(found.mean.sensitivity_at_95_specificity, |d| d.sensitivity_at_95_specificity),
             ssim: None,
             l1: None,
             lpips: None,
@@ -398,6 +404,8 @@ fn mark_best(rows: &mut [Row]) {
     mark(rows, Better::Higher, |r| Some(&mut r.auprc));
     mark(rows, Better::Lower, |r| Some(&mut r.fpr95));
     mark(rows, Better::Lower, |r| Some(&mut r.fpr99));
+    mark(rows, Better::Higher, |r| Some(&mut r.sens90));
+    mark(rows, Better::Higher, |r| Some(&mut r.sens95));
     mark(rows, Better::Higher, |r| r.ssim.as_mut());
     mark(rows, Better::Lower, |r| r.l1.as_mut());
     mark(rows, Better::Lower, |r| r.lpips.as_mut());

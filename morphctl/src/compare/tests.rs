@@ -133,6 +133,13 @@ fn runs_that_differ_in_the_seed_are_one_method() {
     assert!(test.difference.value < 0.0 && test.p <= test.p_holm, "{test:?}");
     assert!((test.difference.value - (of(&runs[1]) - mean)).abs() < 1e-12);
     assert!(row.auroc.best && !c.rows[1].auroc.best && !c.rows[2].auroc.best);
+    let sensitivity = |s: &Scored| {
+        let [healthy, sick] = values(s);
+        morph_scores::Ranked::new(&healthy, &sick).unwrap().at_specificity(0.9).unwrap().tpr
+    };
+    let mean = (sensitivity(&runs[0]) + sensitivity(&runs[2])) / 2.0;
+    assert!((row.sens90.estimate.value - mean).abs() < 1e-12 && row.sens90.best, "{row:?}");
+    assert!(row.sens95.estimate.value <= row.sens90.estimate.value);
     assert!(t.notes.iter().any(|n| n.contains("phantoms")), "{:?}", t.notes);
     assert!(!t.notes.iter().any(|n| n.contains("prepared otherwise")), "{:?}", t.notes);
 }
@@ -214,6 +221,8 @@ fn all_formats_have_the_same_numbers() {
     let value = format!("{:.3}", row.auroc.estimate.value);
     let text = formats::text(&t);
     assert!(text.contains(&shown) && text.contains("*") && text.contains("2 seeds of a-1"), "{text}");
+    let sensitive = morph_scores::format_interval(&row.sens95.estimate, 3);
+    assert!(text.contains("SENS@95") && text.contains(&sensitive), "{text}");
     assert!(
         text.contains("(chance)") && text.contains("0.429") && text.contains("WARNING: the test set of made-up"),
         "{text}"
@@ -223,19 +232,21 @@ fn all_formats_have_the_same_numbers() {
     let latex = formats::latex(&t);
     assert!(latex.contains(&format!("\\textbf{{{value}}}")) && latex.contains("\\bottomrule"), "{latex}");
     assert!(!latex.contains('±') && latex.contains("95 \\%"), "{latex}");
+    assert!(latex.contains("Sens90") && !latex.contains("FID"), "only what there is: {latex}");
     let csv = formats::csv(&t).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 5, "a head and four rows: {csv}");
     let columns = lines[0].split(',').count();
     assert!(lines.iter().all(|l| l.split(',').count() == columns), "{csv}");
     assert!(lines[1].contains(&row.auroc.estimate.value.to_string()), "{csv}");
+    assert!(lines[0].contains("sens90_low") && lines[1].contains(&row.sens90.estimate.value.to_string()), "{csv}");
     let json = serde_json::to_value(&t).unwrap();
     assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["value"], row.auroc.estimate.value);
     assert_eq!(json["comparisons"][0]["rows"][0]["auroc"]["best"], true);
     assert_eq!(json["version"], 1);
 }
 
-/// Where runs were scored by networks whose weights were given, every format but LaTeX says what these found.
+/// Where runs were scored by networks whose weights were given, every format says what these found.
 #[test]
 fn how_images_look_is_told_where_it_is_known() {
     let mut runs = three();
@@ -258,6 +269,11 @@ fn how_images_look_is_told_where_it_is_known() {
     assert!(text.contains("FID, sick restored") && text.contains("0.250 [0.250, 0.250]"), "{text}");
     assert!(markdown.contains("| vae | 0.250 [0.250, 0.250] | 11.000 | 21.000 | 30.000 |"), "{markdown}");
     assert!(csv.lines().nth(2).unwrap().ends_with("0.25,0.25,0.25,11,21,30"), "{csv}");
+    let latex = formats::latex(&t);
+    assert!(latex.contains("0.250, 0.250]} & 11.000 & 21.000 & 30.000 & "), "{latex}");
+    let lines: Vec<&str> = latex.lines().filter(|l| l.ends_with("\\\\") && !l.contains("multicolumn")).collect();
+    let widths: Vec<usize> = lines.iter().map(|line| line.matches(" & ").count()).collect();
+    assert_eq!(widths, [13; 6], "a head, two methods, two baselines, chance: {latex}");
     // By two networks they are no numbers of one kind.
     runs[2].evaluation.sets.get_mut("healthy").unwrap().fid.as_mut().unwrap().network = "torchvision".into();
     assert!(table_of(&runs, &asked()).unwrap().comparisons[0].rows[0].fid.is_none());

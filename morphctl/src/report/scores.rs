@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use morph_scores::{
-    Estimate, Subgroup,
+    Estimate, HEAT_MAP_IOUS, Subgroup,
     cases::Role,
     columns,
     evaluation::{Comparison, Localisation},
@@ -268,42 +268,54 @@ pub fn subgroups(m: &Material, groups: &[Group<'_>]) -> Html {
 pub fn localisation(m: &Material, groups: &[Group<'_>]) -> Html {
     let mut parts = Vec::new();
     for c in &m.table.comparisons {
-        let heads = std::iter::once(Head::text("Method")).chain(
-            [
-                "Images",
-                "Boxes",
-                "Pixel AUROC",
-                "Pixel AUPRC",
-                "chance",
-                "Pointing game",
-                "Energy in boxes",
-                "chance",
-                "Mean AP",
-                "RSNA challenge",
-                "Best Dice (oracle)",
-            ]
-            .map(Head::number),
-        );
-        let mut rows = Vec::new();
+        let (mut pixels, mut regions) = (Vec::new(), Vec::new());
         for (_, label, s) in each(groups) {
             let Some(o) = own(s, &c.name) else { continue };
             let Some(l) = &o.localisation else { continue };
-            rows.push(located(label, s, &o.sets.pathology, l));
+            pixels.push(by_pixels(label.clone(), s, &o.sets.pathology, l));
+            regions.push(by_regions(label, l));
         }
-        if rows.is_empty() {
+        if pixels.is_empty() {
             continue;
         }
+        let heads = |names: Vec<String>| -> Vec<Head> {
+            std::iter::once(Head::text("Method")).chain(names.into_iter().map(Head::number)).collect()
+        };
+        parts.push(plain("h3", format!("Healthy against {}", c.name)));
         let caption = format!(
             "Where the smoothed residual lies of images of {} with boxes. Oracle: its threshold is chosen on the test set, an upper bound and no result.",
             c.name
         );
-        parts.push(plain("h3", format!("Healthy against {}", c.name)));
-        parts.push(table(&caption, &heads.collect::<Vec<_>>(), rows));
+        parts.push(table(&caption, &heads(PIXELS.map(str::to_owned).into()), pixels));
+        let caption = format!(
+            "Regions of images of {} with boxes: average precision by the IoU from which on a region has hit a box. The challenge's score \
+             and FROC (IoU 0.1, mean sensitivity at ⅛ to 8 false regions an image) count false regions of healthy images, too.",
+            c.name
+        );
+        let more = ["Mean AP", "RSNA challenge", "Mean FROC"].map(str::to_owned);
+        let names = HEAT_MAP_IOUS.iter().map(|iou| format!("AP@{iou}")).chain(more).collect();
+        parts.push(table(&caption, &heads(names), regions));
     }
     parts.into()
 }
 
-fn located(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> {
+/// Heads of [`by_pixels`], after the method's.
+const PIXELS: [&str; 12] = [
+    "Images",
+    "Boxes",
+    "Pixel AUROC",
+    "Pixel AUPRC",
+    "chance",
+    "Pixel AUROC by image",
+    "Pixel AUPRC by image",
+    "Pointing game",
+    "Energy in boxes",
+    "chance",
+    "Best Dice (oracle)",
+    "its IoU",
+];
+
+fn by_pixels(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> {
     let mean = |name: &str| {
         let found = s.evaluation.sets.get(set).and_then(|set| set.means.get(name));
         found.map_or_else(Cell::empty, |m| estimate(&m.estimate))
@@ -315,13 +327,24 @@ fn located(label: String, s: &Scored, set: &str, l: &Localisation) -> Vec<Cell> 
         Cell::number(l.pixel_auroc, 3),
         Cell::number(l.pixel_auprc, 3),
         Cell::number(l.pixel_prevalence, 3),
+        mean("pixel_auroc"),
+        mean("pixel_auprc"),
         mean("pointing"),
         mean("energy_inside"),
         mean("box_share"),
-        estimate(&l.mean_box_ap),
-        Cell::number(l.challenge, 3),
         Cell::number(l.oracle.dice, 3),
+        Cell::number(l.oracle.iou, 3),
     ]
+}
+
+/// Average precision at each of [`HEAT_MAP_IOUS`], and what takes part of healthy images, too.
+fn by_regions(label: String, l: &Localisation) -> Vec<Cell> {
+    let at = |iou: &f64| {
+        let found = l.box_ap.iter().find(|b| (b.iou - iou).abs() < 1e-9);
+        found.map_or_else(Cell::empty, |b| estimate(&b.ap))
+    };
+    let more = [estimate(&l.mean_box_ap), Cell::number(l.challenge, 3), Cell::number(l.mean_froc, 3)];
+    std::iter::once(Cell::of(label)).chain(HEAT_MAP_IOUS.iter().map(at)).chain(more).collect()
 }
 
 /// How healthy the reconstructions are.

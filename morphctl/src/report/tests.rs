@@ -3,6 +3,10 @@
 use std::{collections::BTreeMap, fs};
 
 use morph_proto::v1;
+use morph_scores::{
+    BestOverlap, Estimate, FrocPoint,
+    evaluation::{BoxAp, Localisation, Mean},
+};
 use serde_json::Value;
 
 use super::{
@@ -75,6 +79,41 @@ fn the_page_is_whole_and_needs_nothing() {
         // `<header` also begins nothing else here; `<table` and `<tbody` are told apart by their whole names.
         assert_eq!(open, close, "{tag}");
     }
+}
+
+#[test]
+fn where_findings_are_is_told_by_pixels_and_by_regions() {
+    let mut m = material();
+    let estimate = |value: f64| Estimate { value, low: value, high: value };
+    let at = |iou: f64| BoxAp { iou, ap: estimate(1.0 - iou - 0.0625) };
+    let set = m.gathered.runs[0].evaluation.sets.get_mut("opacity").unwrap();
+    set.means.insert("pixel_auprc".into(), Mean { estimate: estimate(0.34375), cases: 9 });
+    m.gathered.runs[0].evaluation.comparisons.get_mut("opacity").unwrap().localisation = Some(Localisation {
+        images: 9,
+        boxes: 11,
+        sigma: 0.02,
+        pixel_auroc: 0.75,
+        pixel_auprc: 0.25,
+        pixel_prevalence: 0.125,
+        oracle: BestOverlap { threshold: 0.5, dice: 0.5, iou: 0.328_125 },
+        region_threshold: 0.1,
+        box_ap: [0.1, 0.2, 0.3, 0.4, 0.5].map(at).into(),
+        mean_box_ap: estimate(0.6),
+        challenge: 0.1,
+        froc: vec![FrocPoint { false_positives_per_image: 0.125, sensitivity: 0.5 }],
+        mean_froc: 0.578_125,
+    });
+    let page = page::render(&m);
+    assert!(page.contains("<section id=\"localisation\""));
+    for head in ["AP@0.1", "AP@0.5", "Pixel AUPRC by image", "Mean FROC", "its IoU"] {
+        assert!(page.contains(head), "no {head}");
+    }
+    // AP at 0.1 and 0.5, the best IoU, AUPRC by image, FROC.
+    for value in ["0.8375", "0.4375", "0.328125", "0.34375", "0.578125"] {
+        assert!(page.contains(&format!("data-value=\"{value}\"")), "no {value}");
+    }
+    let text = m.gathered.runs[0].evaluation.text();
+    assert!(text.contains("0.500 at 0.125; mean 0.578"), "{text}");
 }
 
 #[test]

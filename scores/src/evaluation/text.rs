@@ -195,6 +195,16 @@ impl Evaluation {
                 l.oracle.iou
             ),
         );
+        let point = |p: &crate::FrocPoint| format!("{:.3} at {}", p.sensitivity, p.false_positives_per_image);
+        let points: Vec<String> = l.froc.iter().map(point).collect();
+        line(
+            out,
+            &format!(
+                "    FROC, sensitivity (IoU 0.1) at false regions an image, healthy ones included: {}; mean {:.3}",
+                points.join(", "),
+                l.mean_froc
+            ),
+        );
     }
 }
 
