@@ -14,7 +14,7 @@ const REFUSED: u8 = 4;
 /// Runs training where the GPUs (or CPUs) are.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = morph_worker::VERSION,
     after_help = "Examples:
   morph-worker agent --coordinator http://head:7070 --slots 2 --home /var/lib/morph
   morph-worker devices

@@ -156,6 +156,7 @@ mod tests {
         let own = env!("CARGO_PKG_VERSION");
         assert!(fits(own).is_ok());
         assert!(fits(&format!("{}.99", own.rsplit_once('.').unwrap().0)).is_ok());
+        assert!(fits(&format!("{own}+0123456789ab.dirty")).is_ok(), "of one version, whatever the commit");
         assert!(fits("99.0.0").unwrap_err().message().contains("99.0.0"));
         assert!(fits("").is_err());
     }

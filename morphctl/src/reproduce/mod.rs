@@ -137,6 +137,7 @@ impl Original {
         if versions[0] != versions[1] {
             notes.push(format!("trained by morph {}, again by {}", shown(&versions[0]), shown(&versions[1])));
         }
+        notes.extend(uncommitted(&versions));
         Ok(Verdict {
             names: [self.run.name.clone(), again.name.clone()],
             metrics: differ::first(&then, &now),
@@ -148,6 +149,12 @@ impl Original {
             notes,
         })
     }
+}
+
+/// That some code cannot be told from other code.
+fn uncommitted(versions: &[String; 2]) -> Option<String> {
+    let version = versions.iter().find(|v| v.ends_with(".dirty"))?;
+    Some(format!("morph {version} was built of sources that no commit holds: the same version may be other code"))
 }
 
 fn shown(version: &str) -> &str {
@@ -247,5 +254,18 @@ impl Verdict {
             "versions": { "then": self.versions[0], "now": self.versions[1] },
             "notes": self.notes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uncommitted;
+
+    #[test]
+    fn code_that_no_commit_holds_is_remarked_on() {
+        let of = |then: &str, now: &str| uncommitted(&[then.to_owned(), now.to_owned()]);
+        assert_eq!(of("0.1.0+0123456789ab", "0.1.0"), None);
+        let said = of("0.1.0+0123456789ab", "0.1.0+0123456789ab.dirty").unwrap();
+        assert!(said.contains("0.1.0+0123456789ab.dirty was built"), "{said}");
     }
 }

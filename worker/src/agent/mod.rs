@@ -307,7 +307,7 @@ impl Shell {
                     before: self.before(),
                     host: self.options.host.clone(),
                     slots: self.options.slots,
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    version: crate::VERSION.to_owned(),
                     live: self.agent.live().into_iter().map(letters::fence).collect(),
                     cached: Vec::new(),
                     labels: self.options.labels.clone().into_iter().collect(),

@@ -119,7 +119,7 @@ fn captured(
         uids: &uids,
         title: "morph |x-x'|",
         derivation: &derivation,
-        version: env!("CARGO_PKG_VERSION"),
+        version: crate::VERSION,
         series_number: 1,
         instance_number: u32::try_from(number).unwrap_or(u32::MAX),
         made_at: None,
