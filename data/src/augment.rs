@@ -41,8 +41,8 @@ impl Augmenter {
         let [height, width] = size.map(|side| side as usize);
         assert_eq!(pixels.len(), height * width, "invariant: an image has its pixels");
         let mut drawn = self.draw(epoch, sample);
-        let grey = pixels.iter().map(|pixel| f32::from(*pixel) / 255.0).collect();
-        let mut image = if self.amounts.moves() { moved(grey, height, width, &drawn) } else { grey };
+        let grey: Vec<f32> = pixels.iter().map(|pixel| f32::from(*pixel) / 255.0).collect();
+        let mut image = if self.amounts.moves() { moved(&grey, height, width, &drawn) } else { grey };
         self.shade(&mut image, &mut drawn);
         image
     }
@@ -94,7 +94,7 @@ fn normal(rng: &mut Rng) -> [f64; 2] {
 
 /// Mirrored, enlarged, turned about the middle and shifted, in this order: each pixel is looked up where it comes from, between its
 /// four neighbours (bilinear).
-fn moved(image: Vec<f32>, height: usize, width: usize, drawn: &Drawn) -> Vec<f32> {
+fn moved(image: &[f32], height: usize, width: usize, drawn: &Drawn) -> Vec<f32> {
     let (sin, cos) = drawn.angle.sin_cos();
     let (middle_y, middle_x) = ((height as f64 - 1.0) / 2.0, (width as f64 - 1.0) / 2.0);
     let (down, right) = (drawn.shift[0] * height as f64, drawn.shift[1] * width as f64);
@@ -186,7 +186,7 @@ mod tests {
             rng: Rng::keyed(0, "", 0),
         };
         let three: Vec<f32> = (1..10).map(|i| i as f32).collect();
-        let go = |drawn: Drawn| moved(three.clone(), 3, 3, &drawn).into_iter().map(f32::round).collect::<Vec<_>>();
+        let go = |drawn: Drawn| moved(&three, 3, 3, &drawn).into_iter().map(f32::round).collect::<Vec<_>>();
         let third = 1.0 / 3.0;
         let down = go(Drawn { shift: [third, 0.0], ..still });
         assert_eq!(down, [0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
@@ -197,7 +197,7 @@ mod tests {
         let turned = go(Drawn { angle: TAU / 4.0, ..still() });
         assert_eq!(turned, [7.0, 4.0, 1.0, 8.0, 5.0, 2.0, 9.0, 6.0, 3.0]);
         // The corners come from outside when all is drawn half as large.
-        let small = moved(three.clone(), 3, 3, &Drawn { zoom: 0.5, ..still() });
+        let small = moved(&three, 3, 3, &Drawn { zoom: 0.5, ..still() });
         assert_eq!((small[0], small[4], small[8]), (0.0, 5.0, 0.0));
     }
 
