@@ -35,6 +35,14 @@ pub enum Error {
         /// The cause.
         source: rusqlite::Error,
     },
+    /// A new file cannot be kept from others.
+    #[error("make {} readable by its owner only: {source}", path.display())]
+    Private {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// PostgreSQL failed.
     #[error("{action} {server}: {why}")]
     Postgres {

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,11 +34,13 @@ impl Sqlite {
     /// When it cannot be used, or a newer morph wrote it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |action| move |source| Error::Sqlite { action, path: path.to_owned(), source };
-        // Hashes of tokens are in it. What SQLite puts beside it has the same mode.
-        // It is there already, or cannot be made: then SQLite says why.
-        drop(File::options().write(true).create_new(true).mode(0o600).open(path));
         let mut db = Connection::open(path).map_err(fail("open"))?;
         db.busy_timeout(Duration::from_secs(5)).map_err(fail("open"))?;
+        if path.is_file() && tables::version(&db).map_err(fail("read"))? == 0 {
+            // Hashes of tokens will be in it. What SQLite puts beside it has the same mode.
+            let private = fs::set_permissions(path, Permissions::from_mode(0o600));
+            private.map_err(|source| Error::Private { path: path.to_owned(), source })?;
+        }
         db.pragma_update(None, "journal_mode", "WAL").map_err(fail("open"))?;
         db.pragma_update(None, "synchronous", "FULL").map_err(fail("open"))?;
         let store = |db| Self { db, path: path.to_owned() };
@@ -276,7 +278,7 @@ pub(super) fn size(path: &Path) -> Vec<(&'static str, u64)> {
         let mut path = path.as_os_str().to_owned();
         path.push(suffix);
         // A log that is not there is empty.
-        (part, std::fs::metadata(path).map_or(0, |m| m.len()))
+        (part, fs::metadata(path).map_or(0, |m| m.len()))
     };
     [("data", ""), ("wal", "-wal")].map(bytes).into()
 }
@@ -414,10 +416,9 @@ mod tests {
 
     #[test]
     fn hashes_of_tokens_are_for_their_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let _open = Sqlite::open(&dir.path().join("state.db")).unwrap();
-        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
         assert!(files.len() >= 2, "the log beside it, too: {files:?}");
         for file in files {
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
@@ -428,7 +429,7 @@ mod tests {
     fn what_is_no_database_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
-        std::fs::write(&path, vec![b'x'; 5000]).unwrap();
+        fs::write(&path, vec![b'x'; 5000]).unwrap();
         assert!(Sqlite::open(&path).unwrap_err().to_string().contains("state.db"));
     }
 }
