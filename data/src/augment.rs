@@ -1,7 +1,5 @@
 //! Training images, varied: a pure function of (seed, epoch, sample), so that any rank of any attempt makes the same of them.
 
-use std::f64::consts::TAU;
-
 use morph_spec::{Augment, Rng};
 
 /// Varies images as an experiment says.
@@ -76,20 +74,13 @@ impl Augmenter {
         }
         if a.noise != 0.0 {
             for pair in image.chunks_mut(2) {
-                for (v, n) in pair.iter_mut().zip(normal(&mut drawn.rng)) {
+                for (v, n) in pair.iter_mut().zip(drawn.rng.normals()) {
                     *v += (n * a.noise) as f32;
                 }
             }
         }
         image.iter_mut().for_each(|v| *v = v.clamp(0.0, 1.0));
     }
-}
-
-/// Two numbers from N(0, 1): Box and Muller's transform.
-fn normal(rng: &mut Rng) -> [f64; 2] {
-    let (u, v) = (1.0 - rng.uniform(), rng.uniform());
-    let (sin, cos) = (TAU * v).sin_cos();
-    [cos, sin].map(|side| (-2.0 * u.ln()).sqrt() * side)
 }
 
 /// Mirrored, enlarged, turned about the middle and shifted, in this order: each pixel is looked up where it comes from, between its
@@ -121,6 +112,8 @@ fn moved(image: &[f32], height: usize, width: usize, drawn: &Drawn) -> Vec<f32> 
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::TAU;
+
     use proptest::{prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
     use super::*;

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::Write,
     os::unix::ffi::OsStrExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use morph_data::{
@@ -155,6 +155,16 @@ fn padchest(folder: &Path, zipped: bool) {
     }
 }
 
+/// PadChest in folders, and where its table lies.
+fn unzipped() -> (TempDir, Dataset, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    padchest(folder.path(), false);
+    let mut spec = spec(Layout::Padchest, folder.path());
+    spec.source.labels = Some("labels.csv".into());
+    let table = folder.path().join("raw/labels.csv");
+    (folder, spec, table)
+}
+
 #[tokio::test]
 async fn padchest_in_folders_and_in_its_zip_files() {
     let mut prepared = Vec::new();
@@ -208,11 +218,7 @@ async fn padchest_in_folders_and_in_its_zip_files() {
 
 #[tokio::test]
 async fn a_broken_table_is_told_by_line_and_column() {
-    let folder = TempDir::new().unwrap();
-    padchest(folder.path(), false);
-    let mut spec = spec(Layout::Padchest, folder.path());
-    spec.source.labels = Some("labels.csv".into());
-    let path = folder.path().join("raw/labels.csv");
+    let (_folder, spec, path) = unzipped();
     let good = fs::read_to_string(&path).unwrap();
     fs::write(&path, good.replacen("['normal']", "normal", 2).replacen("normal", "['normal']", 1)).unwrap();
     says(&run(&spec).await.unwrap_err(), &["labels.csv:3", "\"Labels\"", "\"normal\" is no list"]);
@@ -222,11 +228,7 @@ async fn a_broken_table_is_told_by_line_and_column() {
 
 #[tokio::test]
 async fn an_image_that_the_table_lists_twice_is_told_by_its_line() {
-    let folder = TempDir::new().unwrap();
-    padchest(folder.path(), false);
-    let mut spec = spec(Layout::Padchest, folder.path());
-    spec.source.labels = Some("labels.csv".into());
-    let path = folder.path().join("raw/labels.csv");
+    let (_folder, spec, path) = unzipped();
     let table = fs::read_to_string(&path).unwrap();
     let again = row("n3.png", "0", "p3", "1950.0", "PA", "MONOCHROME2", "['pneumonia']");
     fs::write(&path, format!("{table}\n{again}\n")).unwrap();
@@ -235,11 +237,7 @@ async fn an_image_that_the_table_lists_twice_is_told_by_its_line() {
 
 #[tokio::test]
 async fn any_column_may_be_asked_for() {
-    let folder = TempDir::new().unwrap();
-    padchest(folder.path(), false);
-    let mut spec = spec(Layout::Padchest, folder.path());
-    spec.source.labels = Some("labels.csv".into());
-    let path = folder.path().join("raw/labels.csv");
+    let (folder, mut spec, path) = unzipped();
     let table = fs::read_to_string(&path).unwrap();
     let changed = |line: &str| match line {
         line if line.contains("n1.png") => line.replace(",No,", ",PED,"),

@@ -1,7 +1,7 @@
 //! Where methods take their random numbers from: a function of (seed, purpose, image), so there is nothing to save, and the
 //! number of ranks changes nothing; or a recording.
 
-use std::{collections::VecDeque, f64::consts::TAU};
+use std::collections::VecDeque;
 
 use morph_spec::Rng;
 use tch::Tensor;
@@ -56,7 +56,8 @@ impl Draws for Keyed {
         let mut values = Vec::with_capacity(each * self.images.len());
         for image in &self.images {
             let mut rng = Rng::keyed(self.seed, &key, *image);
-            values.extend((0..each).map(|_| (gauss(&mut rng) * std) as f32));
+            // The second of each two is thrown away, so that each number costs the same draws.
+            values.extend((0..each).map(|_| (rng.normals()[0] * std) as f32));
         }
         let full: Vec<i64> = std::iter::once(images).chain(shape.iter().copied()).collect();
         Ok(Tensor::from_slice(&values).f_reshape(&full)?.to_kind(like.kind()).to_device(like.device()))
@@ -66,12 +67,6 @@ impl Draws for Keyed {
         let key = self.next();
         Ok(Rng::keyed(self.seed, &key, 0).below(n))
     }
-}
-
-/// Box and Muller's transform; the second of its two numbers is thrown away, so that each costs the same draws.
-fn gauss(rng: &mut Rng) -> f64 {
-    let (u, v) = (1.0 - rng.uniform(), rng.uniform());
-    (-2.0 * u.ln()).sqrt() * (TAU * v).cos()
 }
 
 /// Numbers that were recorded, in their order; scaled already.

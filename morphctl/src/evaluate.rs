@@ -99,13 +99,8 @@ async fn count(
         return Ok(());
     }
     let state = morph_checkpoint::inspect(url).await?.state;
-    let mut trained: Experiment =
-        serde_json::from_value(state.experiment).context("read the checkpoint's experiment")?;
-    if !on.is_empty() {
-        // As the worker does: they are not scored.
-        trained.evaluation.comparisons.clear();
-    }
-    let mut experiment = load::for_scoring(&trained, options)?;
+    let trained: Experiment = serde_json::from_value(state.experiment).context("read the checkpoint's experiment")?;
+    let mut experiment = load::for_scoring(&trained, !on.is_empty(), options)?;
     submit::absolute(&mut experiment)?;
     let tests = tested(&experiment, state.dataset, on);
     let request = v1::RecordEvaluationRequest { run: run.unwrap_or_default(), checkpoint: url.to_owned(), tests };

@@ -1,6 +1,8 @@
 //! The only source of randomness in the core, the sampler and the phantom: PCG64 seeded by key, so there is no state
 //! to save.
 
+use std::f64::consts::TAU;
+
 use rand::{Rng as _, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -24,6 +26,13 @@ impl Rng {
     /// Uniform in `[0, 1)` with 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+    }
+
+    /// Two numbers from N(0, 1): Box and Muller's transform.
+    pub fn normals(&mut self) -> [f64; 2] {
+        let (u, v) = (1.0 - self.uniform(), self.uniform());
+        let (radius, angle) = ((-2.0 * u.ln()).sqrt(), TAU * v);
+        [radius * angle.cos(), radius * angle.sin()]
     }
 
     /// Uniform in `0..n`, unbiased (Lemire's rejection).

@@ -70,7 +70,7 @@ fn what_is_not_said_has_its_default() {
 fn how_something_is_scored_may_be_said_anew_and_nothing_else() {
     let trained =
         experiment(&more("description: costs $${5}\nevaluation: {healthy: {split: test, labels: [Healthy]}}\n"), &[]);
-    let scored = |arguments: &[&str]| load::for_scoring(&trained, &set(arguments));
+    let scored = |arguments: &[&str]| load::for_scoring(&trained, false, &set(arguments));
     assert_eq!(scored(&[]).unwrap(), trained);
     let e = scored(&[
         "evaluation.pathology={covid: {split: test, labels: [COVID, Long COVID]}}",
@@ -95,6 +95,27 @@ fn how_something_is_scored_may_be_said_anew_and_nothing_else() {
         let problems = scored(&[wrong]).unwrap_err().to_string();
         assert!(problems.contains(said), "{wrong}: {problems}");
     }
+}
+
+#[test]
+fn comparisons_are_of_their_own_datasets() {
+    let comparison = "{a: {healthy: {split: test}, pathology: {split: test, labels: [Sick]}}}";
+    let trained = experiment(&more(&format!("evaluation: {{comparisons: {comparison}}}\n")), &[]);
+    let scored = |elsewhere| load::for_scoring(&trained, elsewhere, &set(&[])).unwrap().evaluation.comparisons.len();
+    assert_eq!((scored(false), scored(true)), (1, 0));
+}
+
+#[test]
+fn passwords_are_not_shown_again() {
+    let url = "https://me:hush@host/x@y";
+    for also in ["", ", no: 1"] {
+        let text = more(&format!("evaluation: {{truth: '{url}'{also}}} # as s3://bucket/a@b\n"));
+        let said = refused(&text, &[], &["https://*******@host/x@y", "s3://bucket/a@b"]).to_string();
+        assert!(!said.contains("hush"), "{said}");
+    }
+    let said = load::for_scoring(&experiment(EXPERIMENT, &[]), false, &set(&[&format!("dataset.url={url}")]));
+    let said = said.unwrap_err().to_string();
+    assert!(said.contains("dataset.url=https://*******@host/x@y") && !said.contains("hush"), "{said}");
 }
 
 #[test]

@@ -73,6 +73,23 @@ struct World {
     log: Vec<Event>,
 }
 
+/// How worker `n` introduces itself: with no labels, and nothing that it runs or keeps.
+fn introduction(n: u64, slots: u32, incarnation: &str) -> Hello {
+    Hello {
+        worker: worker(n),
+        incarnation: incarnation.into(),
+        process: incarnation.into(),
+        before: Vec::new(),
+        host: "127.0.0.1".into(),
+        slots,
+        version: "0.1.0".into(),
+        live: Vec::new(),
+        cached: Vec::new(),
+        labels: BTreeMap::new(),
+        memory: 0,
+    }
+}
+
 impl World {
     /// With a registered dataset.
     fn new() -> Self {
@@ -118,21 +135,8 @@ impl World {
     }
 
     fn hello(&mut self, n: u64, slots: u32, incarnation: &str, live: Vec<Fence>) -> (WorkerId, Vec<Effect>) {
-        let worker = worker(n);
-        let hello = Hello {
-            worker,
-            incarnation: incarnation.into(),
-            process: incarnation.into(),
-            before: Vec::new(),
-            host: "127.0.0.1".into(),
-            slots,
-            version: "0.1.0".into(),
-            live,
-            cached: Vec::new(),
-            labels: BTreeMap::new(),
-            memory: 0,
-        };
-        (worker, self.tell(Command::Hello(Box::new(hello))).unwrap())
+        let hello = Hello { live, ..introduction(n, slots, incarnation) };
+        (worker(n), self.tell(Command::Hello(Box::new(hello))).unwrap())
     }
 
     fn run(&mut self, key: &str, world_size: u32) -> RunId {

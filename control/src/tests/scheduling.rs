@@ -170,19 +170,8 @@ fn labels_memory_and_parts_of_slots_are_kept_to() {
     let gpu = w.scheduled("gpu", 2, json!({"nodes": {"device": "cuda"}, "slot_share": 0.5, "memory": "6GiB"}));
     w.worker(1, 8);
     assert!(w.reason(gpu).contains("no worker has device=cuda"), "{}", w.reason(gpu));
-    let hello = Hello {
-        worker: worker(2),
-        incarnation: "a".into(),
-        process: "a".into(),
-        before: Vec::new(),
-        host: "h".into(),
-        slots: 2,
-        version: "0.1.0".into(),
-        live: Vec::new(),
-        cached: Vec::new(),
-        labels: [("device".to_owned(), "cuda".to_owned())].into(),
-        memory: 16 << 30,
-    };
+    let labels = [("device".to_owned(), "cuda".to_owned())].into();
+    let hello = Hello { labels, memory: 16 << 30, ..introduction(2, 2, "a") };
     w.tell(Command::Hello(Box::new(hello))).unwrap();
     let placed = |w: &World, run| {
         let ranks = &w.cluster.runs[&run].attempt().unwrap().ranks;
@@ -216,19 +205,8 @@ fn the_next_attempt_is_not_where_the_last_one_failed() {
 fn who_can_go_elsewhere_only_does_not_stand_behind() {
     let mut w = World::new();
     for (n, card) in [(1, "a100"), (2, "v100")] {
-        let hello = Hello {
-            worker: worker(n),
-            incarnation: "a".into(),
-            process: "a".into(),
-            before: Vec::new(),
-            host: "h".into(),
-            slots: 2,
-            version: "0.1.0".into(),
-            live: Vec::new(),
-            cached: Vec::new(),
-            labels: [("card".to_owned(), card.to_owned())].into(),
-            memory: 0,
-        };
+        let labels = [("card".to_owned(), card.to_owned())].into();
+        let hello = Hello { labels, ..introduction(n, 2, "a") };
         w.tell(Command::Hello(Box::new(hello))).unwrap();
     }
     let on = |card: &str, priority: i32, preemptible: bool| json!({"nodes": {"card": card}, "priority": priority, "preemptible": preemptible});

@@ -12,8 +12,8 @@ pub(super) type Splits = BTreeMap<&'static str, Vec<(Item, String)>>;
 
 /// Sorts `items` into splits.
 ///
-/// Labels, findings and origins are looked at before the split is drawn; views, sexes, ages and columns after it, so that a patient stays in the
-/// same split when one asks for other views.
+/// Labels, findings and origins are looked at before the split is drawn; views, sexes, ages and columns after it, so that a patient
+/// stays in the same split when one asks for other views.
 ///
 /// # Errors
 /// When tables put a patient into two splits.

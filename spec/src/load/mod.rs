@@ -113,18 +113,23 @@ pub fn text(text: &str, name: &str, base: &Path, options: &Options) -> Result<Do
     }
 }
 
-/// `experiment` with each `--set` of `options`, to score by other words what it has trained.
+/// `experiment` with each `--set` of `options`, to score by other words what it has trained. On datasets `elsewhere` than it says: without
+/// its comparisons, which name their datasets themselves, so that what is called like one of them may be named anew.
 ///
 /// # Errors
 /// Everything that is wrong in it, or a field that scoring does not read: all but `evaluation`, and `dataset.url`, where the data may
 /// lie now.
-pub fn for_scoring(experiment: &Experiment, options: &Options) -> Result<Experiment, Problems> {
+pub fn for_scoring(experiment: &Experiment, elsewhere: bool, options: &Options) -> Result<Experiment, Problems> {
+    let mut experiment = experiment.clone();
+    if elsewhere {
+        experiment.evaluation.comparisons.clear();
+    }
     if options.set.is_empty() {
-        return Ok(experiment.clone());
+        return Ok(experiment);
     }
     let plain = Document::Experiment(Box::new(experiment.clone())).to_yaml();
     let changed = text(&plain, "the trained experiment", Path::new(""), options)?;
-    let mut same = experiment.clone();
+    let mut same = experiment;
     if let Document::Experiment(changed) = &changed {
         same.evaluation.clone_from(&changed.evaluation);
         same.dataset.url.clone_from(&changed.dataset.url);

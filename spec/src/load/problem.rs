@@ -40,6 +40,23 @@ pub struct Snippet {
     pub width: usize,
 }
 
+impl Snippet {
+    /// `line` from its column `start` on. Users and passwords in its URLs are hidden, character for character, so that the marks stay
+    /// where they belong.
+    pub(super) fn new(line: &str, start: usize, width: usize) -> Self {
+        let (mut text, mut rest) = (String::with_capacity(line.len()), line);
+        while let Some((before, after)) = rest.split_once("://") {
+            let end = after.find(|c: char| c.is_whitespace() || "/?#'\"".contains(c)).unwrap_or(after.len());
+            let user = after[..end].rfind('@').unwrap_or(0);
+            text.extend([before, "://"]);
+            text.extend(after[..user].chars().map(|_| '*'));
+            rest = &after[user..];
+        }
+        text.push_str(rest);
+        Self { text, start, width }
+    }
+}
+
 /// Longer lines are cut around the marked place.
 const WIDEST: usize = 110;
 

@@ -64,11 +64,9 @@ impl Sources {
         let source = self.texts.get(at.source);
         let placed = source.filter(|s| !s.argument && at.line > 0);
         let line = source.filter(|_| at.line > 0).and_then(|s| s.text.lines().nth(at.line - 1));
-        let snippet = line.map(|text| Snippet {
-            text: text.to_owned(),
-            start: at.column.saturating_sub(1),
-            width: at.width.clamp(1, text.chars().count().saturating_sub(at.column.saturating_sub(1)).max(1)),
-        });
+        let start = at.column.saturating_sub(1);
+        let width = |text: &str| at.width.clamp(1, text.chars().count().saturating_sub(start).max(1));
+        let snippet = line.map(|text| Snippet::new(text, start, width(text)));
         let problem = Problem {
             file: source.map(|s| s.name.clone()).unwrap_or_default(),
             line: placed.map(|_| at.line),

@@ -54,12 +54,9 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     let runtime = rank::runtime()?;
     let url = &request.url;
     let (snapshot, mut experiment) = runtime.block_on(snapshot::read(url))?;
-    if !request.on.is_empty() {
-        // Comparisons name their datasets themselves, and what is called like one of them may be named anew.
-        experiment.evaluation.comparisons.clear();
-    }
     let options = load::Options { set: request.set.clone(), ..load::Options::default() };
-    experiment = load::for_scoring(&experiment, &options).map_err(|e| Failure::User(e.to_string()))?;
+    experiment =
+        load::for_scoring(&experiment, !request.on.is_empty(), &options).map_err(|e| Failure::User(e.to_string()))?;
     if let Some(score) = request.score {
         experiment.evaluation.score = score;
     }
