@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod json;
+mod lines;
 pub mod openmetrics;
 mod otel;
 mod push;
@@ -19,6 +20,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use lines::Lines;
 pub use otel::{TRACE, continues, finish, traceparent};
 pub use push::{Push, headers};
 
@@ -110,7 +112,8 @@ pub fn init(logs: Logs) {
 fn lines(logs: Logs) -> Box<dyn Layer<Registry> + Send + Sync> {
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Who listened on stderr may have gone away: that is no reason to write there that it has.
-    let text = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(ansi).log_internal_errors(false);
+    let stderr = move || Lines::new(std::io::stderr(), ansi);
+    let text = fmt::layer().with_writer(stderr).with_target(false).with_ansi(ansi).log_internal_errors(false);
     match (logs.format, logs.time) {
         (Format::Text, true) => text.boxed(),
         (Format::Text, false) => text.without_time().boxed(),
