@@ -19,6 +19,7 @@ mod options;
 mod orders;
 pub mod parse;
 pub mod restore;
+mod seats;
 mod services;
 mod standby;
 pub mod store;
@@ -144,6 +145,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let push = (!options.read_only).then(|| tokio::spawn(pages.clone().push(stop.clone())));
     // What the builder is told of sockets counts only for those that it opens itself.
     let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
+    let incoming = seats::seated(incoming, options.connections);
     let server = serve(&options, builder, incoming, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());

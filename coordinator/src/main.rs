@@ -289,30 +289,34 @@ fn told(place: &str, restored: &Restored) -> anyhow::Result<String> {
     ))
 }
 
-/// Lets this process have as many files open as the kernel allows it: each agent and each watch is a connection.
-fn raise_file_limit() {
+/// Lets this process have as many files open as the kernel allows it: each agent and each watch is a connection. How many of these
+/// there may be.
+fn raise_file_limit() -> usize {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         }
         Ok(hard)
     });
-    match limit {
-        Ok(limit) if limit < ENOUGH_FILES => {
-            tracing::warn!(
-                "only {limit} files may be open, one for each agent: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
-            );
-        }
-        Ok(_) => {}
-        Err(e) => tracing::warn!("raise the limit of open files: {e}"),
+    let limit = limit.unwrap_or_else(|e| {
+        tracing::warn!("raise the limit of open files: {e}");
+        1024
+    });
+    if limit < ENOUGH_FILES {
+        tracing::warn!(
+            "only {limit} files may be open, one for each agent: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        );
     }
+    usize::try_from(limit.saturating_sub(OTHER_FILES).max(limit / 2)).unwrap_or(usize::MAX)
 }
 
 /// For 10,000 agents, and as many who watch.
 const ENOUGH_FILES: u64 = 20_000;
+/// Those of databases, logs, datasets that are looked at.
+const OTHER_FILES: u64 = 512;
 
 async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {
-    raise_file_limit();
+    let connections = raise_file_limit();
     let mut terminated = signal(SignalKind::terminate())?;
     let mut interrupted = signal(SignalKind::interrupt())?;
     let home = cli.home.clone();
@@ -347,6 +351,7 @@ async fn serve(cli: Serve, said: bool) -> anyhow::Result<()> {
         allow_private_urls: cli.allow_private_urls,
         allow_files: cli.allow_files,
         limits: Limits { requests: cli.requests, ..Limits::default() },
+        connections,
     });
     let mut handle = tokio::select! {
         handle = starting => handle?,

@@ -45,6 +45,8 @@ pub struct Options {
     pub allow_files: Vec<PathBuf>,
     /// What one principal may use.
     pub limits: Limits,
+    /// Connections at a time, whoever they are of.
+    pub connections: usize,
 }
 
 /// A PostgreSQL database that several coordinators share. One of them serves, the others stand by.
@@ -99,6 +101,7 @@ impl Default for Options {
             allow_private_urls: false,
             allow_files: Vec::new(),
             limits: Limits::default(),
+            connections: 20_000,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The coordinator's side of TLS: its own certificate, and whose agents it believes.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 use x509_parser::pem::Pem;
 
 use crate::{Error, options::Tls};
+
+/// How long a handshake may take: who never ends one holds a connection.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Reads what `tls` names. People need no certificate, so none is asked for in the handshake; one that is presented must
 /// be genuine and in date.
@@ -19,7 +22,8 @@ pub(crate) fn config(tls: &Tls) -> Result<ServerTlsConfig, Error> {
     Ok(ServerTlsConfig::new()
         .identity(Identity::from_pem(cert, key))
         .client_ca_root(Certificate::from_pem(ca))
-        .client_auth_optional(true))
+        .client_auth_optional(true)
+        .timeout(HANDSHAKE))
 }
 
 /// A message that names the option whose file is to blame.

@@ -1,7 +1,14 @@
 //! TLS over a real port: who is let in, and who is believed.
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use assert_cmd::Command;
 use morph_coordinator::{Handle, Options, Tls};
@@ -133,6 +140,15 @@ fn agents_are_let_in_by_their_certificates_alone() {
         let shut = matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
         assert!(shut, "{why} was let in: {refused:?}");
     }
+}
+
+#[test]
+fn who_never_ends_a_handshake_is_cut_off() {
+    let world = World::new(&["own"]);
+    let mut silent = TcpStream::connect(world.handle.address()).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let end = silent.read(&mut [0]);
+    assert!(end.as_ref().is_ok_and(|n| *n == 0) || end.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset));
 }
 
 #[test]
