@@ -3,7 +3,7 @@
 use std::{sync::Mutex, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use morph_control::{Event, Target, What};
+use morph_control::{Cluster, Event, Policy, RunState, Target, What, evolve};
 use morph_coordinator::store::{
     self, Batch, Database, Error, Keyring, Line, Lines, Page, Point, Reader, Recorded, Token, Writer,
     postgres::{Server, Taken},
@@ -308,5 +308,35 @@ fn a_newer_format_is_refused_and_does_not_take_the_lease() -> Result<()> {
     ensure!(postgres.database()?.writable().is_err());
     postgres.ask("UPDATE morph.meta SET version = version - 1")?;
     postgres.write()?.0.close();
+    Ok(())
+}
+
+#[test]
+fn a_postgresql_of_version_1_is_read_as_it_is_and_becomes_one_of_today() -> Result<()> {
+    let Some(postgres) = Postgres::start(&["fsync=off"])? else { return Ok(()) };
+    postgres.ask(include_str!("../../coordinator/tests/fixtures/v1.postgres.sql"))?;
+    let look = || {
+        let mut reader = postgres.database()?.read()?;
+        let mut cluster = Cluster::new(Policy::default());
+        let events = all(&mut *reader)?;
+        events.iter().for_each(|recorded| evolve(&mut cluster, &recorded.event));
+        let runs: Vec<RunId> = cluster.in_order().map(|run| run.id).collect();
+        let succeeded = |id| matches!(cluster.runs[id].state, RunState::Succeeded { .. });
+        ensure!(events.len() == 24 && runs.len() == 2 && runs.iter().all(succeeded), "{} events", events.len());
+        let points = reader.metrics(runs[0], &["train/loss".into()])?;
+        let newest = latest(&mut *reader, Some(runs[0]))?;
+        let (_, last, total) = newest.iter().find(|(_, p, _)| p.name == "train/loss").context("its loss")?;
+        ensure!(Some(last) == points.last() && points.len() == 4, "{points:?}");
+        ensure!((total - points.iter().map(|p| p.value).sum::<f64>()).abs() < 1e-12);
+        ensure!(reader.lines(runs[0], Lines::default())?.0.len() > 5 && reader.acks()?.len() == 1);
+        Ok((events, points))
+    };
+    let before = look()?;
+    ensure!(postgres.ask("SELECT version FROM morph.meta")? == "1", "who only reads changes nothing");
+    let (mut writer, _) = postgres.write()?;
+    ensure!(look()? == before);
+    writer.commit(&one(9_000_000_000_000_000))?;
+    writer.close();
+    ensure!(all(&mut *postgres.database()?.read()?)?.len() == 25);
     Ok(())
 }

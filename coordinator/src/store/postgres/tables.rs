@@ -1,4 +1,5 @@
-//! The tables, in the schema `morph`, and how older ones become them. They say the same as SQLite's.
+//! The tables, in the schema `morph`, and how older ones become them. They say the same as SQLite's. Each version's database lies in
+//! `tests/fixtures` as `pg_dump` has it, and opens for ever (`e2e/tests/store.rs`).
 
 use postgres::{Error, Transaction};
 
