@@ -69,6 +69,21 @@ fn a_higher_priority_takes_the_slots_and_the_other_goes_on_where_it_was() -> Res
 }
 
 #[test]
+fn a_rank_that_takes_more_memory_than_it_asked_for_is_ended() -> Result<()> {
+    let lab = Lab::new(400)?;
+    let _coordinator = lab.cluster.coordinator()?;
+    let _agent = lab.cluster.agent("agent", 2)?;
+    lab.train("greedy", &["--set", "scheduling.memory=16MiB"])?;
+    let greedy = lab.wait("greedy", "failed", 0)?;
+    let error = greedy["error"].as_str().unwrap_or_default();
+    ensure!(error.contains("MiB of main memory, and scheduling.memory says 16: raise it"), "{greedy:#}");
+    ensure!(greedy["attempt"] == 1, "another try would end the same way: {greedy:#}");
+    lab.train("modest", &["--set", "scheduling.memory=4GiB", "--set", "trainer.epochs=4"])?;
+    lab.wait("modest", "succeeded", 1)?;
+    Ok(())
+}
+
+#[test]
 fn pause_resume_cancel_retry_and_drain() -> Result<()> {
     let lab = Lab::new(60)?;
     let _coordinator = lab.cluster.coordinator()?;

@@ -383,17 +383,26 @@ impl<L: Letter> Agent<L> {
         }
         let hangs = |r: &Rank| r.patience > 0 && !r.killed && now.saturating_sub(r.heard) > r.patience;
         let hung: Vec<Key> = self.ranks.iter().filter(|(_, r)| hangs(r)).map(|(k, _)| *k).collect();
-        let mut actions = Vec::new();
-        for key in hung {
-            let Some(rank) = self.ranks.get_mut(&key) else { continue };
-            let seconds = rank.patience / 1_000_000;
+        let condemned = hung.into_iter().filter_map(|key| {
+            let seconds = self.ranks.get(&key)?.patience / 1_000_000;
             let why = format!("it has said nothing for {seconds} s (trainer.stall_timeout_s): taken for hung, killed");
-            rank.said = Some((Exit::Crashed, why.clone()));
-            rank.killed = true;
-            self.say(key, why, now);
-            actions.push(Action::Kill(key));
-        }
-        actions
+            self.condemn(key, Exit::Crashed, why, now)
+        });
+        condemned.collect()
+    }
+
+    /// The rank takes more than its run had asked for (`why`), and is killed: trying again would end the same way.
+    pub fn exceeds<S>(&mut self, key: Key, why: String, now: u64) -> Option<Action<S>> {
+        self.condemn(key, Exit::User, why, now)
+    }
+
+    /// Kills a rank, and says in its place what it died of.
+    fn condemn<S>(&mut self, key: Key, exit: Exit, why: String, now: u64) -> Option<Action<S>> {
+        let rank = self.ranks.get_mut(&key).filter(|rank| !rank.killed)?;
+        rank.said = Some((exit, why.clone()));
+        rank.killed = true;
+        self.say(key, why, now);
+        Some(Action::Kill(key))
     }
 
     /// A line that a rank wrote, or that the agent writes about it (`stream` "agent"), at `now`.

@@ -21,6 +21,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result, anyhow};
 use morph_control::agent::{Action, Agent, Status};
 use morph_proto::v1::{Heartbeat, Hello, Report, SessionRequest, StartRank, session_request, session_response};
+use morph_spec::Experiment;
 use morph_telemetry::{TRACE, continues, traceparent};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -34,7 +35,7 @@ use crate::{
         home::Home,
         journal::Journal,
         letters::Post,
-        process::{Heard, Processes, Site},
+        process::{Exceeds, Heard, Processes, Site},
         shards::Shards,
     },
     wire::Order,
@@ -394,7 +395,10 @@ impl Shell {
                         cache_bytes: self.options.cache_bytes,
                         log_format: self.options.log_format,
                     };
-                    self.processes.start(key, process::rank(&start, &site), Order::start(&start), to);
+                    let experiment: Option<Experiment> = serde_json::from_str(&start.experiment_json).ok();
+                    let command = process::rank(experiment.as_ref(), &site);
+                    self.processes.start(key, command, Order::start(&start), to);
+                    self.processes.limit(&key, experiment.map_or(0, |e| e.scheduling.memory.0));
                 }
                 Action::Tell(key, tell) => self.processes.tell(&key, tell.into()),
                 Action::Kill(key) => self.processes.kill(&key),
@@ -403,8 +407,14 @@ impl Shell {
     }
 
     fn beat(&mut self, to: &mpsc::Sender<Heard>) {
-        let hung = self.agent.tick(self.time.now());
-        self.perform(hung, to);
+        let now = self.time.now();
+        let mut condemned = self.agent.tick(now);
+        for Exceeds { key, takes, may } in self.processes.exceeding() {
+            let (takes, may) = (takes.div_ceil(1 << 20), may >> 20);
+            let why = format!("it takes {takes} MiB of main memory, and scheduling.memory says {may}: raise it");
+            condemned.extend(self.agent.exceeds(key, why, now));
+        }
+        self.perform(condemned, to);
         self.shards.beat(self.connection.is_some());
         if let Some(connection) = &self.connection {
             let beat = session_request::Message::Heartbeat(Heartbeat { at: self.time.now() });

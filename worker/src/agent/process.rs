@@ -7,7 +7,7 @@ use std::{
 };
 
 use morph_control::agent::{Key, Status};
-use morph_proto::v1::StartRank;
+use morph_spec::Experiment;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -71,6 +71,19 @@ impl<K: Copy + Eq + Hash + fmt::Display + Send + Sync + 'static> Name for K {}
 struct Running<O> {
     group: Pid,
     orders: mpsc::UnboundedSender<O>,
+    /// Bytes of main memory that it may take; 0: as much as there is.
+    memory: u64,
+}
+
+/// A child that takes more main memory than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exceeds<K> {
+    /// Which.
+    pub key: K,
+    /// Bytes that it takes.
+    pub takes: u64,
+    /// Bytes that it may take.
+    pub may: u64,
 }
 
 impl<K: Name, O> Default for Processes<K, O> {
@@ -97,7 +110,7 @@ impl<K: Name, O: Serialize + Send + 'static> Processes<K, O> {
                     .id()
                     .and_then(|id| i32::try_from(id).ok())
                     .expect("invariant: a child just started has a pid");
-                self.running.insert(key, Running { group: Pid::from_raw(pid), orders });
+                self.running.insert(key, Running { group: Pid::from_raw(pid), orders, memory: 0 });
                 tokio::spawn(listen(key, child, queue, heard.clone()));
             }
             Err(why) => {
@@ -126,6 +139,24 @@ impl<K: Name, O> Processes<K, O> {
         }
     }
 
+    /// From now on `key` may take so many bytes of main memory.
+    pub fn limit(&mut self, key: &K, memory: u64) {
+        if let Some(child) = self.running.get_mut(key) {
+            child.memory = memory;
+        }
+    }
+
+    /// Those that take more main memory than they may. Files that they have mapped, as datasets in the cache, do not count: the
+    /// kernel takes these pages back when it needs them.
+    pub fn exceeding(&self) -> Vec<Exceeds<K>> {
+        let limited = self.running.iter().filter(|(_, child)| child.memory > 0);
+        let found = limited.filter_map(|(key, child)| {
+            let takes = own_memory(child.group)?;
+            (takes > child.memory).then_some(Exceeds { key: *key, takes, may: child.memory })
+        });
+        found.collect()
+    }
+
     /// Forgets a child that has ended.
     pub fn forget(&mut self, key: &K) {
         self.running.remove(key);
@@ -136,6 +167,16 @@ impl<K: Name, O> Drop for Processes<K, O> {
     fn drop(&mut self) {
         self.running.keys().for_each(|key| self.kill(key));
     }
+}
+
+/// Bytes of main memory that are the process's own; `None`: it has ended.
+fn own_memory(process: Pid) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    };
+    Some((kib("RssAnon:")? + kib("RssShmem:")?) * 1024)
 }
 
 fn spawn(mut command: Command) -> Result<Child, String> {
@@ -162,13 +203,12 @@ pub fn command(verb: &str, threads: u32, log_format: morph_telemetry::Format) ->
     Ok(command)
 }
 
-/// The process of a rank.
+/// The process of a rank of `experiment`; `None`: of one that cannot be read, and it will say so.
 ///
 /// # Errors
 /// As [`command`].
-pub fn rank(start: &StartRank, site: &Site<'_>) -> Result<Command, String> {
-    let threads = serde_json::from_str::<morph_spec::Experiment>(&start.experiment_json)
-        .map_or(1, |experiment| experiment.trainer.threads.max(1));
+pub fn rank(experiment: Option<&Experiment>, site: &Site<'_>) -> Result<Command, String> {
+    let threads = experiment.map_or(1, |experiment| experiment.trainer.threads.max(1));
     let mut command = command("rank", threads, site.log_format)?;
     command.args(["--host", site.host, "--cache-bytes", &site.cache_bytes.to_string()]).arg("--cache").arg(site.cache);
     Ok(command)
@@ -335,6 +375,30 @@ mod tests {
         }
         assert!(!seen.keys().any(|name| name.to_string_lossy().starts_with("MORPH_")), "{seen:?}");
         assert!(seen.contains_key(&OsString::from("PATH")) && !seen.contains_key(&OsString::from("PYTHONPATH")));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_takes_more_memory_than_it_may_is_found() {
+        let (sender, _heard) = mpsc::channel::<Heard<u8, ()>>(16);
+        let mut children = Processes::<u8, ()>::default();
+        for (key, mib) in [(1, 1), (2, 64)] {
+            let mut command = Command::new("sh");
+            let script = format!("x=$(head -c {} /dev/zero | tr '\\0' x); read -r _; read -r _", mib << 20);
+            command.args(["-c", &script]).process_group(0);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            children.start(key, Ok(command), (), &sender);
+            children.limit(&key, 32 << 20);
+        }
+        let mut found = Vec::new();
+        for _ in 0..200 {
+            found = children.exceeding();
+            if !found.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(found.iter().map(|e| (e.key, e.may)).collect::<Vec<_>>(), [(2, 32 << 20)]);
+        assert!(found[0].takes > 32 << 20);
     }
 
     #[tokio::test]
