@@ -74,6 +74,7 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
             "morph-data",
             "morph-checkpoint",
             "morph-coordinator",
+            "morph-scores",
             "morph-telemetry",
         ],
         &["tch"],

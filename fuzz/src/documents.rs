@@ -6,6 +6,7 @@ use morph_control::{
     Event, Policy,
     snapshot::{Piece, Restore},
 };
+use morph_scores::{cases::Cases, evaluation::Evaluation};
 use morph_spec::load::{self, Document, Options, Problems};
 
 /// `morph_spec::load`: experiments, sweeps, datasets, clusters. What is read is written as what is read again.
@@ -41,6 +42,22 @@ pub fn checkpoint_manifest(data: &[u8]) {
     let again = serde_json::to_vec(&manifest).expect("invariant: a manifest is JSON");
     let again = morph_checkpoint::Manifest::parse(&again, "memory:///again.json").expect("what was written is read");
     assert_eq!(again, manifest);
+}
+
+/// A run's scores, `evaluation.json`. What is read is written as what is read again, and can be told.
+pub fn evaluation(data: &[u8]) {
+    let Ok(evaluation) = Evaluation::from_json("evaluation.json", data) else { return };
+    let written = evaluation.to_json();
+    let again = Evaluation::from_json("again.json", written.as_bytes()).expect("what was written is read");
+    assert_eq!(again, evaluation);
+    assert!(!evaluation.text().is_empty());
+}
+
+/// A run's table of cases, `cases.csv`.
+pub fn cases(data: &[u8]) {
+    let Ok(cases) = Cases::from_csv("cases.csv", data) else { return };
+    let again = Cases::from_csv("again.csv", cases.to_csv().as_bytes()).expect("what was written is read");
+    assert_eq!(again, cases);
 }
 
 /// What the coordinator reads back of its own: an event of its database, or a line of its snapshot.

@@ -13,7 +13,7 @@ mod files;
 mod wire;
 
 pub use access::{certificate, gate, location, telemetry};
-pub use documents::{checkpoint_manifest, dataset_manifest, event, yaml};
+pub use documents::{cases, checkpoint_manifest, dataset_manifest, evaluation, event, yaml};
 pub use files::{
     Header, dicom, dicom_pixels, jpeg, nifti, npy, padchest, pickle, png, shard, tables, weights, workbook,
 };
@@ -36,11 +36,13 @@ macro_rules! targets {
 }
 
 targets!(
+    cases,
     certificate,
     checkpoint_manifest,
     dataset_manifest,
     dicom,
     dicom_pixels,
+    evaluation,
     event,
     gate,
     jpeg,

@@ -15,6 +15,11 @@ use morph_checkpoint::{Best, Dtype, EarlyStopping, FileEntry, State, TensorData,
 use morph_data::{Meta, readers, shard::Writer};
 use morph_fuzz::{Header, URL};
 use morph_proto::v1;
+use morph_scores::{
+    Plan,
+    cases::{Case, Cases, Role},
+    evaluation::{Design, Pair, evaluate},
+};
 use morph_spec::{
     Digest, Manifest, Rng, Timestamp, WorkerId,
     dataset::Preprocess,
@@ -29,8 +34,19 @@ type Seed = (&'static str, String, Vec<u8>);
 
 /// All of them.
 pub fn all() -> Vec<Seed> {
-    let parts =
-        [weights(), shards(), images(), dicoms(), manifests(), events(), wire(), submissions(), texts(), yaml()];
+    let parts = [
+        weights(),
+        shards(),
+        images(),
+        dicoms(),
+        manifests(),
+        scores(),
+        events(),
+        wire(),
+        submissions(),
+        texts(),
+        yaml(),
+    ];
     parts.into_iter().flatten().collect()
 }
 
@@ -302,6 +318,43 @@ fn manifests() -> Vec<Seed> {
     vec![
         seed("dataset_manifest", "one-shard", serde_json::to_vec(&dataset).unwrap()),
         seed("checkpoint_manifest", "step-12", serde_json::to_vec(&checkpoint).unwrap()),
+    ]
+}
+
+/// What an evaluation of a few cases leaves.
+fn scores() -> Vec<Seed> {
+    let mut table = Cases::new(["l1", "top5"]).unwrap();
+    let mut rng = Rng::keyed(5, "cases", 0);
+    for (set, role, shift) in
+        [("validation", Role::Validation, 0.0), ("healthy", Role::Healthy, 0.1), ("opacity", Role::Pathology, 0.5)]
+    {
+        for i in 0..4u32 {
+            let case = Case {
+                dataset: "tiny".into(),
+                set: set.into(),
+                role,
+                id: format!("{set}-{i}"),
+                patient: (i > 0).then(|| format!("p{i}")),
+                label: "a \"quoted\", label".into(),
+                view: Some(["AP", "PA"][i as usize % 2].into()),
+                sex: Some("F".into()),
+                age: Some(40 + i),
+                source: None,
+                scores: vec![Some(rng.uniform() + shift), (i > 1).then(|| rng.uniform())],
+            };
+            table.push(case).unwrap();
+        }
+    }
+    let pair = Pair { healthy: "healthy".into(), pathology: "opacity".into() };
+    let design = Design {
+        score: "l1".into(),
+        specificity: 0.95,
+        bootstrap: Plan { resamples: 20, ..Plan::default() },
+        comparisons: BTreeMap::from([("opacity".into(), pair)]),
+    };
+    vec![
+        seed("cases", "twelve", table.to_csv()),
+        seed("evaluation", "twelve", evaluate(&table, &design).unwrap().to_json()),
     ]
 }
 
