@@ -5,6 +5,7 @@ use std::{path::Path, time::Instant};
 use anyhow::{Context, Result};
 use morph_control::{Cluster, Command, Exit, Hello, Policy, Report, Submission, apply};
 use morph_coordinator::store::{self, Batch, Writer};
+use morph_proto::v1::{ListRunsRequest, ListWorkersRequest};
 use morph_spec::{Digest, Experiment, Fence, Rng, RunId, Timestamp};
 
 use crate::{
@@ -130,7 +131,7 @@ pub async fn measure(cli: &Cli) -> Result<Vec<Figure>> {
         figures.push(Figure::new("  memory then", server.memory()?, "MB"));
         let mut client = server.client().await?;
         let start = Instant::now();
-        client.list_workers(morph_proto::v1::ListWorkersRequest {}).await?;
+        client.list_workers(ListWorkersRequest {}).await?;
         figures.push(Figure::new("  first answer", start.elapsed().as_secs_f64() * 1e3, "ms"));
         // It is taken beside the work, when there are enough events for one.
         while !copy.exists() && start.elapsed().as_secs() < 60 && cli.events >= 100_000 {
@@ -159,6 +160,28 @@ async fn queued(cli: &Cli) -> Result<Vec<Figure>> {
         took.push(start.elapsed());
     }
     figures.push(Figure::new("  submit one more, p99", percentile(&mut took, 0.99), "ms"));
+    let mut reader = server.client().await?;
+    let listing = tokio::spawn(async move {
+        let start = Instant::now();
+        let (mut request, mut runs) = (ListRunsRequest::default(), 0);
+        loop {
+            let page = reader.list_runs(request.clone()).await?.into_inner();
+            runs += page.runs.len();
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                return anyhow::Ok((runs, start.elapsed()));
+            }
+        }
+    });
+    let mut took = Vec::new();
+    while !listing.is_finished() {
+        let start = Instant::now();
+        submit(&mut client, &experiment, format!("beside-{}", took.len())).await?;
+        took.push(start.elapsed());
+    }
+    let (runs, all) = listing.await??;
+    figures.push(Figure::new(format!("  a list of all {runs}"), all.as_secs_f64(), "s"));
+    figures.push(Figure::new("  submit one more meanwhile, p99", percentile(&mut took, 0.99), "ms"));
     let cpu = server.cpu()?;
     let start = Instant::now();
     let floor = agents::gather(&server, 100, 1).await?;

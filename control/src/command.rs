@@ -52,6 +52,8 @@ pub enum Command {
     },
     /// A checkpoint was scored once more, by hand.
     Rescored {
+        /// The same key again changes nothing.
+        key: Option<String>,
         /// The run that it is of, where that is known.
         run: Option<RunId>,
         /// URL of the checkpoint's manifest.

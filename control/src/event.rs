@@ -139,6 +139,9 @@ pub enum What {
     },
     /// A checkpoint was scored once more, by hand: its test sets were looked at again.
     Rescored {
+        /// The same again is said once; what was recorded by 0.1.0 has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         /// The run that it is of, where that is known.
         run: Option<RunId>,
         /// URL of the checkpoint's manifest.
@@ -305,6 +308,11 @@ pub enum What {
         /// Who.
         worker: WorkerId,
     },
+    /// A worker that left long ago is not remembered any more. Should it come back, it is new.
+    WorkerForgotten {
+        /// Who.
+        worker: WorkerId,
+    },
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
@@ -398,6 +406,7 @@ impl Event {
             What::WorkerAway { .. } => "worker_away",
             What::WorkerLost { .. } => "worker_lost",
             What::WorkerLeft { .. } => "worker_left",
+            What::WorkerForgotten { .. } => "worker_forgotten",
         }
     }
 
@@ -524,6 +533,7 @@ impl Event {
             What::WorkerAway { worker } => format!("worker {worker} is away"),
             What::WorkerLost { worker } => format!("worker {worker} is lost"),
             What::WorkerLeft { worker } => format!("worker {worker} left"),
+            What::WorkerForgotten { worker } => format!("worker {worker}, which left long ago, is forgotten"),
         }
     }
 }

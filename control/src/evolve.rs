@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, mem};
 
-use morph_spec::{Fence, RunId, Timestamp};
+use morph_spec::{Fence, RunId, Timestamp, WorkerId};
 
 use crate::{
-    Attempt, Cluster, Cordon, Event, Exit, Next, Outcome, Past, Rank, RankState, Run, RunState, Submission, Sweep,
-    What, Worker, WorkerState,
+    Attempt, Cluster, Cordon, Crash, Event, Exit, Next, Outcome, Past, Rank, RankState, Run, RunState, Submission,
+    Sweep, What, Worker, WorkerState,
 };
 
 /// Applies `event` to `cluster`.
@@ -28,7 +28,10 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             cluster.urls.insert(dataset.url.clone(), dataset.digest);
             cluster.datasets.insert(dataset.digest, dataset.clone());
         }
-        What::Rescored { tests, .. } => {
+        What::Rescored { key, tests, .. } => {
+            if let Some(key) = key {
+                cluster.keys.insert(key.clone(), Submission::Evaluation);
+            }
             for test in tests {
                 *cluster.rescored.entry(test.clone()).or_default() += 1;
             }
@@ -65,6 +68,12 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
         What::WorkerAway { worker } => set_worker(cluster, *worker, WorkerState::Away { since: at }),
         What::WorkerLost { worker } => set_worker(cluster, *worker, WorkerState::Lost),
         What::WorkerLeft { worker } => set_worker(cluster, *worker, WorkerState::Left),
+        What::WorkerForgotten { worker } => {
+            cluster.workers.remove(worker);
+            for set in [&mut cluster.index.away, &mut cluster.index.left, &mut cluster.index.struck] {
+                set.remove(worker);
+            }
+        }
         What::WorkerCordoned { worker, reason, automatic } => {
             if let Some(worker) = cluster.workers.get_mut(worker) {
                 worker.cordoned = Some(Cordon { reason: reason.clone(), automatic: *automatic, at });
@@ -74,6 +83,7 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
             if let Some(worker) = cluster.workers.get_mut(worker) {
                 worker.cordoned = None;
                 worker.strikes.clear();
+                worker.bad_slots.clear();
                 cluster.index.struck.remove(&worker.id);
             }
         }
@@ -202,6 +212,7 @@ fn submitted(cluster: &mut Cluster, event: &Event) {
         failures: 0,
         losses: 0,
         failure_step: 0,
+        crashes: Vec::new(),
         last_error: None,
         total_steps: 0,
         start_step: 0,
@@ -217,15 +228,14 @@ fn submitted(cluster: &mut Cluster, event: &Event) {
     cluster.runs.insert(*id, run);
 }
 
-fn set_worker(cluster: &mut Cluster, id: morph_spec::WorkerId, state: WorkerState) {
+fn set_worker(cluster: &mut Cluster, id: WorkerId, state: WorkerState) {
     let Some(worker) = cluster.workers.get_mut(&id) else { return };
     worker.state = state;
-    if matches!(state, WorkerState::Away { .. }) {
-        cluster.index.away.insert(id);
-    } else {
-        cluster.index.away.remove(&id);
-    }
+    cluster.index.place(id, state);
 }
+
+/// Crashes of a run that are remembered, at most.
+const CRASHES: usize = 32;
 
 /// Earlier incarnations of a worker that are remembered, and processes of one: who was replaced comes back within seconds,
 /// or never.
@@ -268,11 +278,12 @@ fn joined(cluster: &mut Cluster, event: &Event) {
         leaving: known.is_some_and(|w| w.leaving && w.incarnation == *incarnation),
         cordoned: known.and_then(|w| w.cordoned.clone()),
         strikes: known.map(|w| w.strikes.clone()).unwrap_or_default(),
+        bad_slots: known.map(|w| w.bad_slots.clone()).unwrap_or_default(),
         cached: lies,
         joined_at: known.map_or(event.at, |w| w.joined_at),
     };
     cluster.workers.insert(*id, worker);
-    cluster.index.away.remove(id);
+    cluster.index.place(*id, WorkerState::Ready);
     let stopping: Vec<RunId> = cluster.index.stopping.iter().copied().collect();
     for run in stopping {
         change(cluster, run, |run| {
@@ -340,17 +351,37 @@ fn strikes(cluster: &mut Cluster, event: &Event) {
                 cluster.index.struck.insert(worker.id);
             }
         }
-        What::CheckpointCommitted { fence, .. } | What::Evaluated { fence, .. } => {
-            let Some(attempt) = cluster.attempt(*fence) else { return };
-            let workers: BTreeSet<_> = attempt.ranks.iter().map(|r| r.worker).collect();
-            for worker in workers {
-                if let Some(worker) = cluster.workers.get_mut(&worker) {
-                    worker.strikes.clear();
-                    cluster.index.struck.remove(&worker.id);
-                }
-            }
-        }
+        What::CheckpointCommitted { fence, .. } | What::Evaluated { fence, .. } => got_further(cluster, *fence),
         _ => {}
+    }
+}
+
+/// A run gets further where it is now: these workers and slots are good. Those on which it crashed before may not be.
+fn got_further(cluster: &mut Cluster, fence: Fence) {
+    let Cluster { runs, workers, index, .. } = cluster;
+    let Some(run) = runs.get(&fence.run) else { return };
+    let good = || run.attempt().into_iter().flat_map(|a| &a.ranks).map(|r| (r.worker, r.device));
+    let mut touched = BTreeSet::new();
+    for (worker, device) in good() {
+        if let Some(worker) = workers.get_mut(&worker) {
+            worker.strikes.clear();
+            worker.bad_slots.remove(&device);
+            touched.insert(worker.id);
+        }
+    }
+    for crash in run.crashes.iter().filter(|crash| good().all(|here| here != (crash.worker, crash.device))) {
+        let Some(worker) = workers.get_mut(&crash.worker) else { continue };
+        let crashed = worker.bad_slots.entry(crash.device).or_default();
+        if crashed.iter().all(|(other, _)| *other != run.id) {
+            crashed.push((run.id, crash.error.clone()));
+        }
+        touched.insert(worker.id);
+    }
+    for worker in touched {
+        match workers.get(&worker) {
+            Some(known) if known.is_struck() => index.struck.insert(worker),
+            _ => index.struck.remove(&worker),
+        };
     }
 }
 
@@ -368,19 +399,25 @@ fn of_attempt(run: &mut Run, event: &Event) {
                 }
             }
             run.checkpoints.push(checkpoint.clone());
+            run.crashes.clear();
         }
         What::Evaluated { summary, summary_json, artifacts, .. } => {
             run.summary.clone_from(summary);
             run.summary_json.clone_from(summary_json);
             run.artifacts.clone_from(artifacts);
+            run.crashes.clear();
             if let Some(attempt) = run.attempt_mut() {
                 attempt.evaluated = true;
             }
         }
         What::RankExited { rank, exit, error, .. } => {
             let rank = run.attempt_mut().and_then(|a| a.ranks.get_mut(*rank as usize)).filter(|r| r.is_live());
-            if let Some(rank) = rank {
-                rank.state = RankState::Exited { exit: *exit, error: error.clone() };
+            let Some(rank) = rank else { return };
+            rank.state = RankState::Exited { exit: *exit, error: error.clone() };
+            if *exit == Exit::Crashed {
+                let crash = Crash { worker: rank.worker, device: rank.device, error: error.clone() };
+                run.crashes.push(crash);
+                run.crashes.drain(..run.crashes.len().saturating_sub(CRASHES));
             }
         }
         What::StopRequested { stop, .. } => {

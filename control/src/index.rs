@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use morph_spec::{RunId, SweepId, Timestamp, WorkerId};
 
-use crate::{Policy, Run, RunState, SweepEnd};
+use crate::{Policy, Run, RunState, SweepEnd, WorkerState};
 
 /// A line of runs that wait: alike but for their age.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,9 @@ pub(crate) struct Index {
     pub wakes: BTreeSet<(Timestamp, RunId)>,
     /// Workers that are away.
     pub away: BTreeSet<WorkerId>,
-    /// Workers with strikes.
+    /// Workers that have left; the oldest come first.
+    pub left: BTreeSet<WorkerId>,
+    /// Workers with strikes, or slots that may be bad.
     pub struck: BTreeSet<WorkerId>,
     /// Runs by name.
     pub run_names: BTreeMap<String, RunId>,
@@ -86,6 +88,17 @@ pub(crate) struct Index {
 impl Index {
     pub fn load(&self, worker: WorkerId) -> Option<&Load> {
         self.loads.get(&worker)
+    }
+
+    /// Takes note of where a worker is.
+    pub fn place(&mut self, worker: WorkerId, state: WorkerState) {
+        self.away.remove(&worker);
+        self.left.remove(&worker);
+        match state {
+            WorkerState::Ready | WorkerState::Lost => false,
+            WorkerState::Away { .. } => self.away.insert(worker),
+            WorkerState::Left => self.left.insert(worker),
+        };
     }
 
     /// Takes note of a new name.

@@ -166,9 +166,8 @@ pub fn the_index_is_true(cluster: &Cluster) -> Result<(), String> {
         fresh.sweep_names.insert(sweep.name.clone(), sweep.id);
         fresh.sweep_ended(sweep.id, sweep.end);
     }
-    let away = cluster.workers.values().filter(|w| matches!(w.state, crate::WorkerState::Away { .. }));
-    fresh.away = away.map(|w| w.id).collect();
-    fresh.struck = cluster.workers.values().filter(|w| !w.strikes.is_empty()).map(|w| w.id).collect();
+    cluster.workers.values().for_each(|w| fresh.place(w.id, w.state));
+    fresh.struck = cluster.workers.values().filter(|w| w.is_struck()).map(|w| w.id).collect();
     // An empty count and none are the same.
     let mut kept = cluster.index.clone();
     kept.outcomes.retain(|_, causes| !causes.is_empty());

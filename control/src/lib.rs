@@ -45,5 +45,5 @@ pub use evolve::evolve;
 pub use find::{find, find_run, find_sweep, find_worker};
 pub use fit::fits;
 pub use policy::{Policy, Project};
-pub use run::{Attempt, Cause, Checkpoint, Exit, Outcome, Past, Rank, RankState, Run, RunState, Stop, WHOLE};
+pub use run::{Attempt, Cause, Checkpoint, Crash, Exit, Outcome, Past, Rank, RankState, Run, RunState, Stop, WHOLE};
 pub use state::{Cluster, Cordon, Dataset, Submission, Sweep, SweepEnd, Worker, WorkerState};

@@ -28,6 +28,9 @@ pub struct Policy {
     pub worker_breaker: u32,
     /// Runs of a sweep that must fail for the same cause, before any has succeeded, to stop the sweep.
     pub sweep_breaker: u32,
+    /// Workers that have left and are still remembered; of more the oldest are forgotten, of those that were started once. In a
+    /// cluster whose agents have homes that do not outlive them each start is a new worker.
+    pub left: usize,
     /// Weights and quotas by name. Empty: any project is welcome, and all are alike.
     pub projects: BTreeMap<String, Project>,
 }
@@ -65,6 +68,7 @@ impl Default for Policy {
             backfill: 256,
             worker_breaker: 3,
             sweep_breaker: 3,
+            left: 100,
             projects: BTreeMap::new(),
         }
     }

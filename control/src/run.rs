@@ -49,6 +49,8 @@ pub struct Run {
     pub losses: u32,
     /// The newest checkpoint's step at the last failure.
     pub failure_step: u64,
+    /// Where ranks of it crashed since it got further; not all where there were many.
+    pub crashes: Vec<Crash>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
     /// Steps of the whole training; 0 until known.
@@ -231,6 +233,17 @@ pub enum Cause {
     Preempt,
     /// It took longer than it may.
     TimeLimit,
+}
+
+/// Where a rank crashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// On which worker.
+    pub worker: WorkerId,
+    /// On which of its slots.
+    pub device: u32,
+    /// One line.
+    pub error: String,
 }
 
 /// An attempt that has ended.

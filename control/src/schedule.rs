@@ -302,10 +302,11 @@ impl<'a> Walk<'a> {
         self.firsts.push(First { run, imminent: victims.is_some() });
         match victims {
             Some(victims) => {
-                let name = &run.name;
-                let stop =
-                    |id: &RunId| Step::Stop { run: *id, reason: format!("makes room for {name}, which goes first") };
-                self.steps.extend(victims.iter().map(stop));
+                let stop = |victim: &Run| {
+                    let reason = format!("makes room for {}, which goes first", reason::named(run, victim));
+                    Step::Stop { run: victim.id, reason }
+                };
+                self.steps.extend(victims.iter().filter_map(|id| self.cluster.runs.get(id)).map(stop));
                 Verdict::Wait(reason::making_room(self.cluster, run, &victims))
             }
             None => Verdict::Wait(reason::short(run, free, slots, nodes.iter().filter(|n| n.slots > 0).count())),

@@ -9,7 +9,7 @@ use morph_spec::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Cluster, Dataset, Policy, Run, Submission, Sweep, Worker, WorkerState,
+    Cluster, Dataset, Policy, Run, Submission, Sweep, Worker,
     sabotage::{Mechanism, is_broken},
     test_use::Tested,
 };
@@ -107,10 +107,10 @@ impl Restore {
 
 impl Cluster {
     fn remember(&mut self, worker: Worker) {
-        if matches!(worker.state, WorkerState::Away { .. }) && !is_broken(Mechanism::Snapshot) {
-            self.index.away.insert(worker.id);
+        if !is_broken(Mechanism::Snapshot) {
+            self.index.place(worker.id, worker.state);
         }
-        if !worker.strikes.is_empty() {
+        if worker.is_struck() {
             self.index.struck.insert(worker.id);
         }
         self.workers.insert(worker.id, worker);

@@ -30,7 +30,7 @@ pub struct Cluster {
     pub order: Vec<RunId>,
     /// All sweeps.
     pub sweeps: BTreeMap<SweepId, Sweep>,
-    /// All workers that ever joined.
+    /// All workers that joined, but those that left long ago.
     pub workers: BTreeMap<WorkerId, Worker>,
     /// Submission keys → what they made.
     pub keys: BTreeMap<String, Submission>,
@@ -54,13 +54,15 @@ impl<T> PartialEq for Soft<T> {
     }
 }
 
-/// What a submission made.
+/// What a request with a key made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Submission {
     /// A run.
     Run(RunId),
     /// A sweep.
     Sweep(SweepId),
+    /// A note in the ledger of test sets.
+    Evaluation,
 }
 
 /// A prepared dataset, as its manifest was when it was registered.
@@ -146,6 +148,9 @@ pub struct Worker {
     pub cordoned: Option<Cordon>,
     /// Runs that failed there since one got further there, each once.
     pub strikes: Vec<(RunId, String)>,
+    /// Runs that crashed on a slot and got further elsewhere, each once, since one got further on that slot: a bad GPU beside
+    /// good ones.
+    pub bad_slots: BTreeMap<u32, Vec<(RunId, String)>>,
     /// Datasets that lie in its cache.
     pub cached: BTreeSet<Digest>,
     /// When it joined first.
@@ -200,9 +205,11 @@ impl Cluster {
     /// on with. It is not where a copy of its home spoke meanwhile: from the copy on, the two number different reports alike.
     /// Ask before the hello is decided on.
     pub fn acknowledges(&self, hello: &Hello) -> bool {
-        let Some(last) = self.workers.get(&hello.worker).filter(|w| w.incarnation == hello.incarnation) else {
+        // What was acknowledged to one that was forgotten since, nobody knows whose it was.
+        let Some(last) = self.workers.get(&hello.worker) else { return false };
+        if last.incarnation != hello.incarnation {
             return true;
-        };
+        }
         // Agents of 0.1.0 do not say.
         let unknown = last.process.is_empty() || hello.process.is_empty();
         unknown
@@ -281,6 +288,16 @@ impl Worker {
     /// Whether it takes new work.
     pub fn serves(&self) -> bool {
         self.state == WorkerState::Ready && self.cordoned.is_none() && !self.leaving
+    }
+
+    /// Runs that are held against it, or were when it was cordoned.
+    pub fn blamed_by(&self) -> impl Iterator<Item = RunId> {
+        self.strikes.iter().chain(self.bad_slots.values().flatten()).map(|(run, _)| *run)
+    }
+
+    /// Whether anything is held against it.
+    pub(crate) fn is_struck(&self) -> bool {
+        !self.strikes.is_empty() || !self.bad_slots.is_empty()
     }
 }
 

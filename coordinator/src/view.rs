@@ -6,7 +6,7 @@ use std::{
 };
 
 use morph_control::{
-    Attempt, Cause, Checkpoint, Cluster, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
+    Attempt, Cause, Checkpoint, Cluster, Cordon, Dataset, Past, Run, RunState, Sweep, SweepEnd, Worker, WorkerState,
     goodput::{Goodput, Ledger, Reported},
     leases::Leases,
     schedule::Reasons,
@@ -216,8 +216,18 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A worker.
-    pub fn worker(&self, worker: &Worker) -> v1::Worker {
+    /// A worker; of runs of projects that `may` not be seen it tells nothing.
+    pub fn worker(&self, worker: &Worker, may: &impl Fn(&str) -> bool) -> v1::Worker {
+        let seen = |run: &Run| may(&run.experiment.scheduling.project);
+        let cordoned = |cordon: &Cordon| match cordon {
+            // The circuit breaker names runs and what they died of.
+            Cordon { automatic: true, .. }
+                if !worker.blamed_by().all(|run| self.cluster.runs.get(&run).is_some_and(seen)) =>
+            {
+                "runs failed here".to_owned()
+            }
+            Cordon { reason, .. } => reason.clone(),
+        };
         v1::Worker {
             id: worker.id.to_string(),
             host: worker.host.clone(),
@@ -233,9 +243,9 @@ impl<'a> View<'a> {
             .into(),
             last_seen: self.last_seen.get(&worker.id).map_or(0, |t| t.0),
             version: worker.version.clone(),
-            runs: self.cluster.runs_on(worker.id).map(|r| r.id.to_string()).collect(),
+            runs: self.cluster.runs_on(worker.id).filter(|r| seen(r)).map(|r| r.id.to_string()).collect(),
             joined_at: worker.joined_at.0,
-            cordoned: worker.cordoned.as_ref().map(|c| c.reason.clone()).unwrap_or_default(),
+            cordoned: worker.cordoned.as_ref().map(cordoned).unwrap_or_default(),
             labels: worker.labels.clone().into_iter().collect(),
             memory: worker.memory,
         }
@@ -340,5 +350,46 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         outcome: String::new(),
         error: String::new(),
         version: attempt.version.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use morph_control::{Event, Policy, evolve};
+
+    use super::*;
+
+    #[test]
+    fn a_worker_tells_nothing_of_runs_that_may_not_be_seen() {
+        let mut cluster = Cluster::new(Policy::default());
+        for line in include_str!("../../control/tests/golden/events.jsonl").lines() {
+            let event = Event::from_json(line).unwrap();
+            if event.kind() != "worker_forgotten" {
+                evolve(&mut cluster, &event);
+            }
+        }
+        let (run, project) =
+            cluster.runs.values().map(|r| (r.id, r.experiment.scheduling.project.clone())).next().unwrap();
+        let mut worker = cluster.workers.values().next().unwrap().clone();
+        let by = |reason: &str, automatic| Cordon { reason: reason.into(), automatic, at: Timestamp(0) };
+        worker.strikes = vec![(run, "secret".into())];
+        let told = |worker: &Worker, own: &str| {
+            let view = View {
+                cluster: &cluster,
+                live: &BTreeMap::new(),
+                leases: &Leases::new(Timestamp(0)),
+                now: Timestamp(0),
+                reasons: RefCell::new(None),
+                last_seen: &BTreeMap::new(),
+                connected: 0,
+                read_only: false,
+            };
+            view.worker(worker, &|project: &str| project == own).cordoned
+        };
+        worker.cordoned = Some(by("3 runs failed here in a row (secret, …)", true));
+        assert!(told(&worker, &project).contains("secret"));
+        assert_eq!(told(&worker, "another"), "runs failed here");
+        worker.cordoned = Some(by("new fans", false));
+        assert_eq!(told(&worker, "another"), "new fans");
     }
 }

@@ -49,15 +49,30 @@ async fn listing(client: &mut Client, what: Things, id: Option<&str>) -> Result<
 /// All runs, or the one, or those of the sweep that `id` means.
 async fn find_runs(client: &mut Client, id: Option<&str>) -> Result<Vec<v1::Run>> {
     let Some(id) = id else {
-        let request = v1::ListRunsRequest::default();
-        return Ok(client.list_runs(request).await.map_err(|s| status(&s))?.into_inner().runs);
+        return pages(client, v1::ListRunsRequest::default()).await.map_err(|s| status(&s));
     };
     match client.get_run(v1::GetRunRequest { run: id.to_owned() }).await {
         Ok(found) => Ok(found.into_inner().run.into_iter().collect()),
-        Err(not_found) => match client.list_runs(v1::ListRunsRequest { sweep: id.to_owned() }).await {
-            Ok(found) => Ok(found.into_inner().runs),
-            Err(_) => Err(status(&not_found)),
-        },
+        Err(not_found) => {
+            let of_sweep = v1::ListRunsRequest { sweep: id.to_owned(), ..Default::default() };
+            pages(client, of_sweep).await.map_err(|_| status(&not_found))
+        }
+    }
+}
+
+/// All runs that `request` asks for, page after page.
+///
+/// # Errors
+/// When a page is refused, or nobody answers.
+pub async fn pages(client: &mut Client, mut request: v1::ListRunsRequest) -> Result<Vec<v1::Run>, tonic::Status> {
+    let mut runs = Vec::new();
+    loop {
+        let page = client.list_runs(request.clone()).await?.into_inner();
+        runs.extend(page.runs);
+        if page.next_page_token.is_empty() {
+            return Ok(runs);
+        }
+        request.page_token = page.next_page_token;
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     connect::{self, AWAY, Client, Connection, is_away},
     data,
     fail::{HANGUP, INTERRUPTED, OK, TERMINATED, UNREACHABLE, USAGE, coded, status},
+    get::pages,
     local::Local,
     print,
     reproduce::Original,
@@ -391,11 +392,9 @@ async fn arrived(mut client: Client) {
 /// Mentions what else goes on in this home, since it takes slots too.
 async fn company(global: &Global, client: &mut Client, submitted: &Submitted) {
     // Only a remark: what fails here fails louder soon.
-    let Ok(all) = client.list_runs(v1::ListRunsRequest::default()).await else { return };
-    let is_open = |r: &&v1::Run| !matches!(r.state(), RunState::Succeeded | RunState::Failed | RunState::Cancelled);
+    let Ok(open) = pages(client, v1::ListRunsRequest { open: true, ..Default::default() }).await else { return };
     let is_other = |r: &&v1::Run| r.id != submitted.id && r.sweep != submitted.id;
-    let runs = all.into_inner().runs;
-    let others: Vec<&str> = runs.iter().filter(is_open).filter(is_other).map(|r| r.name.as_str()).collect();
+    let others: Vec<&str> = open.iter().filter(is_other).map(|r| r.name.as_str()).collect();
     if let (Some(first), false) = (others.first(), global.quiet) {
         say!("goes on too and shares the slots: {} (stop one: morphctl cancel {first})", others.join(", "));
     }

@@ -241,6 +241,17 @@ fn a_project_neither_sees_nor_touches_anothers_runs() {
             "{args:?}: {code} {out} {err}"
         );
     }
+    // What comes after another's run would tell how that ends.
+    let after = |token: &str, project: &str| {
+        let name = format!("after-{project}");
+        let scheduling = ["--project", project, "--set", "scheduling.after=[r]"];
+        let args = ["train", EXPERIMENT, "--detach", "--name", &name, "--set", &set];
+        world.ask(Some(token), &[&args[..], &scheduling].concat())
+    };
+    let (code, _, err) = after(&brain, "brain");
+    assert!(code == 5 && err.contains("scheduling.after") && err.contains("project thorax"), "{code} {err}");
+    let (code, _, err) = after(&thorax, "thorax");
+    assert_eq!(code, 0, "{err}");
     assert_eq!(world.ask(Some(&thorax), &["cancel", "r"]).0, 0);
 }
 

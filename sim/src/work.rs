@@ -46,7 +46,7 @@ pub fn manifest() -> Manifest {
 pub fn rescored(rng: &mut Rng) -> Command {
     let split = ["test", "val"][rng.below(2) as usize].to_owned();
     let tested = Tested { url: URL.into(), digest: Some(dataset()), split };
-    Command::Rescored { run: None, checkpoint: "file:///c/manifest.json".into(), tests: vec![tested] }
+    Command::Rescored { key: None, run: None, checkpoint: "file:///c/manifest.json".into(), tests: vec![tested] }
 }
 
 /// Quotas that each leave room for the widest gang; in half of all lives there are none.

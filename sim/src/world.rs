@@ -203,6 +203,7 @@ impl World {
         let mut policy = Policy {
             grace: Duration::from_micros(PATIENCE),
             stop_timeout: Duration::from_secs(30),
+            left: minutes as usize % 3,
             ..Policy::default()
         };
         work::projects(&mut rng, &mut policy);

@@ -30,7 +30,7 @@ pub fn decide(cluster: &Cluster, now: Timestamp, rng: &mut Rng, command: Command
             submit::run(cluster, now, rng, key, &name, *experiment, dataset)?
         }
         Command::SubmitSweep { key, sweep, datasets } => submit::sweep(cluster, now, rng, key, *sweep, &datasets)?,
-        Command::Rescored { run, checkpoint, tests } => wishes::rescored(cluster, run, checkpoint, tests)?,
+        Command::Rescored { key, run, checkpoint, tests } => wishes::rescored(cluster, key, run, checkpoint, tests)?,
         Command::Cancel(target) => wishes::cancel(cluster, now, target)?,
         Command::Pause(target) => wishes::pause(cluster, now, target)?,
         Command::Resume(target) => wishes::resume(cluster, target)?,

@@ -33,13 +33,14 @@ fn check(cluster: &Cluster, experiment: &Experiment, digest: Digest) -> Result<(
     fits(experiment, dataset).map_err(Refusal::Invalid)
 }
 
-fn taken(cluster: &Cluster, key: &str) -> Refusal {
-    let what = match cluster.keys.get(key) {
-        Some(Submission::Run(id)) => format!("run {id}"),
-        Some(Submission::Sweep(id)) => format!("sweep {id}"),
-        None => "nothing".into(),
+/// The refusal of a `key` that was used for something else.
+pub(super) fn taken(key: &str, by: Submission) -> Refusal {
+    let what = match by {
+        Submission::Run(id) => format!("run {id}"),
+        Submission::Sweep(id) => format!("sweep {id}"),
+        Submission::Evaluation => "an evaluation".into(),
     };
-    Refusal::Exists(format!("the submission key {key:?} belongs to {what}"))
+    Refusal::Exists(format!("the key {key:?} belongs to {what}"))
 }
 
 /// One run.
@@ -54,7 +55,7 @@ pub(super) fn run(
 ) -> Result<Vec<What>, Refusal> {
     match cluster.keys.get(&key) {
         Some(Submission::Run(_)) => return Ok(Vec::new()),
-        Some(Submission::Sweep(_)) => return Err(taken(cluster, &key)),
+        Some(other) => return Err(taken(&key, *other)),
         None => {}
     }
     // A sweep's are looked at where their values are filled in.
@@ -96,7 +97,7 @@ pub(super) fn sweep(
 ) -> Result<Vec<What>, Refusal> {
     match cluster.keys.get(&key) {
         Some(Submission::Sweep(_)) => return Ok(Vec::new()),
-        Some(Submission::Run(_)) => return Err(taken(cluster, &key)),
+        Some(other) => return Err(taken(&key, *other)),
         None => {}
     }
     if !is_name(&spec.name) {

@@ -1,15 +1,15 @@
 //! What happens by itself.
 
-use morph_spec::{Rng, Timestamp};
+use morph_spec::{Rng, Timestamp, WorkerId};
 
 use super::{attempts, placements, workers};
 use crate::{
-    Attempt, Cause, Cluster, Exit, RankState, Run, RunState, Sweep, SweepEnd, What, WorkerState,
+    Attempt, Cause, Cluster, Exit, RankState, Run, RunState, Sweep, SweepEnd, What, Worker, WorkerState,
     sabotage::{Mechanism, is_broken},
 };
 
 /// Lost workers first, then overdue stops, then runs that took too long or wait in vain, then ended sweeps, then the
-/// circuit breakers, then placements; the caller asks again until there is nothing.
+/// circuit breakers, then who has long left, then placements; the caller asks again until there is nothing.
 pub(super) fn tick(cluster: &Cluster, now: Timestamp, rng: &mut Rng) -> Vec<What> {
     let Cluster { policy, index, .. } = cluster;
     for worker in index.away.iter().filter_map(|id| cluster.workers.get(id)) {
@@ -54,6 +54,10 @@ pub(super) fn tick(cluster: &Cluster, now: Timestamp, rng: &mut Rng) -> Vec<What
     if !tripped.is_empty() {
         return tripped;
     }
+    let forgotten = forgotten(cluster);
+    if !forgotten.is_empty() {
+        return forgotten;
+    }
     placements(cluster, now)
 }
 
@@ -86,23 +90,49 @@ fn halt(cluster: &Cluster, now: Timestamp, sweep: &Sweep) -> Vec<What> {
     std::iter::once(What::SweepHalted { sweep: sweep.id, reason }).chain(rest).collect()
 }
 
-/// Workers on which one run after the other fails get no more work, as long as another worker is left.
+/// Workers on which one run after the other fails get no more work, as long as another worker is left; so do those with a slot on which
+/// runs crash that get further elsewhere.
 fn breaker(cluster: &Cluster) -> Vec<What> {
     let k = cluster.policy.worker_breaker as usize;
-    let serving = |w: &&crate::Worker| w.serves();
-    let tripped = |w: &&crate::Worker| k > 0 && w.strikes.len() >= k;
-    let struck = cluster.index.struck.iter().filter_map(|id| cluster.workers.get(id));
-    let struck: Vec<&crate::Worker> = struck.filter(serving).collect();
-    let Some(bad) = struck.iter().find(|w| tripped(w)) else { return Vec::new() };
-    // Where most have failures it is what all of them use that fails, as storage; and somebody must be left.
-    if 2 * struck.len() > cluster.workers.values().filter(serving).count() {
+    let serving = |w: &&Worker| w.serves();
+    let struck: Vec<&Worker> =
+        cluster.index.struck.iter().filter_map(|id| cluster.workers.get(id)).filter(serving).collect();
+    if k == 0 || struck.is_empty() {
         return Vec::new();
     }
-    let names: Vec<&str> =
-        bad.strikes.iter().filter_map(|(run, _)| Some(cluster.runs.get(run)?.name.as_str())).collect();
-    let last = bad.strikes.last().map_or("", |(_, error)| error.as_str());
-    let reason = format!("{} runs failed here in a row ({}); the last: {last}", names.len(), names.join(", "));
-    vec![What::WorkerCordoned { worker: bad.id, reason, automatic: true }]
+    let all = cluster.workers.values().filter(serving).count();
+    let tripped = struck.iter().find_map(|worker| {
+        let slot = worker.bad_slots.iter().find(|(_, runs)| runs.len() >= k);
+        let (runs, whereabouts, alike) = match slot {
+            Some((slot, runs)) => (runs, format!("on its slot {slot} and got further elsewhere"), 1),
+            None if worker.strikes.len() < k => return None,
+            // Where most have failures it is what all of them use that fails, as storage.
+            None => {
+                let alike = struck.iter().filter(|w| !w.strikes.is_empty()).count();
+                (&worker.strikes, "here in a row".to_owned(), alike)
+            }
+        };
+        // Somebody must be left.
+        if 2 * alike > all {
+            return None;
+        }
+        let names: Vec<&str> = runs.iter().filter_map(|(run, _)| Some(cluster.runs.get(run)?.name.as_str())).collect();
+        let last = runs.last().map_or("", |(_, error)| error.as_str());
+        let reason = format!("{} runs failed {whereabouts} ({}); the last: {last}", names.len(), names.join(", "));
+        Some(What::WorkerCordoned { worker: worker.id, reason, automatic: true })
+    });
+    tripped.into_iter().collect()
+}
+
+/// Of workers that have left the oldest, when there are too many. What somebody has said of one is kept, and who it replaced: they are
+/// still turned away. Who is lost may come back, and must then be told from its successor.
+fn forgotten(cluster: &Cluster) -> Vec<What> {
+    let Cluster { index, policy, workers, .. } = cluster;
+    let too_many = index.left.len().saturating_sub(policy.left);
+    let is_plain = |w: &Worker| w.cordoned.is_none() && w.replaced.is_empty() && w.processes.is_empty();
+    let plain = |id: &&WorkerId| workers.get(id).is_some_and(is_plain) && cluster.used(**id) == 0;
+    let oldest = index.left.iter().filter(plain).take(too_many);
+    oldest.map(|worker| What::WorkerForgotten { worker: *worker }).collect()
 }
 
 /// Ranks whose agents do not know them, and since when.

@@ -2,8 +2,8 @@
 
 use morph_spec::{RunId, Timestamp, WorkerId};
 
-use super::attempts::stop;
-use crate::{Cause, Cluster, Refusal, Run, RunState, Stop, Sweep, Target, What, test_use::Tested};
+use super::{attempts::stop, submit::taken};
+use crate::{Cause, Cluster, Refusal, Run, RunState, Stop, Submission, Sweep, Target, What, test_use::Tested};
 
 fn run(cluster: &Cluster, id: RunId) -> Result<&Run, Refusal> {
     cluster.runs.get(&id).ok_or_else(|| Refusal::NotFound(format!("there is no run {id}")))
@@ -24,10 +24,16 @@ const LONGEST: usize = 4096;
 /// Records that a checkpoint was scored by hand.
 pub(super) fn rescored(
     cluster: &Cluster,
+    key: Option<String>,
     of: Option<RunId>,
     checkpoint: String,
     mut tests: Vec<Tested>,
 ) -> Result<Vec<What>, Refusal> {
+    match key.as_ref().and_then(|key| Some((key, cluster.keys.get(key)?))) {
+        Some((_, Submission::Evaluation)) => return Ok(Vec::new()),
+        Some((key, other)) => return Err(taken(key, *other)),
+        None => {}
+    }
     of.map(|id| run(cluster, id)).transpose()?;
     tests.sort();
     tests.dedup();
@@ -36,10 +42,10 @@ pub(super) fn rescored(
         let why = format!("an evaluation is of 1 to {MOST_TESTS} splits of datasets, not of {}", tests.len());
         return Err(Refusal::Invalid(why));
     }
-    if long(&checkpoint) || tests.iter().any(|t| long(&t.url) || long(&t.split)) {
-        return Err(Refusal::Invalid(format!("a place or a split is empty, or longer than {LONGEST} bytes")));
+    if long(&checkpoint) || key.as_ref().is_some_and(long) || tests.iter().any(|t| long(&t.url) || long(&t.split)) {
+        return Err(Refusal::Invalid(format!("a key, a place or a split is empty, or longer than {LONGEST} bytes")));
     }
-    Ok(vec![What::Rescored { run: of, checkpoint, tests }])
+    Ok(vec![What::Rescored { key, run: of, checkpoint, tests }])
 }
 
 /// Stops a run, or all of a sweep, for good.

@@ -23,19 +23,29 @@ pub(super) fn short(run: &Run, free: u32, slots: u32, workers: usize) -> String 
     format!("waits for {}: {free} of {slots} free on {}", wanted(run), count(workers as u32, "worker"))
 }
 
+/// What `run` may be told of another: names are their project's own.
+pub(super) fn named(other: &Run, run: &Run) -> String {
+    let project = &other.experiment.scheduling.project;
+    if *project == run.experiment.scheduling.project {
+        other.name.clone()
+    } else {
+        format!("a run of project {project}")
+    }
+}
+
 pub(super) fn behind(run: &Run, first: &Run) -> String {
-    format!("waits behind {} for {}", first.name, wanted(run))
+    format!("waits behind {} for {}", named(first, run), wanted(run))
 }
 
 pub(super) fn making_room(cluster: &Cluster, run: &Run, victims: &[RunId]) -> String {
-    let name = |id: &RunId| cluster.runs.get(id).map(|r| r.name.as_str());
-    let names: Vec<&str> = match victims {
+    let name = |id: &RunId| cluster.runs.get(id).map(|other| named(other, run));
+    let names: Vec<String> = match victims {
         [] => cluster.index.stopping.iter().filter_map(name).collect(),
         some => some.iter().filter_map(name).collect(),
     };
     let who = match names.as_slice() {
         [] => "runs that are stopping".to_owned(),
-        [one] => (*one).to_owned(),
+        [one] => one.clone(),
         [one, rest @ ..] => format!("{one} and {} more", rest.len()),
     };
     format!("waits for {}, which {who} will leave", wanted(run))

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use morph_spec::{Digest, WorkerId};
 
 use crate::{
-    Cluster, Outcome, Run, WHOLE, Worker,
+    Cluster, Crash, Outcome, Run, WHOLE, Worker,
     placement::Node,
     sabotage::{Mechanism, is_broken},
 };
@@ -18,6 +18,8 @@ pub(super) struct Demand<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// Where its last attempt failed.
     tried: &'a [WorkerId],
+    /// Slots on which it crashed.
+    crashes: &'a [Crash],
 }
 
 impl<'a> Demand<'a> {
@@ -25,7 +27,14 @@ impl<'a> Demand<'a> {
         let scheduling = &run.experiment.scheduling;
         let failed = run.past.last().filter(|past| matches!(past.outcome, Outcome::Failed | Outcome::Lost));
         let tried = failed.map_or(&[][..], |past| &past.ranks);
-        Self { share: run.share(), memory: scheduling.memory.0, dataset: run.dataset, labels: &scheduling.nodes, tried }
+        Self {
+            share: run.share(),
+            memory: scheduling.memory.0,
+            dataset: run.dataset,
+            labels: &scheduling.nodes,
+            tried,
+            crashes: &run.crashes,
+        }
     }
 
     fn suits(&self, worker: &Worker) -> bool {
@@ -62,12 +71,16 @@ impl Room<'_> {
         u64::from(self.worker.slots).min(most) as u32
     }
 
-    /// Takes the tightest slot in which a rank fits, but none of `taken`.
+    /// Takes the tightest slot in which a rank fits, but none of `taken`, and one on which runs crashed only for want of another.
     fn take(&mut self, free: &mut [u32], demand: &Demand<'_>, taken: &[u32]) -> u32 {
         let free = &mut free[self.slots.clone()];
         let fits = |d: &u32| free[*d as usize] >= demand.share && !taken.contains(d);
         let slots = (0..free.len() as u32).filter(fits);
-        let device = slots.min_by_key(|d| free[*d as usize]).unwrap_or_default();
+        let crashed = |d: u32| {
+            let own = demand.crashes.iter().any(|c| c.worker == self.worker.id && c.device == d);
+            (own, self.worker.bad_slots.get(&d).map_or(0, Vec::len))
+        };
+        let device = slots.min_by_key(|d| (crashed(*d), free[*d as usize])).unwrap_or_default();
         if let Some(free) = free.get_mut(device as usize) {
             *free = free.saturating_sub(demand.share);
         }

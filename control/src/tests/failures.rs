@@ -99,3 +99,84 @@ fn progress_forgives_earlier_failures() {
     }
     assert!(!w.cluster.runs[&run].is_over(), "ten failures, but each attempt got further");
 }
+
+/// The slot of a run's only rank.
+fn slot(w: &World, run: RunId) -> (WorkerId, u32) {
+    let rank = &w.cluster.runs[&run].attempt().unwrap().ranks[0];
+    (rank.worker, rank.device)
+}
+
+#[test]
+fn a_bad_slot_beside_good_ones_is_found_out() {
+    let mut w = World::new();
+    let (bad, _) = w.worker(1, 2);
+    let steady = w.run("steady", 1);
+    w.train(steady);
+    w.worker(2, 1);
+    for n in 0..3u64 {
+        assert!(w.cluster.workers[&bad].cordoned.is_none(), "{n}");
+        let run = w.run(&format!("r{n}"), 1);
+        assert_eq!(slot(&w, run), (bad, 1));
+        let fence = w.fence(run);
+        w.exit(fence, 0, Exit::Crashed, "Xid 79: the GPU has fallen off the bus");
+        let fence = w.fence(steady);
+        w.save(fence, n + 1, false);
+        w.pass(60_000);
+        assert_eq!(slot(&w, run), (worker(2), 0));
+        w.train(run);
+        let fence = w.fence(run);
+        w.save(fence, 10, false);
+        w.finish(run, 0.5);
+    }
+    let cordon = w.cluster.workers[&bad].cordoned.clone().unwrap();
+    assert!(cordon.automatic && cordon.reason.contains("3 runs failed on its slot 1"), "{}", cordon.reason);
+    assert!(cordon.reason.contains("Xid 79") && w.cluster.runs[&steady].attempt().is_some(), "{}", cordon.reason);
+    w.tell(Command::Uncordon(bad)).unwrap();
+    assert!(w.cluster.workers[&bad].bad_slots.is_empty());
+}
+
+#[test]
+fn runs_that_crash_wherever_they_go_are_no_slots_fault() {
+    let mut w = World::new();
+    let (first, _) = w.worker(1, 2);
+    let steady = w.run("steady", 1);
+    w.train(steady);
+    w.worker(2, 1);
+    for n in 0..4u64 {
+        let run = w.run(&format!("r{n}"), 1);
+        for _ in 0..4 {
+            let fence = w.fence(run);
+            w.exit(fence, 0, Exit::Crashed, "out of memory");
+            let fence = w.fence(steady);
+            let step = w.cluster.runs[&steady].newest_checkpoint().map_or(1, |c| c.step + 1);
+            w.save(fence, step, false);
+            w.pass(60_000);
+        }
+        assert!(w.cluster.runs[&run].is_over());
+    }
+    assert!(w.cluster.workers[&first].cordoned.is_none());
+}
+
+#[test]
+fn on_the_same_worker_a_retry_takes_another_slot() {
+    let mut w = World::new();
+    let (only, _) = w.worker(1, 3);
+    let run = w.run("r", 1);
+    for device in [0, 1, 2, 0] {
+        assert_eq!(slot(&w, run), (only, device));
+        if device == 2 {
+            // Of the slots on which it crashed others keep away as well, once it has got further here.
+            let fence = w.fence(run);
+            w.save(fence, 1, false);
+            let other = w.run("other", 1);
+            assert_eq!(slot(&w, other), (only, 0), "the first of two that may be bad");
+            assert_eq!(w.cluster.workers[&only].bad_slots.len(), 2);
+            w.save(w.fence(other), 1, false);
+            assert_eq!(w.cluster.workers[&only].bad_slots.keys().copied().collect::<Vec<_>>(), [1]);
+            w.finish(other, 0.5);
+        }
+        let fence = w.fence(run);
+        w.exit(fence, 0, Exit::Crashed, "x");
+        w.pass(60_000);
+    }
+}

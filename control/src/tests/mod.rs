@@ -144,7 +144,7 @@ impl World {
         self.tell(Command::SubmitRun { key: key.into(), name: String::new(), experiment, dataset: dataset() }).unwrap();
         match self.cluster.keys[key] {
             crate::Submission::Run(id) => id,
-            crate::Submission::Sweep(_) => panic!("a run was submitted"),
+            _ => panic!("a run was submitted"),
         }
     }
 
@@ -433,7 +433,7 @@ fn every_recorded_kind_of_event_still_parses() {
         assert!(!event.text().is_empty());
         kinds.insert(event.kind());
     }
-    assert_eq!(kinds.len(), 34, "one of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 35, "one of each kind: {kinds:?}");
 }
 
 #[test]
@@ -483,6 +483,7 @@ fn evaluations_by_hand_are_counted() {
     let there = test_use::Tested { digest: None, ..known.clone() };
     let elsewhere = test_use::Tested { url: "/other".into(), digest: None, split: "val".into() };
     let rescored = |run, tests: &[&test_use::Tested]| Command::Rescored {
+        key: None,
         run,
         checkpoint: "s3://runs/1/manifest.json".into(),
         tests: tests.iter().map(|t| (*t).clone()).collect(),
@@ -493,9 +494,20 @@ fn evaluations_by_hand_are_counted() {
     let seen: Vec<_> = tests.iter().map(|t| (&t.place, t.split.as_str(), t.scored, t.rescored)).collect();
     let (registered, other) = (test_use::Place::Known(dataset()), test_use::Place::Elsewhere("/other".into()));
     assert_eq!(seen, [(&registered, "test", 0, 2), (&other, "val", 0, 1)], "one a command, whatever is named twice");
+    // Said again with its key it counts once, and the key is its own.
+    let keyed = |key: &str| match rescored(None, &[&known]) {
+        Command::Rescored { run, checkpoint, tests, .. } => {
+            Command::Rescored { key: Some(key.into()), run, checkpoint, tests }
+        }
+        other => other,
+    };
+    for _ in 0..2 {
+        w.tell(keyed("once")).unwrap();
+    }
+    assert!(matches!(w.tell(keyed("alone")), Err(Refusal::Exists(why)) if why.contains("belongs to run")));
     w.train(run);
     w.finish(run, 0.9);
-    assert_eq!((test_use::all(&w.cluster)[0].scored, test_use::all(&w.cluster)[0].rescored), (1, 2));
+    assert_eq!((test_use::all(&w.cluster)[0].scored, test_use::all(&w.cluster)[0].rescored), (1, 3));
 
     // The same folder with another dataset in it is not the registered one.
     let other = test_use::Tested { digest: Some(Digest::of(b"other")), ..known.clone() };

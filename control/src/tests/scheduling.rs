@@ -379,6 +379,22 @@ fn a_cordoned_worker_gets_no_new_work_and_a_drained_one_gives_its_work_away() {
 }
 
 #[test]
+fn of_other_projects_a_run_is_told_no_names() {
+    let mut w = World::new();
+    w.worker(1, 1);
+    let secret = w.scheduled("secret", 1, json!({"project": "brain"}));
+    w.train(secret);
+    let urgent = w.scheduled("urgent", 1, json!({"project": "thorax", "priority": 10}));
+    let own = w.scheduled("own", 1, json!({"project": "thorax", "preemptible": false}));
+    let other = w.scheduled("other", 1, json!({"project": "brain", "preemptible": false}));
+    let RunState::Stopping { stop, .. } = w.state(secret) else { panic!("{:?}", w.state(secret)) };
+    assert_eq!(stop.reason, "makes room for a run of project thorax, which goes first");
+    assert_eq!(w.reason(urgent), "waits for 1 slot, which a run of project brain will leave");
+    assert_eq!(w.reason(own), "waits behind urgent for 1 slot");
+    assert_eq!(w.reason(other), "waits behind a run of project thorax for 1 slot");
+}
+
+#[test]
 fn a_bad_worker_is_cordoned_unless_it_is_the_only_one() {
     for others in [0, 1] {
         let mut w = World::new();
@@ -435,6 +451,32 @@ fn a_worker_on_which_runs_get_further_is_not_bad() {
         w.tell(Command::Cancel(Target::Run(run))).unwrap();
     }
     assert!(w.cluster.workers[&id].cordoned.is_none());
+}
+
+#[test]
+fn workers_that_left_long_ago_are_forgotten() {
+    let mut w = World::new();
+    w.cluster.policy.left = 2;
+    let leave = |w: &mut World, n: u64| {
+        let incarnation = w.cluster.workers[&worker(n)].incarnation.clone();
+        w.tell(Command::WorkerAway { worker: worker(n), incarnation, clean: true }).unwrap();
+    };
+    for n in 1..=6 {
+        w.worker(n, 1);
+    }
+    w.tell(Command::Cordon { worker: worker(1), reason: "burnt out".into(), drain: false }).unwrap();
+    (1..=5).for_each(|n| leave(&mut w, n));
+    let newest = (2..=5).map(worker).max().unwrap();
+    let kept = std::collections::BTreeSet::from([worker(1), newest, worker(6)]);
+    assert!(w.cluster.workers.keys().eq(&kept), "what somebody said of one is kept, and who is here");
+    // Back again it is new, and what it was acknowledged before does not count.
+    let forgotten = (2..=5).find(|n| worker(*n) != newest).unwrap();
+    assert!(!w.cluster.acknowledges(&introduction(forgotten, 1, "a")));
+    w.worker(forgotten, 1);
+    let incarnation = w.cluster.workers[&worker(forgotten)].incarnation.clone();
+    assert!(w.cluster.acknowledges(&introduction(forgotten, 1, &incarnation)));
+    let run = w.run("r", 1);
+    assert!(w.is_live(run));
 }
 
 #[test]

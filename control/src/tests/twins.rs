@@ -63,7 +63,7 @@ fn what_a_copy_was_acknowledged_is_not_the_originals() {
         let before = before.iter().map(|p| (*p).to_owned()).collect();
         Hello { before, ..hello("a", process) }
     };
-    assert!(w.cluster.acknowledges(&after("a", &[])), "nothing is known");
+    assert!(!w.cluster.acknowledges(&after("a", &[])), "who is not known, or was forgotten, says all of it again");
     join(&mut w, "a", "a").unwrap();
     assert!(w.cluster.acknowledges(&after("a", &[])), "the same process");
     assert!(w.cluster.acknowledges(&after("next", &["a"])), "it goes on with that one's journal");

@@ -1,13 +1,14 @@
 //! What people and CI say.
 
 mod events;
+mod pages;
 mod pins;
 mod prepare;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use morph_control::{
@@ -35,6 +36,8 @@ const LARGEST_DOCUMENT: usize = 4 << 20;
 const LARGEST_SWEEP: usize = 256 << 20;
 /// Shortest time between two snapshots of a watch.
 const PACE: Duration = Duration::from_millis(200);
+/// A watch takes one part in so many of the loop's time, at most.
+const SHARE: u32 = 50;
 /// Lines of logs sent at a time.
 const LINES: usize = 1000;
 
@@ -115,6 +118,23 @@ impl Coordinator {
                 let refused = |e| Status::invalid_argument(format!("{}: {e}", place.field));
                 self.urls.check(place.location).await.map_err(refused)?;
                 known.insert(place.location.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an experiment that is to run after what `who` may not touch: it would tell how that ends. `known` may be.
+    async fn check_after(
+        &self,
+        who: &Principal,
+        experiment: &Experiment,
+        known: &mut BTreeSet<String>,
+    ) -> Result<(), Status> {
+        for text in &experiment.scheduling.after {
+            if !known.contains(text) {
+                let refused = |s: Status| Status::new(s.code(), format!("scheduling.after: {}", s.message()));
+                self.theirs(who, text.clone()).await.map_err(refused)?;
+                known.insert(text.clone());
             }
         }
         Ok(())
@@ -248,6 +268,7 @@ impl coordinator_server::Coordinator for Coordinator {
         if !existed {
             let mut experiment: Experiment = document("experiment", &experiment_json)?;
             who.check(&experiment.scheduling.project)?;
+            self.check_after(&who, &experiment, &mut BTreeSet::new()).await?;
             self.check_places(&mut experiment, &mut BTreeSet::new()).await?;
             let (dataset, _) = self.register(&experiment.dataset.url).await?;
             if !wanted.is_empty() && wanted != dataset.to_string() {
@@ -268,7 +289,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 Some(morph_control::Submission::Run(id)) => {
                     v.cluster.runs.get(id).map(|r| v.run(r, true)).ok_or_else(|| not_found("run"))
                 }
-                _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a sweep"))),
+                _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a run"))),
             })
             .await?;
         self.theirs(&who, run.id.clone()).await?;
@@ -288,9 +309,11 @@ impl coordinator_server::Coordinator for Coordinator {
                 return Err(Status::invalid_argument(why));
             }
             let (mut datasets, mut places, mut pins) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+            let mut theirs = BTreeSet::new();
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let mut experiment = search::with(&sweep, &point).map_err(invalid)?;
                 who.check(&experiment.scheduling.project)?;
+                self.check_after(&who, &experiment, &mut theirs).await?;
                 self.check_places(&mut experiment, &mut places).await?;
                 self.pin(&experiment, &mut pins).await?;
                 let url = experiment.dataset.url;
@@ -308,7 +331,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 Some(morph_control::Submission::Sweep(id)) => {
                     v.cluster.sweeps.get(id).map(|s| v.sweep(s)).ok_or_else(|| not_found("sweep"))
                 }
-                _ => Err(Refusal::Exists(format!("the submission key {key:?} belongs to a run"))),
+                _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a sweep"))),
             })
             .await?;
         self.theirs(&who, sweep.id.clone()).await?;
@@ -317,16 +340,9 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
         let who = Principal::of(&request)?;
-        let sweep = request.into_inner().sweep;
-        let runs = self
-            .find(move |v| {
-                let of = if sweep.is_empty() { None } else { Some(find_sweep(v.cluster, &sweep)?) };
-                let wanted = v.cluster.in_order().filter(|r| of.is_none() || r.sweep == of);
-                let wanted = wanted.filter(|r| who.may_touch(&r.experiment.scheduling.project));
-                Ok(wanted.map(|r| v.run(r, false)).collect())
-            })
-            .await?;
-        Ok(Response::new(v1::ListRunsResponse { runs }))
+        let request = request.into_inner();
+        let page = self.find(move |v| pages::runs(v, &who, &request)).await?;
+        Ok(Response::new(page))
     }
 
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
@@ -369,8 +385,11 @@ impl coordinator_server::Coordinator for Coordinator {
         Ok(Response::new(v1::GetSweepResponse { sweep: Some(sweep), runs }))
     }
 
-    async fn list_workers(&self, _: Request<v1::ListWorkersRequest>) -> Answer<v1::ListWorkersResponse> {
-        let workers = self.core.ask(|v| v.cluster.workers.values().map(|w| v.worker(w)).collect()).await?;
+    async fn list_workers(&self, request: Request<v1::ListWorkersRequest>) -> Answer<v1::ListWorkersResponse> {
+        let who = Principal::of(&request)?;
+        let may = move |project: &str| who.may_touch(project);
+        let all = move |v: &View<'_>| v.cluster.workers.values().map(|w| v.worker(w, &may)).collect();
+        let workers = self.core.ask(all).await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 
@@ -436,9 +455,13 @@ impl coordinator_server::Coordinator for Coordinator {
             let mut changes = this.core.changes();
             loop {
                 changes.mark_unchanged();
-                let (message, over) = match this.find(move |v| snapshot(v, target)).await {
-                    Ok((response, over)) => (Ok(response), over),
-                    Err(status) => (Err(status), true),
+                let timed = move |v: &View<'_>| {
+                    let since = Instant::now();
+                    snapshot(v, target).map(|(response, over)| (response, over, since.elapsed()))
+                };
+                let (message, over, took) = match this.find(timed).await {
+                    Ok((response, over, took)) => (Ok(response), over, took),
+                    Err(status) => (Err(status), true, Duration::ZERO),
                 };
                 if sender.send(message).await.is_err() || over {
                     return;
@@ -454,7 +477,8 @@ impl coordinator_server::Coordinator for Coordinator {
                         return;
                     }
                 }
-                tokio::time::sleep(PACE).await;
+                // A sweep of thousands must not keep the loop from its work.
+                tokio::time::sleep(PACE.max(took * SHARE)).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -509,7 +533,7 @@ impl coordinator_server::Coordinator for Coordinator {
         request: Request<v1::RecordEvaluationRequest>,
     ) -> Answer<v1::RecordEvaluationResponse> {
         let who = Principal::of(&request)?;
-        let v1::RecordEvaluationRequest { run, checkpoint, tests } = request.into_inner();
+        let v1::RecordEvaluationRequest { run, checkpoint, tests, key } = request.into_inner();
         let run = if run.is_empty() {
             None
         } else {
@@ -524,7 +548,8 @@ impl coordinator_server::Coordinator for Coordinator {
             Ok::<_, Status>(test_use::Tested { url: t.url, digest, split: t.split })
         };
         let tests = tests.into_iter().map(tested).collect::<Result<_, _>>()?;
-        self.core.command(Command::Rescored { run, checkpoint, tests }).await?;
+        let key = Some(key).filter(|key| !key.is_empty());
+        self.core.command(Command::Rescored { key, run, checkpoint, tests }).await?;
         Ok(Response::new(v1::RecordEvaluationResponse {}))
     }
 

@@ -44,6 +44,42 @@ fn a_request_whose_answer_is_lost_is_carried_out_once() {
 }
 
 #[test]
+fn runs_come_in_pages() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        let names: Vec<String> = (0..5).map(|n| format!("r{n}")).collect();
+        for name in &names {
+            people().submit_run(order(&path, name, 10)).await?;
+        }
+        people().cancel(v1::CancelRequest { id: "r1".into() }).await?;
+        let page = async |open: bool, page_size: u32, page_token: String| {
+            let request = v1::ListRunsRequest { open, page_size, page_token, ..Default::default() };
+            people().list_runs(request).await.map(tonic::Response::into_inner)
+        };
+        for (open, size) in [(false, 0), (false, 2), (false, 5), (true, 1), (true, 4)] {
+            let (mut token, mut seen) = (String::new(), Vec::new());
+            loop {
+                let next = page(open, size, token).await?;
+                assert!(size == 0 || next.runs.len() <= size as usize);
+                seen.extend(next.runs.into_iter().map(|r| r.name));
+                if next.next_page_token.is_empty() {
+                    break;
+                }
+                token = next.next_page_token;
+            }
+            let wanted: Vec<_> = names.iter().filter(|name| !open || *name != "r1").cloned().collect();
+            assert_eq!(seen, wanted, "{open} {size}");
+        }
+        assert_eq!(page(false, 2, "x".into()).await.unwrap_err().code(), Code::InvalidArgument);
+        assert!(page(false, 2, "9".into()).await?.runs.is_empty());
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn a_request_that_never_came_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let mut sim = network(1, home.path(), SOON);
