@@ -6,12 +6,12 @@
 //! 3. What was verified is not hashed again until it changes: a stamp beside it says which size, inode and times it had then. A stamp
 //!    that is missing, broken or another's only costs a hash.
 //! 4. Eviction removes the least recently used files, and never one that somebody holds: a [`CachedFile`] keeps a shared
-//!    lock on it. So the bound on the size is soft: what is in use may exceed it. What is wanted at a time may not, nor may it be more
+//!    lock on it, and takes it under the object's own, which eviction needs, too. So the bound on the size is soft: what is in use may exceed it. What is wanted at a time may not, nor may it be more
 //!    than the disk has room for: that is said before anything is fetched.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Seek, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -271,14 +271,29 @@ impl NodeCache {
             if total + wanted <= self.max_bytes {
                 return;
             }
-            if remove_unless_held(&path) {
+            if self.evict(&path) {
                 total -= size;
-                if let Some(name) = path.file_name() {
-                    // One that stays behind fits no other file.
-                    drop(fs::remove_file(self.stamps.join(name)));
-                }
             }
         }
+    }
+
+    /// Removes the file unless somebody holds it, or is about to: whoever gives a file its name, takes hold of it or fetches it has the
+    /// object's lock. Without that lock the name could have become another file's since this one was found to be free.
+    fn evict(&self, path: &Path) -> bool {
+        let Some(name) = path.file_name() else { return false };
+        let object = name.to_string_lossy();
+        let object = object.split_once(".tmp.").map_or(&*object, |(digest, _)| digest);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(self.locks.join(object));
+        if !lock.as_ref().is_ok_and(|lock| lock.try_lock().is_ok()) {
+            return false;
+        }
+        let free = File::open(path).is_ok_and(|file| file.try_lock().is_ok());
+        let removed = free && fs::remove_file(path).is_ok();
+        if removed {
+            // One that stays behind fits no other file.
+            drop(fs::remove_file(self.stamps.join(name)));
+        }
+        removed
     }
 
     fn sweep_temporaries(&self) {
@@ -363,14 +378,5 @@ impl Drop for Arriving {
             // If even that fails, the next open sweeps it away.
             drop(fs::remove_file(&self.path));
         }
-    }
-}
-
-/// Removes the file unless a process holds a lock on it.
-fn remove_unless_held(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
-    match file.try_lock() {
-        Ok(()) => fs::remove_file(path).is_ok(),
-        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
     }
 }

@@ -125,3 +125,24 @@ async fn eviction_takes_the_oldest_and_spares_what_is_held() {
     let left = std::fs::read_dir(dir.path().join("cache/blake3")).unwrap().count();
     assert_eq!(left, 2, "250 bytes hold two files of 100");
 }
+
+/// Between finding a file free and removing its name, another process could give that name to a new one that it holds: whoever does
+/// that has the object's lock, so eviction must have it.
+#[tokio::test]
+async fn what_another_is_about_to_hold_is_not_evicted() {
+    let (dir, objects) = folder();
+    let cache = NodeCache::open(&dir.path().join("cache"), 150).unwrap();
+    let digest = |n: u8| Digest::of(&[n; 100]);
+    for n in 0..3u8 {
+        objects.put(&n.to_string(), Bytes::from(vec![n; 100])).await.unwrap();
+    }
+    let first = cache.fetch(&objects, "0", 100, digest(0)).await.unwrap().path().to_owned();
+    let stamp = dir.path().join("cache/stamps").join(digest(0).to_string());
+    let lock = std::fs::File::open(dir.path().join("cache/locks").join(digest(0).to_string())).unwrap();
+    lock.lock().unwrap();
+    drop(cache.fetch(&objects, "1", 100, digest(1)).await.unwrap());
+    assert!(first.exists() && stamp.exists(), "another process is at it");
+    lock.unlock().unwrap();
+    drop(cache.fetch(&objects, "2", 100, digest(2)).await.unwrap());
+    assert!(!first.exists() && !stamp.exists(), "nobody wants it any more");
+}
