@@ -2,7 +2,7 @@
 
 use morph_spec::dataset::{Levels, Preprocess};
 
-use crate::readers::{Grey, Image, Values};
+use crate::readers::{Function, Grey, Image, Lut, Values, Voi};
 
 /// Bins that percentiles of floats are taken from: a grey level in 256 of them.
 const BINS: usize = 1 << 16;
@@ -20,27 +20,33 @@ fn to_8_bit(value: u32, bits: u32) -> u8 {
 pub fn grey(image: &Image, preprocess: &Preprocess) -> Result<Grey, String> {
     let pixels = match &image.values {
         Values::Bytes(v) => {
-            let levels = table(image, preprocess, &histogram(preprocess, v, 256))?;
+            let levels = table(image, preprocess, &histogram(image, preprocess, v, 256))?;
             if levels.iter().enumerate().all(|(v, level)| v == usize::from(*level)) {
                 v.clone()
             } else {
                 through(v, &levels)
             }
         }
-        Values::Words(v) => through(v, &table(image, preprocess, &histogram(preprocess, v, 1 << 16))?),
+        Values::Words(v) => through(v, &table(image, preprocess, &histogram(image, preprocess, v, 1 << 16))?),
         Values::Floats(v) => floats(image, preprocess, v)?,
     };
     Ok(Grey { width: image.width, height: image.height, pixels })
 }
 
-/// How often each value comes; where nothing depends on it, once.
-fn histogram<T: Copy + Into<usize>>(preprocess: &Preprocess, values: &[T], len: usize) -> Vec<u32> {
+/// How often each value comes; where nothing depends on it, once. What stands for no image does not count, unless there is nothing else.
+fn histogram<T: Copy + Into<usize>>(image: &Image, preprocess: &Preprocess, values: &[T], len: usize) -> Vec<u32> {
     if preprocess.levels == Levels::Bits {
         return vec![1; len];
     }
     let mut counts = vec![0; len];
     for v in values {
         counts[(*v).into()] += 1;
+    }
+    if let Some((low, high)) = image.padding {
+        let padded = usize::from(low)..=usize::from(high).min(len - 1);
+        if counts.iter().enumerate().any(|(v, n)| *n > 0 && !padded.contains(&v)) {
+            counts[padded].fill(0);
+        }
     }
     counts
 }
@@ -55,7 +61,7 @@ fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u
     let mask = (1u32 << image.bits) - 1;
     let shift = image.offset() as f64;
     let rescaled = |v: usize| (v as f64 + shift) * slope + intercept;
-    let range = range(image, preprocess, counts);
+    let range = range(image, preprocess, counts)?;
     let lost = |levels: &str| {
         format!("its rescale (slope {slope}, intercept {intercept}) leaves nothing of its {} bits{levels}", image.bits)
     };
@@ -68,6 +74,8 @@ fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u
         Range::Bits if slope < 0.0 => to_8_bit(mask.saturating_sub(v as u32), image.bits),
         Range::Bits => to_8_bit(v as u32, image.bits),
         Range::Between { black, white } => between(rescaled(v), black, white),
+        Range::Sigmoid { center, width } => sigmoid(rescaled(v), center, width),
+        Range::Table(table) => to_8_bit(table.at(rescaled(v)).into(), table.bits),
     };
     let inverted = |grey: u8| if image.inverted { 255 - grey } else { grey };
     let table: Vec<u8> = (0..counts.len()).map(|v| inverted(level(v))).collect();
@@ -88,19 +96,34 @@ fn table(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Vec<u
 
 /// What becomes black and white, in values after the rescale.
 #[derive(Debug, Clone, Copy)]
-enum Range {
+enum Range<'a> {
     /// All that the stored bits can hold, rescaled.
     Bits,
     Between {
         black: f64,
         white: f64,
     },
+    /// A curve that has no ends.
+    Sigmoid {
+        center: f64,
+        width: f64,
+    },
+    Table(&'a Lut),
 }
 
-/// DICOM's linear window (PS3.3 C.11.2.1.2.1) as black and white.
-fn window((center, width): (f64, f64)) -> Range {
-    let half = ((width - 1.0) / 2.0).max(f64::EPSILON);
-    Range::Between { black: center - 0.5 - half, white: center - 0.5 + half }
+/// A window (PS3.3 C.11.2.1.2.1, C.11.2.1.3) as black and white.
+fn window<'a>(center: f64, width: f64, function: Function) -> Range<'a> {
+    let (center, width) = match function {
+        Function::Linear => (center - 0.5, width - 1.0),
+        Function::LinearExact => (center, width),
+        Function::Sigmoid => return Range::Sigmoid { center, width },
+    };
+    let half = (width / 2.0).max(f64::EPSILON);
+    Range::Between { black: center - half, white: center + half }
+}
+
+fn sigmoid(value: f64, center: f64, width: f64) -> u8 {
+    (255.0 / (1.0 + (-4.0 * (value - center) / width).exp())).round() as u8
 }
 
 fn between(value: f64, black: f64, white: f64) -> u8 {
@@ -110,20 +133,24 @@ fn between(value: f64, black: f64, white: f64) -> u8 {
     (((value - black) / (white - black)).clamp(0.0, 1.0) * 255.0).round() as u8
 }
 
-fn range(image: &Image, preprocess: &Preprocess, counts: &[u32]) -> Range {
+fn range<'a>(image: &'a Image, preprocess: &Preprocess, counts: &[u32]) -> Result<Range<'a>, String> {
     let (slope, intercept) = image.rescale;
     let rescaled = |v: usize| (v as f64 + image.offset() as f64) * slope + intercept;
     let ends = |low: f64, high: f64| {
         let (a, b) = (rescaled(quantile(counts, low)), rescaled(quantile(counts, high)));
         Range::Between { black: a.min(b), white: a.max(b) }
     };
-    match preprocess.levels {
+    Ok(match preprocess.levels {
         Levels::Bits => Range::Bits,
         Levels::MinMax => ends(0.0, 1.0),
         Levels::Percentile => ends(preprocess.percentile.low / 100.0, preprocess.percentile.high / 100.0),
-        Levels::Window => preprocess.window.map_or(Range::Bits, |w| window((w.center, w.width))),
-        Levels::FileWindow => image.window.map_or(Range::Bits, window),
-    }
+        Levels::Window => preprocess.window.map_or(Range::Bits, |w| window(w.center, w.width, Function::Linear)),
+        Levels::FileWindow => match image.voi.as_ref().map_err(String::clone)? {
+            None => Range::Bits,
+            Some(Voi::Window(center, width, function)) => window(*center, *width, *function),
+            Some(Voi::Table(table)) => Range::Table(table),
+        },
+    })
 }
 
 /// The smallest value that at least a `share` of all values do not exceed.
@@ -213,8 +240,14 @@ mod tests {
         assert_eq!(pixels(&with(Levels::MinMax)), [0, 128, 255]);
         let window = Preprocess { window: Some(Window { center: 1500.5, width: 1001.0 }), ..with(Levels::Window) };
         assert_eq!(pixels(&window), [0, 128, 255], "PS3.3: center - 0.5 is the middle, width - 1 the range");
-        let named = Image { window: Some((1500.5, 1001.0)), ..words.clone() };
-        assert_eq!(grey(&named, &with(Levels::FileWindow)).unwrap().pixels, [0, 128, 255]);
+        let named = |voi| grey(&Image { voi, ..words.clone() }, &with(Levels::FileWindow)).map(|grey| grey.pixels);
+        let window = |center, width, function| named(Ok(Some(Voi::Window(center, width, function)))).unwrap();
+        assert_eq!(window(1500.5, 1001.0, Function::Linear), [0, 128, 255]);
+        assert_eq!(window(1500.0, 1000.0, Function::LinearExact), [0, 128, 255]);
+        assert_eq!(window(1500.0, 1000.0, Function::Sigmoid), [30, 128, 225], "255 / (1 + e^±2)");
+        let table = Lut { first: 1000, entries: (0..=1000).map(|i| 1023 - i).collect(), bits: 10 };
+        assert_eq!(named(Ok(Some(Voi::Table(table)))).unwrap(), [255, 130, 6]);
+        assert_eq!(named(Err("not known".into())), Err("not known".into()));
         assert_eq!(pixels(&with(Levels::FileWindow)), [62, 93, 125], "a file without a window is taken by its bits");
         let inverted = Image { inverted: true, ..words.clone() };
         assert_eq!(grey(&inverted, &with(Levels::MinMax)).unwrap().pixels, [255, 127, 0]);
@@ -231,6 +264,18 @@ mod tests {
         assert!(pixels[500].abs_diff(128) <= 2, "{}", pixels[500]);
         let white = pixels.iter().filter(|p| **p == 255).count();
         assert!((11..=13).contains(&white), "one in a hundred is white, and what rounds to it: {white}");
+    }
+
+    #[test]
+    fn what_stands_for_no_image_decides_nothing() {
+        let values = Values::Words(vec![0, 0, 0, 1000, 1500, 2000, 4000]);
+        let pixels = |padding, levels| grey(&Image { padding, ..image(values.clone()) }, &with(levels)).unwrap().pixels;
+        assert_eq!(pixels(None, Levels::MinMax), [0, 0, 0, 64, 96, 128, 255]);
+        assert_eq!(pixels(Some((0, 0)), Levels::MinMax), [0, 0, 0, 0, 43, 85, 255]);
+        assert_eq!(pixels(Some((2500, 4095)), Levels::MinMax), [0, 0, 0, 128, 191, 255, 255], "a range of them");
+        assert_eq!(pixels(Some((0, 4095)), Levels::MinMax), pixels(None, Levels::MinMax), "there is nothing else");
+        assert_eq!(pixels(Some((0, 0)), Levels::Percentile)[3], 0);
+        assert_eq!(pixels(Some((0, 0)), Levels::Bits), pixels(None, Levels::Bits));
     }
 
     #[test]

@@ -159,8 +159,9 @@ async fn prepare_from_a_bucket() {
     let Some(out) = std::env::var_os(CHILD) else { return };
     let mut all = String::new();
     let specs = fs::read(Path::new(&out).with_extension("specs")).unwrap();
-    for spec in serde_json::from_slice::<Vec<Dataset>>(&specs).unwrap() {
-        let said = match prepare::prepare(&spec, &Options { jobs: 2, ..Options::default() }, &Silent).await {
+    let (jobs, specs): (usize, Vec<Dataset>) = serde_json::from_slice(&specs).unwrap();
+    for spec in specs {
+        let said = match prepare::prepare(&spec, &Options { jobs, ..Options::default() }, &Silent).await {
             Ok(report) if report.resumed > 0 => format!("{} resumed {}", report.digest, report.skipped.len()),
             Ok(report) => format!("{} {} {}", report.digest, report.reused, report.skipped.len()),
             Err(e) => format!("failed: {e}"),
@@ -170,9 +171,9 @@ async fn prepare_from_a_bucket() {
     fs::write(Path::new(&out).with_extension("said"), all).unwrap();
 }
 
-/// What becomes of `specs`, for somebody who works beside `out`.
-async fn child(url: &str, out: &Path, specs: &[Dataset]) -> Vec<String> {
-    fs::write(out.with_extension("specs"), serde_json::to_vec(specs).unwrap()).unwrap();
+/// What becomes of `specs`, for somebody who works beside `out` and reads so many images at a time.
+async fn child(url: &str, out: &Path, jobs: usize, specs: &[Dataset]) -> Vec<String> {
+    fs::write(out.with_extension("specs"), serde_json::to_vec(&(jobs, specs)).unwrap()).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "prepare_from_a_bucket"]).env(CHILD, out);
     command.envs([
@@ -205,12 +206,12 @@ async fn every_layout_gives_the_same_from_a_bucket_as_from_a_folder() {
     let specs = LAYOUTS.map(|layout| spec(layout, RAW, &out.join(layout)));
     let all =
         |reused: bool| -> Vec<String> { wanted.iter().map(|(d, skipped)| format!("{d} {reused} {skipped}")).collect() };
-    assert_eq!(child(&url, &out, &specs).await, all(false));
-    assert_eq!(child(&url, &out, &specs).await, all(true), "nothing has changed in the bucket");
+    assert_eq!(child(&url, &out, 2, &specs).await, all(false));
+    assert_eq!(child(&url, &out, 2, &specs).await, all(true), "nothing has changed in the bucket");
     // What changes there is seen, and an object that has gone.
     fs::write(raw.join("folders/Normal/1.png"), png::write(16, 16, &[7; 256]).unwrap()).unwrap();
     fs::remove_file(raw.join("padchest/1/1.png")).unwrap();
-    let said = child(&url, &out, &specs).await;
+    let said = child(&url, &out, 2, &specs).await;
     let kept = |i: usize| said[i] == all(true)[i];
     assert!([0, 3, 4, 5].into_iter().all(kept), "{said:?}");
     assert!([1, 2].into_iter().all(|i| said[i].contains("another dataset is there")), "{said:?}");
@@ -228,12 +229,13 @@ async fn credentials_that_expire_end_the_job_and_the_next_goes_on() {
         let wanted = prepare::prepare(&alone, &Options::default(), &Silent).await.unwrap();
         let out = folder.path().join("spread");
         let specs = [spec(layout, RAW, &out.join(layout))];
+        // One at a time: when they end, the first shard has had all of its images.
         faults.lock().unwrap().left = Some(given);
-        let said = child(&url, &out, &specs).await.remove(0);
+        let said = child(&url, &out, 1, &specs).await.remove(0);
         assert!(said.starts_with("failed: ") && said.contains("denied") && said.contains("goes on"), "{said}");
         assert!(!out.join(layout).join("manifest.json").exists(), "files that were not given are no bad files");
         faults.lock().unwrap().left = None;
-        let said = child(&url, &out, &specs).await.remove(0);
+        let said = child(&url, &out, 2, &specs).await.remove(0);
         assert_eq!(said, format!("{} resumed {}", wanted.digest, wanted.skipped.len()));
     }
 }
@@ -250,7 +252,7 @@ async fn what_names_a_patient_stays_in_the_bucket() {
     let out = folder.path().join("spread");
     let mut spec = spec("rsna", RAW, &out.join("rsna"));
     (spec.privacy.hash_ids, spec.privacy.salt) = (true, "pepper".into());
-    let said = child(&url, &out, &[spec]).await.remove(0);
+    let said = child(&url, &out, 2, &[spec]).await.remove(0);
     assert!(said.ends_with(" false 1"), "{said}");
     for entry in fs::read_dir(out.join("rsna")).unwrap().flatten() {
         let bytes = fs::read(entry.path()).unwrap();

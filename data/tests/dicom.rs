@@ -4,11 +4,15 @@
 
 use std::io::Write;
 
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR, value::PixelFragmentSequence};
+use dicom_core::{
+    DataElement, PrimitiveValue, Tag, VR,
+    value::{DataSetSequence, PixelFragmentSequence},
+};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use dicom_transfer_syntax_registry::entries;
-use morph_data::readers::{Facts, Grey, dicom};
+use morph_data::readers::{Facts, Function, Grey, Lut, Values, Voi, dicom, grey};
+use morph_spec::dataset::{Levels, Preprocess};
 use proptest::prelude::*;
 
 const WIDTH: u16 = 6;
@@ -71,6 +75,16 @@ impl File {
     fn words(self, stored: u16, high: u16, words: &[u16]) -> Self {
         let data = DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(words.iter().copied().collect()));
         self.number(tags::BITS_ALLOCATED, 16).number(tags::BITS_STORED, stored).number(tags::HIGH_BIT, high).put(data)
+    }
+
+    /// A sequence of one lookup table.
+    fn table(self, tag: Tag, descriptor: &[u16], entries: &[u16]) -> Self {
+        let words = |words: &[u16]| PrimitiveValue::U16(words.iter().copied().collect());
+        let item = InMemDicomObject::from_element_iter([
+            DataElement::new(tags::LUT_DESCRIPTOR, VR::US, words(descriptor)),
+            DataElement::new(tags::LUT_DATA, VR::OW, words(entries)),
+        ]);
+        self.put(DataElement::new(tag, VR::SQ, DataSetSequence::from(vec![item])))
     }
 
     fn compressed(self, syntax: &'static str, fragment: Vec<u8>) -> Self {
@@ -217,11 +231,85 @@ fn jpeg_baseline_and_rle() {
 }
 
 #[test]
-fn the_window_and_burnt_in_text_are_told() {
-    let file = File::new().text(tags::WINDOW_CENTER, VR::DS, "40").text(tags::WINDOW_WIDTH, VR::DS, "80.5");
-    let file = file.text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES").bytes();
-    let (image, facts) = dicom::image(&file).unwrap();
-    assert_eq!((image.window, facts.burned_in), (Some((40.0, 80.5)), true));
+fn a_modality_table_goes_before_everything_else() {
+    let values = |file: File| match dicom::image(&file.bytes()).unwrap().0 {
+        image if image.bits == 12 && !image.signed && image.rescale == (1.0, 0.0) => image.values,
+        image => panic!("{image:?}"),
+    };
+    // Below it the first entry, beyond it the last; a rescale beside it does not count.
+    let file = || File::new().words(12, 11, &(0..24).collect::<Vec<u16>>());
+    let wanted: Vec<u16> = (0..24).map(|v: u16| [100, 90, 4000][usize::from(v.saturating_sub(5)).min(2)]).collect();
+    for syntax in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"] {
+        let table = file().syntax(syntax).table(tags::MODALITY_LUT_SEQUENCE, &[3, 5, 12], &[100, 90, 4000]);
+        assert_eq!(values(table.text(tags::RESCALE_SLOPE, VR::DS, "7")), Values::Words(wanted.clone()), "{syntax}");
+    }
+    // Signed pixels begin it below zero.
+    let signed = file().number(tags::PIXEL_REPRESENTATION, 1);
+    let table = signed.table(tags::MODALITY_LUT_SEQUENCE, &[3, (-1i16) as u16, 12], &[1, 2, 3]);
+    assert_eq!(values(table), Values::Words((0..24).map(|v: u16| if v == 0 { 2 } else { 3 }).collect()));
+    // Two entries of 8 bit in a word.
+    let packed = File::new().table(tags::MODALITY_LUT_SEQUENCE, &[4, 0, 8], &[0x1400, 0xff28]);
+    assert_eq!(packed.pixels()[..2], [0, 255]);
+    for (descriptor, why) in [([9, 0, 12], "3 entries of 9"), ([0, 0, 12], "3 entries of 65536"), ([3, 0, 4], "4 bits")]
+    {
+        file().table(tags::MODALITY_LUT_SEQUENCE, &descriptor, &[1, 2, 3]).refused(why);
+    }
+}
+
+#[test]
+fn how_the_file_wants_to_be_seen() {
+    let window = || File::new().text(tags::WINDOW_CENTER, VR::DS, "40\\70").text(tags::WINDOW_WIDTH, VR::DS, "80.5\\9");
+    let voi = |file: File| dicom::image(&file.bytes()).unwrap().0.voi;
+    let function = |name: &str| voi(window().text(tags::VOILUT_FUNCTION, VR::CS, name));
+    assert_eq!(voi(File::new()), Ok(None));
+    assert_eq!(voi(window()), Ok(Some(Voi::Window(40.0, 80.5, Function::Linear))), "the first of several");
+    assert_eq!(function("LINEAR_EXACT"), Ok(Some(Voi::Window(40.0, 80.5, Function::LinearExact))));
+    assert_eq!(function("SIGMOID"), Ok(Some(Voi::Window(40.0, 80.5, Function::Sigmoid))));
+    let table = Lut { first: 7, entries: vec![1, 2], bits: 10 };
+    let both = || window().table(tags::VOILUT_SEQUENCE, &[2, 7, 10], &[1, 2]);
+    assert_eq!(voi(both()), Ok(Some(Voi::Table(table))), "a table goes before a window");
+    assert_eq!(voi(window().text(tags::WINDOW_WIDTH, VR::DS, "0")), Ok(None), "zeros are no window");
+
+    // What is not known is only asked of those who want the file's own way.
+    let strange = window().text(tags::VOILUT_FUNCTION, VR::CS, "CUBIC").bytes();
+    let levels = |levels| {
+        let image = dicom::image(&strange).unwrap().0;
+        grey(&image, &Preprocess { levels, ..Preprocess::default() }).map(|grey| grey.pixels)
+    };
+    assert_eq!(levels(Levels::Bits), Ok(self::levels()));
+    assert!(levels(Levels::FileWindow).unwrap_err().contains("CUBIC"));
+}
+
+#[test]
+fn what_stands_for_no_image_and_what_contradicts_itself_is_told() {
+    let image = |file: File| dicom::image(&file.bytes()).unwrap().0;
+    let padded = |file: File, value: u16| image(file.number(tags::PIXEL_PADDING_VALUE, value)).padding;
+    assert_eq!(image(File::new()).padding, None);
+    assert_eq!(padded(File::new(), 3), Some((3, 3)));
+    assert_eq!(padded(File::new().number(tags::PIXEL_PADDING_RANGE_LIMIT, 1), 9), Some((1, 9)));
+    assert_eq!(padded(File::new(), 256), None, "8 bits hold no 256");
+    let signed = || File::new().words(12, 11, &wide(12)).number(tags::PIXEL_REPRESENTATION, 1);
+    assert_eq!(padded(signed(), (-2000i16) as u16), Some((48, 48)), "kept values begin at -2048");
+    assert_eq!(padded(signed(), (-2049i16) as u16), None);
+    let table = File::new().table(tags::MODALITY_LUT_SEQUENCE, &[3, 0, 12], &[9, 8, 7]);
+    assert_eq!(padded(table, 1), Some((8, 8)), "as the table has it");
+
+    let remarks = |photometric: &str, shape: &str| {
+        let file = File::new().text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, photometric);
+        image(file.text(tags::PRESENTATION_LUT_SHAPE, VR::CS, shape)).remarks.concat()
+    };
+    assert_eq!((remarks("MONOCHROME2", "IDENTITY"), remarks("MONOCHROME1", "INVERSE")), <_>::default());
+    for (photometric, shape) in [("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY")] {
+        assert!(remarks(photometric, shape).contains("PresentationLUTShape"));
+    }
+    let table = File::new().table(tags::PRESENTATION_LUT_SEQUENCE, &[2, 0, 10], &[0, 1]);
+    assert!(image(table).remarks.concat().contains("PresentationLUTSequence"));
+}
+
+#[test]
+fn burnt_in_text_is_told() {
+    let file = File::new().text(tags::BURNED_IN_ANNOTATION, VR::CS, "YES").bytes();
+    assert!(dicom::image(&file).unwrap().1.burned_in);
 }
 
 #[test]

@@ -271,6 +271,24 @@ async fn any_column_may_be_asked_for() {
 }
 
 #[tokio::test]
+async fn images_that_come_out_nearly_black_are_remarked_upon() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value) in [("dark", 2000), ("darker", 1500), ("bright", 60_000)] {
+        write(&dir.path().join(format!("raw/Normal/{name}.png")), &words(value, 4095));
+    }
+    let mut spec = Dataset { shard_samples: 1, ..spec(Layout::Folders, dir.path()) };
+    spec.privacy = Privacy { hash_ids: true, salt: "a long enough salt for this".into(), ..Privacy::default() };
+    let report = run(&spec).await.unwrap();
+    let [remark] = &report.remarks[..] else { panic!("{:?}", report.remarks) };
+    assert!(remark.images == 2 && remark.what.contains("min-max"), "over all shards: {remark:?}");
+    assert!(!remark.example.contains("dark"), "names of files are hidden: {remark:?}");
+    let again = prepare::prepare(&spec, &Options::default(), &Silent).await.unwrap();
+    assert!(again.reused && again.remarks == report.remarks);
+    spec.preprocess.levels = Levels::MinMax;
+    assert_eq!(run(&spec).await.unwrap().remarks, []);
+}
+
+#[tokio::test]
 async fn everything_that_is_left_out_is_counted() {
     let folder = TempDir::new().unwrap();
     let raw = folder.path().join("raw");

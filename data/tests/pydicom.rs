@@ -6,7 +6,8 @@
 
 use std::{fs, path::PathBuf};
 
-use morph_data::readers::{Values, dicom, jpeg};
+use morph_data::readers::{Values, dicom, grey, jpeg};
+use morph_spec::dataset::{Levels, Preprocess};
 
 /// Why a file may be refused: what is no single image of at most 16 bits, or is not whole.
 const REFUSALS: [&str; 4] = ["frames", "bits allocated are not read", "lossy JPEG of 12 bits", "cut off"];
@@ -57,6 +58,39 @@ fn the_same_values_as_pydicom() {
     eprintln!("{} files equal, {} refused:\n{}", equal.len(), refused.len(), refused.join("\n"));
     assert!(wrong.is_empty(), "{} files are neither equal nor refused by name:\n{}", wrong.len(), wrong.join("\n"));
     assert!(equal.len() >= 30, "only {} files were compared: {equal:?}", equal.len());
+}
+
+#[test]
+fn seen_as_pydicom_shows_them() {
+    let Some(folder) = std::env::var_os("MORPH_DICOM_FILES").map(PathBuf::from) else {
+        eprintln!("left out: MORPH_DICOM_FILES names no folder (scripts/test makes one)");
+        return;
+    };
+    let preprocess = Preprocess { levels: Levels::FileWindow, ..Preprocess::default() };
+    let (mut equal, mut wrong) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "seen") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let fact: serde_json::Value = serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap();
+        let wanted = fs::read(&path).unwrap();
+        // What is refused is the other test's.
+        let Ok((image, _)) = dicom::image(&fs::read(path.with_extension("dcm")).unwrap()) else { continue };
+        let shown = grey(&image, &preprocess).unwrap();
+        let pixels: Vec<u8> = shown.pixels.iter().map(|v| if image.inverted { 255 - v } else { *v }).collect();
+        // A lossy decoder's two values of 65,536 are less than a level, but for what rounding makes of them.
+        let most = 1 + u8::from(fact["lossy"] == true);
+        let far = pixels.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0);
+        let apart = pixels.iter().zip(&wanted).filter(|(a, b)| a != b).count();
+        let same = pixels.len() == wanted.len() && far <= most && apart <= pixels.len() / 100;
+        if same { &mut equal } else { &mut wrong }.push(format!("{name}: up to {far}, {apart} of {}", pixels.len()));
+    }
+    wrong.sort();
+    eprintln!("{} files are shown alike", equal.len());
+    assert!(wrong.is_empty(), "{} files are shown otherwise:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(equal.len() >= 24, "only {} files were compared: {equal:?}", equal.len());
 }
 
 #[test]

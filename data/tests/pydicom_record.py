@@ -3,7 +3,8 @@
     python pydicom_record.py OUT
 
 Takes pydicom's own test files and some that are made here (12 bit, signed, MONOCHROME1, in every compression that pydicom can write),
-and leaves for each NAME.dcm in OUT a NAME.json and, where there are pixels, NAME.i32: stored values, little endian. Beside them JPEGs
+and leaves for each NAME.dcm in OUT a NAME.json and, where there are pixels, NAME.i32: stored values (after a Modality LUT Sequence where
+there is one), little endian. NAME.seen are grey levels of 8 bit, where the file says how it wants to be seen. Beside them JPEGs
 that Pillow writes (libjpeg-turbo), each NAME.jpg with NAME.grey: the bytes of its convert("L").
 """
 
@@ -17,7 +18,9 @@ import numpy
 import PIL
 import pydicom
 from PIL import Image, features
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000,
@@ -81,6 +84,76 @@ def make(out):
                 print(f"not made: {name} {syntax.name}: {why}", file=sys.stderr)
                 continue
             file.save_as(out / f"{name}-{syntax.split('.')[-1]}.dcm", enforce_file_format=True)
+    for name, changes in SHOWN.items():
+        for bits, signed in [(8, False), (12, False), (12, True), (16, True)]:
+            if name == "modality" and bits == 16:
+                continue  # pydicom's sums do not fit into 16 bits
+            file = made(bits, signed, "MONOCHROME2")
+            changes(file, bits, signed)
+            file.save_as(out / f"shown-{name}-{bits}{'s' if signed else 'u'}.dcm", enforce_file_format=True)
+
+
+def table(first, bits, entries):
+    """A lookup table."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries), first, bits])
+    item.add_new("LUTData", "OW", numpy.asarray(entries, "<u2").tobytes())
+    return Sequence([item])
+
+
+def window(function, slope=None):
+    def change(file, bits, signed):
+        middle = 0 if signed else 2 ** (bits - 1)
+        file.WindowCenter, file.WindowWidth = [middle + 11, 3], [2**bits // 3 + 2, 5]
+        if function:
+            file.VOILUTFunction = function
+        if slope:
+            file.RescaleSlope, file.RescaleIntercept = slope, -100
+            file.WindowCenter = slope * (middle + 11) - 100
+
+    return change
+
+
+def modality(file, bits, signed):
+    low = -(2 ** (bits - 1)) if signed else 0
+    steps = numpy.linspace(0, 1, 200)
+    file.ModalityLUTSequence = table(low + 30, 16, (numpy.sqrt(steps) * 65535).astype(int))
+    window("SIGMOID")(file, 16, False)
+
+
+def voi(file, bits, signed):
+    low = -(2 ** (bits - 1)) if signed else 0
+    file.VOILUTSequence = table(low + 20, 12, (numpy.linspace(0, 1, min(2**bits - 40, 3000)) ** 2 * 4095).astype(int))
+    window(None)(file, bits, signed)
+
+
+# What is read of how a file wants its values to be changed and seen.
+SHOWN = {
+    "linear": window(None),
+    "exact": window("LINEAR_EXACT"),
+    "sigmoid": window("SIGMOID"),
+    "rescaled": window(None, 0.5),
+    "modality": modality,
+    "voi": voi,
+}
+
+
+def shown(file, stored):
+    """Grey levels of 8 bit as the file wants to be seen, or None if it does not say how; and the range is what pydicom makes it."""
+    values = apply_modality_lut(stored, file)
+    if "VOILUTSequence" in file:
+        low, high = 0, 2 ** file.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif "WindowWidth" in file:
+        signed = file.PixelRepresentation == 1
+        low, high = (-(2 ** (file.BitsStored - 1)), 2 ** (file.BitsStored - 1) - 1) if signed else (0, 2**file.BitsStored - 1)
+        slope, intercept = file.get("RescaleSlope", 1), file.get("RescaleIntercept", 0)
+        low, high = low * slope + intercept, high * slope + intercept
+        if "ModalityLUTSequence" in file:
+            low, high = 0, 2 ** file.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    else:
+        return None
+    seen = (apply_voi_lut(values, file).astype("f8") - low) / (high - low) * 255
+    return numpy.clip(numpy.floor(seen + 0.5), 0, 255).astype("u1")
 
 
 def record(path):
@@ -95,7 +168,13 @@ def record(path):
     try:
         pixels = file.pixel_array
         fact["shape"] = pixels.shape
-        path.with_suffix(".i32").write_bytes(pixels.astype("<i8").astype("<i4").tobytes())
+        if "ModalityLUTSequence" in file:
+            path.with_suffix(".i32").write_bytes(apply_modality_lut(pixels, file).astype("<i4").tobytes())
+        else:
+            path.with_suffix(".i32").write_bytes(pixels.astype("<i8").astype("<i4").tobytes())
+        seen = shown(file, pixels)
+        if seen is not None:
+            path.with_suffix(".seen").write_bytes(seen.tobytes())
     except Exception as why:
         fact["error"] = str(why)
     path.with_suffix(".json").write_text(json.dumps(fact))

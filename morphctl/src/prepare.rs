@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeSet, path::Path};
 use anyhow::{Context, Result};
 use morph_data::{
     Progress,
-    prepare::{self, Begun, Options, Plan, Report},
+    prepare::{self, Begun, Options, Plan, Remark, Report},
 };
 use morph_proto::v1;
 use morph_spec::{Dataset, load::Document};
@@ -66,6 +66,9 @@ fn tell(global: &Global, report: &Report) -> Result<()> {
     if !report.skipped.is_empty() && !global.quiet {
         let n = report.skipped.len();
         say!("{n} file{} skipped; {}/skipped.csv says why", if n == 1 { "" } else { "s" }, report.url);
+    }
+    for Remark { what, images, example } in report.remarks.iter().filter(|_| !global.quiet) {
+        say!("note: {images} image{}: {what} (one is {example})", if *images == 1 { "" } else { "s" });
     }
     if report.resumed > 0 && !global.quiet {
         let n = report.resumed;

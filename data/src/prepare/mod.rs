@@ -13,6 +13,7 @@
 
 mod choose;
 mod gate;
+mod line;
 mod output;
 mod sample;
 mod split;
@@ -28,7 +29,10 @@ use morph_spec::{
 };
 use serde::Serialize;
 
-pub use self::work::{Chunk, Work};
+pub use self::{
+    output::Remark,
+    work::{Chunk, Work},
+};
 pub use crate::layouts::Skipped;
 use crate::{
     Error, Progress, inspect,
@@ -38,7 +42,7 @@ use crate::{
 };
 
 /// Raised whenever the same source would give other pixels.
-const PIPELINE: u32 = 2;
+const PIPELINE: u32 = 3;
 
 /// Pixels in a shard: it is written from memory.
 const LARGEST_SHARD: u64 = 64 << 20;
@@ -79,6 +83,8 @@ pub struct Report {
     pub resumed: usize,
     /// What was left out.
     pub skipped: Vec<Skipped>,
+    /// What people should know of what was taken.
+    pub remarks: Vec<Remark>,
 }
 
 fn json<T: Serialize>(value: &T, what: &str) -> Result<Vec<u8>, Error> {
@@ -201,10 +207,11 @@ async fn commit(
     let (spec, hider) = (work.spec, Hider::new(&work.spec.privacy));
     let mut skipped = std::mem::take(&mut work.skipped);
     skipped.iter_mut().for_each(|skip| skip.source = hider.hide(&skip.source));
-    let mut shards = Vec::new();
-    for part in work.make_all(out, parts, options, progress).await? {
+    let (mut shards, mut remarks) = (Vec::new(), Vec::new());
+    for part in work.make_all(parts, options, progress)? {
         skipped.extend(part.skipped);
         shards.extend(part.shard);
+        part.remarks.into_iter().for_each(|new| output::remark(&mut remarks, new));
     }
     skipped.sort_by(|a, b| a.source.cmp(&b.source));
     let counts = counted(shards.iter().map(|s| (s.split.as_str(), s.labels.iter().map(|(l, n)| (l.as_str(), *n)))));
@@ -214,10 +221,10 @@ async fn commit(
     if let Some(lost) = inspect::damage_of(out, &manifest).await?.into_iter().next() {
         return Err(Error::Contested { url: out.url_of(&lost.file), why: lost.why });
     }
-    output::record(out, work.key, &skipped).await?;
+    output::record(out, work.key, &skipped, &remarks).await?;
     let digest = manifest::commit(out, &manifest).await?;
     output::forget(out).await;
-    Ok(Report { url: out.url(), digest, manifest, reused: false, resumed, skipped })
+    Ok(Report { url: out.url(), digest, manifest, reused: false, resumed, skipped, remarks })
 }
 
 /// What decides whether anything has to be done again: the YAML, what tables say of every file, its size and its time of change.
@@ -248,7 +255,7 @@ enum Found {
 }
 
 async fn reuse(out: &Objects, key: Digest, progress: &dyn Progress) -> Result<Found, Error> {
-    let Some(skipped) = output::recorded(out, key).await else { return Ok(Found::Nothing) };
+    let Some(known) = output::recorded(out, key).await else { return Ok(Found::Nothing) };
     let (manifest, digest) = match manifest::read(out).await {
         Ok(found) => found,
         Err(Error::Objects(morph_objects::Error::NotFound { .. })) => return Ok(Found::Nothing),
@@ -259,7 +266,8 @@ async fn reuse(out: &Objects, key: Digest, progress: &dyn Progress) -> Result<Fo
         progress.warn(&format!("{}: {}; preparing again", out.url_of(&first.file), first.why));
         return Ok(Found::Damaged);
     }
-    Ok(Found::Whole(Box::new(Report { url: out.url(), digest, manifest, reused: true, resumed: 0, skipped })))
+    let output::Known { skipped, remarks } = known;
+    Ok(Found::Whole(Box::new(Report { url: out.url(), digest, manifest, reused: true, resumed: 0, skipped, remarks })))
 }
 
 type Counts = BTreeMap<String, BTreeMap<String, u64>>;

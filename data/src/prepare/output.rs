@@ -26,6 +26,33 @@ const PART: &str = ".part.json";
 struct Record {
     key: Digest,
     skipped: Vec<(String, String)>,
+    remarks: Vec<Remark>,
+}
+
+/// Something that people should know of images that were taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remark {
+    /// What.
+    pub what: String,
+    /// Of how many images.
+    pub images: u64,
+    /// One of them.
+    pub example: String,
+}
+
+/// One more image with a remark, or several: remarks of the same kind are one.
+pub(super) fn remark(all: &mut Vec<Remark>, new: Remark) {
+    match all.iter_mut().find(|old| old.what == new.what) {
+        Some(old) => old.images += new.images,
+        None => all.push(new),
+    }
+}
+
+/// What is known of a dataset that was made, besides its manifest.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub skipped: Vec<Skipped>,
+    pub remarks: Vec<Remark>,
 }
 
 /// A part of the dataset that is done.
@@ -35,6 +62,15 @@ pub(super) struct Part {
     /// None: nothing in it could be used.
     pub shard: Option<Shard>,
     pub skipped: Vec<Skipped>,
+    pub remarks: Vec<Remark>,
+}
+
+/// What becomes of the images of a part.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub writer: Writer,
+    pub skipped: Vec<Skipped>,
+    pub remarks: Vec<Remark>,
 }
 
 /// The name of part `i` of `split`, without an end.
@@ -58,9 +94,9 @@ pub(super) async fn part(
     out: &Objects,
     key: Digest,
     (split, i): (&str, usize),
-    writer: Writer,
-    skipped: Vec<Skipped>,
+    decoded: Decoded,
 ) -> Result<Part, Error> {
+    let Decoded { writer, skipped, remarks } = decoded;
     let file = format!("{}{ARROW}", stem(split, i));
     let (samples, labels) = (writer.len() as u64, writer.labels());
     unclaimed(out, key).await?;
@@ -71,7 +107,7 @@ pub(super) async fn part(
         out.put(&file, Bytes::from(bytes)).await?;
         shard = Some(Shard { file, split: split.to_owned(), samples, bytes: length, blake3, labels });
     }
-    let part = Part { key, shard, skipped };
+    let part = Part { key, shard, skipped, remarks };
     out.put(&format!("{}{PART}", stem(split, i)), Bytes::from(json(&part, PART)?)).await?;
     Ok(part)
 }
@@ -131,19 +167,19 @@ pub(super) async fn forget(out: &Objects) {
 }
 
 /// Writes what was left out, and what the dataset was made from.
-pub(super) async fn record(out: &Objects, key: Digest, skipped: &[Skipped]) -> Result<(), Error> {
+pub(super) async fn record(out: &Objects, key: Digest, skipped: &[Skipped], remarks: &[Remark]) -> Result<(), Error> {
     unclaimed(out, key).await?;
     out.put(SKIPPED, Bytes::from(table(skipped)?)).await?;
     let pairs = skipped.iter().map(|s| (s.source.clone(), s.reason.clone())).collect();
-    out.put(RECORD, Bytes::from(json(&Record { key, skipped: pairs }, RECORD)?)).await?;
+    out.put(RECORD, Bytes::from(json(&Record { key, skipped: pairs, remarks: remarks.to_vec() }, RECORD)?)).await?;
     Ok(())
 }
 
-/// What was left out when the dataset with this key was made; none when there is another one or none.
-pub(super) async fn recorded(out: &Objects, key: Digest) -> Option<Vec<Skipped>> {
+/// What is known of the dataset with this key; none when there is another one or none.
+pub(super) async fn recorded(out: &Objects, key: Digest) -> Option<Known> {
     let record: Record = serde_json::from_slice(&out.get(RECORD).await.ok()?).ok()?;
     let skipped = record.skipped.into_iter().map(|(source, reason)| Skipped { source, reason }).collect();
-    (record.key == key).then_some(skipped)
+    (record.key == key).then_some(Known { skipped, remarks: record.remarks })
 }
 
 /// Removes the dataset in `out`, the manifest first: what is removed halfway is no dataset. Other files stay.

@@ -20,6 +20,20 @@ use crate::{
 /// Bytes of memory for a pixel, from the decoder's buffer to the grey levels.
 const PER_PIXEL: u64 = 8;
 
+/// Grey levels from the darkest to the brightest pixel, below which an image is remarked upon.
+const LEAST_SPAN: u8 = 64;
+const FLAT: &str = "its grey levels span less than a quarter of those from black to white, as 12 bits in a file of 16 do: \
+                    preprocess.levels min-max or percentile spreads them";
+
+/// An image as it goes into its shard.
+#[derive(Debug)]
+pub(super) struct Sample {
+    pub pixels: Vec<u8>,
+    pub meta: Meta,
+    /// What people should know of how it was made.
+    pub remarks: Vec<&'static str>,
+}
+
 /// What all files of a job share.
 #[derive(Debug)]
 pub(super) struct Shared<'a> {
@@ -38,7 +52,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Reads, decodes and resizes one image.
-    pub(super) fn read(&self, item: &Item, label: &str) -> Result<(Vec<u8>, Meta), Fault> {
+    pub(super) fn read(&self, item: &Item, label: &str) -> Result<Sample, Fault> {
         let spec = self.spec;
         let kind = Kind::of(file_name(&item.source)).map(|(kind, _)| kind).ok_or("its name ends in no known way")?;
         let _file = self.files.enter(item.place.len());
@@ -61,7 +75,11 @@ impl<'a> Shared<'a> {
         }
         let boxes = boxes(item, &image);
         let grey = grey(&image, &spec.preprocess)?;
-        drop(image);
+        let mut remarks = image.remarks;
+        drop(image.values);
+        if is_flat(&grey.pixels) {
+            remarks.push(FLAT);
+        }
         let frame = Frame::new(grey.width, grey.height, &spec.preprocess);
         let prepared = frame.draw(&grey, &spec.preprocess);
         let meta = Meta {
@@ -75,8 +93,15 @@ impl<'a> Shared<'a> {
             source: item.source.clone(),
             digest: Digest::of(&bytes),
         };
-        Ok((prepared.pixels, self.hider.meta(meta)))
+        Ok(Sample { pixels: prepared.pixels, meta: self.hider.meta(meta), remarks })
     }
+}
+
+/// Whether hardly anything is to be seen in it.
+fn is_flat(pixels: &[u8]) -> bool {
+    // One in seven is enough to know, and costs nothing beside the decoder.
+    let some = || pixels.iter().step_by(7);
+    some().max().zip(some().min()).is_some_and(|(bright, dark)| bright - dark < LEAST_SPAN)
 }
 
 /// What tables say, and what the file says beside it.
@@ -126,16 +151,7 @@ mod tests {
     }
 
     fn image(values: Vec<u16>) -> Image {
-        Image {
-            width: 2048,
-            height: 512,
-            values: Values::Words(values),
-            bits: 16,
-            signed: false,
-            rescale: (1.0, 0.0),
-            window: None,
-            inverted: false,
-        }
+        Image::plain(2048, 512, Values::Words(values), 16)
     }
 
     #[test]
@@ -144,6 +160,12 @@ mod tests {
         let wanted = vec![[0.25, 0.5, 0.125, 0.0625], [0.9375, 0.0, 0.0625, 1.0]];
         assert_eq!(boxes(&item(1024.0), &image), wanted, "RSNA's are in pixels of 1024, whatever the image has");
         assert_eq!(boxes(&item(0.0), &image)[0], [0.125, 1.0, 0.0625, 0.0], "this one lies below the image");
+    }
+
+    #[test]
+    fn an_image_of_few_grey_levels_is_told_from_others() {
+        assert!(is_flat(&[0, 16, 7].repeat(99)) && is_flat(&[255; 9]));
+        assert!(!is_flat(&[0, 64].repeat(99)) && !is_flat(&[]));
     }
 
     #[test]

@@ -8,19 +8,17 @@ use std::{
 
 use morph_objects::Objects;
 use morph_spec::{Digest, dataset::Dataset};
-use rayon::prelude::*;
 
 use super::{
     LARGEST_SHARD, Options, Skipped, check,
     choose::{self, Splits},
     counted, key,
+    line::{self, Task},
     output::{self, Part},
-    sample::Shared,
 };
 use crate::{
     Error, Progress,
-    layouts::{self, Fault, Item, Listing},
-    shard,
+    layouts::{self, Listing},
 };
 
 /// A shard that is to be made.
@@ -92,7 +90,7 @@ impl<'a> Work<'a> {
     }
 
     /// Every shard: its split, its number there, and what becomes of it.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, usize, &[(Item, String)])> {
+    pub(super) fn parts(&self) -> impl Iterator<Item = Task<'_>> {
         self.splits
             .iter()
             .flat_map(|(split, items)| items.chunks(self.samples).enumerate().map(|(i, chunk)| (*split, i, chunk)))
@@ -123,74 +121,30 @@ impl<'a> Work<'a> {
             progress.advance(items.len() as u64);
             return Ok(());
         }
-        let (shared, pool) = (Shared::new(self.spec, options.memory), pool(options.jobs)?);
-        let (writer, left_out) = pool.install(|| decode(&shared, items, progress))?;
-        output::part(out, self.key, (split, i), writer, left_out).await.map(drop)
+        line::make(self, &[(split, i, items)], options, progress).map(drop)
     }
 
-    /// Makes every shard that is not among `done`; all of them, in order.
-    pub(super) async fn make_all(
+    /// Makes every shard that is not among `done`; all of them, in order. Blocks this thread.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub(super) fn make_all(
         &self,
-        out: &Objects,
         mut done: BTreeMap<String, Part>,
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Vec<Part>, Error> {
-        let (shared, pool) = (Shared::new(self.spec, options.memory), pool(options.jobs)?);
         progress.stage("decode and resize", self.images());
-        let mut made = Vec::new();
+        let (mut parts, mut missing) = (Vec::new(), Vec::new());
         for (split, i, items) in self.parts() {
-            made.push(match output::done(&mut done, split, i) {
-                Some(part) => {
-                    progress.advance(items.len() as u64);
-                    part
-                }
-                None => {
-                    let (writer, left_out) = pool.install(|| decode(&shared, items, progress))?;
-                    output::part(out, self.key, (split, i), writer, left_out).await?
-                }
-            });
-        }
-        Ok(made)
-    }
-}
-
-fn pool(jobs: usize) -> Result<rayon::ThreadPool, Error> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build();
-    pool.map_err(|e| Error::Source { path: "threads".to_owned(), why: e.to_string() })
-}
-
-/// The samples of one shard, in order, and what could not be used.
-///
-/// # Errors
-/// [`Error::Storage`] when the source's storage fails: a file that it does not give now is no bad file.
-fn decode(
-    shared: &Shared<'_>,
-    chunk: &[(Item, String)],
-    progress: &dyn Progress,
-) -> Result<(shard::Writer, Vec<Skipped>), Error> {
-    let read = |(item, label): &(Item, String)| {
-        let sample = shared.read(item, label);
-        progress.advance(1);
-        match sample {
-            Ok(sample) => Ok(Ok(sample)),
-            Err(Fault::File(reason)) => {
-                progress.warn(&format!("skipped {}: {reason}", item.source));
-                Ok(Err(Skipped { source: shared.hider.hide(&item.source), reason }))
+            let part = output::done(&mut done, split, i);
+            match part {
+                Some(_) => progress.advance(items.len() as u64),
+                None => missing.push((split, i, items)),
             }
-            Err(Fault::Storage(why)) => Err(Error::Storage { path: item.source.clone(), why }),
+            parts.push(part);
         }
-    };
-    // What has not begun when the first of them fails does not begin.
-    let samples = chunk.par_iter().map(read).collect::<Result<Vec<_>, Error>>()?;
-    let size = shared.spec.preprocess.size;
-    let mut writer = shard::Writer::new(size, size);
-    let mut skipped = Vec::new();
-    for sample in samples {
-        match sample {
-            Ok((pixels, meta)) => writer.push(&pixels, meta),
-            Err(skip) => skipped.push(skip),
-        }
+        let mut made = line::make(self, &missing, options, progress)?.into_iter();
+        Ok(parts.into_iter().filter_map(|part| part.or_else(|| made.next())).collect())
     }
-    Ok((writer, skipped))
 }

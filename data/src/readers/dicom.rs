@@ -3,10 +3,10 @@
 
 use dicom_core::{PrimitiveValue, Tag, value::Value};
 use dicom_dictionary_std::tags;
-use dicom_object::DefaultDicomObject;
+use dicom_object::{DefaultDicomObject, InMemDicomObject};
 use morph_spec::dataset::Preprocess;
 
-use super::{Facts, Grey, Image, MOST_PIXELS, OLDEST, Values, codecs, elements, fragments, grey, guarded};
+use super::{Facts, Grey, Image, Lut, MOST_PIXELS, OLDEST, Values, Voi, codecs, elements, fragments, grey, guarded};
 
 /// Decodes the file to 8 bit: stored values, rescaled (Rescale Slope and Intercept), inverted when MONOCHROME1, and brought to
 /// 8 bit by the stored bits. 8-bit images without rescaling come out as they were stored.
@@ -32,8 +32,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Image, Facts), String> {
     Ok((pixels(object)?, facts))
 }
 
-/// Rows times columns, if they are found where most files have them: an estimate, without parsing.
+/// Rows times columns, if they are found where most files have them: an estimate, without parsing. Of a deflated file what it takes to
+/// unpack it and to take it apart: twice what comes out, four times at most.
 pub(super) fn size(bytes: &[u8]) -> Option<u64> {
+    if let Some(unpacked) = elements::unpacked(bytes) {
+        return Some(unpacked / 2);
+    }
     let value = |element: u8| {
         let head = [0x28, 0, element, 0];
         let at = bytes.windows(4).position(|four| four == head)? + 4;
@@ -52,16 +56,16 @@ pub(super) fn root(e: &(dyn std::error::Error + 'static)) -> String {
     e.to_string()
 }
 
-fn text(object: &DefaultDicomObject, tag: Tag) -> Option<String> {
+pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
     let value = object.element_opt(tag).ok()??.to_str().ok()?.trim_matches(['\0', ' ']).to_owned();
     (!value.is_empty()).then_some(value)
 }
 
-fn number(object: &DefaultDicomObject, tag: Tag) -> Option<f64> {
+fn number(object: &InMemDicomObject, tag: Tag) -> Option<f64> {
     object.element_opt(tag).ok()??.to_float64().ok()
 }
 
-fn facts(object: &DefaultDicomObject) -> Facts {
+fn facts(object: &InMemDicomObject) -> Facts {
     Facts {
         id: text(object, tags::PATIENT_ID),
         view: text(object, tags::VIEW_POSITION),
@@ -119,7 +123,11 @@ fn pixels(mut object: DefaultDicomObject) -> Result<Image, String> {
     let signed = whole(tags::PIXEL_REPRESENTATION) == 1.0;
     let slope = number(&object, tags::RESCALE_SLOPE).unwrap_or(1.0);
     let intercept = number(&object, tags::RESCALE_INTERCEPT).unwrap_or(0.0);
+    let modality = Lut::of(&object, tags::MODALITY_LUT_SEQUENCE, signed)?;
     let window = number(&object, tags::WINDOW_CENTER).zip(number(&object, tags::WINDOW_WIDTH));
+    let voi = Voi::of(&object, window, signed);
+    let padding = padding(&object, bits, signed);
+    let remarks = remarks(&object, &photometric);
     let syntax = object.meta().transfer_syntax().trim_end_matches(['\0', ' ']).to_owned();
     let element =
         object.take_element(tags::PIXEL_DATA).map_err(|_| "it cannot be decoded: it has no pixels".to_owned())?;
@@ -147,16 +155,57 @@ fn pixels(mut object: DefaultDicomObject) -> Result<Image, String> {
         Value::Sequence(_) => return Err("it cannot be decoded: its pixels are a sequence".to_owned()),
     };
     normalise(&mut values, bits, top, signed);
-    Ok(Image {
-        width,
-        height,
-        values,
-        bits,
-        signed,
-        rescale: (slope, intercept),
-        window: window.filter(|(center, width)| center.is_finite() && *width >= 1.0),
-        inverted: photometric == "MONOCHROME1",
+    let inverted = photometric == "MONOCHROME1";
+    let rescale = (slope, intercept);
+    let image = Image { width, height, values, bits, signed, rescale, voi, padding, inverted, remarks };
+    Ok(match modality {
+        Some(table) => through(image, &table),
+        None => image,
     })
+}
+
+/// The image after its Modality LUT, which goes before a rescale.
+fn through(image: Image, table: &Lut) -> Image {
+    let offset = image.offset() as f64;
+    let at = |kept: u16| table.at(f64::from(kept) + offset);
+    // Looked up once for each value that may come, not once for each pixel.
+    let all: Vec<u16> = (0..=u16::MAX).map(at).collect();
+    let values = match image.values {
+        Values::Bytes(v) => Values::Words(v.into_iter().map(|v| all[usize::from(v)]).collect()),
+        Values::Words(v) => Values::Words(v.into_iter().map(|v| all[usize::from(v)]).collect()),
+        floats @ Values::Floats(_) => floats,
+    };
+    let padding = image.padding.map(|(low, high)| (at(low).min(at(high)), at(low).max(at(high))));
+    Image { values, bits: table.bits, signed: false, rescale: (1.0, 0.0), padding, ..image }
+}
+
+/// Values that stand for no image, as they are kept; none when the stored bits cannot hold them.
+fn padding(object: &InMemDicomObject, bits: u32, signed: bool) -> Option<(u16, u16)> {
+    let low = if signed { -(1i64 << (bits - 1)) } else { 0 };
+    let kept = |tag: Tag| {
+        let value = number(object, tag)? as i64;
+        // Where types are implied, this reader does not know that it has a sign.
+        let value = if signed { i64::from(value as u16 as i16) } else { value };
+        u16::try_from(value - low).ok().filter(|kept| u32::from(*kept) < 1 << bits)
+    };
+    let one = kept(tags::PIXEL_PADDING_VALUE)?;
+    let other = kept(tags::PIXEL_PADDING_RANGE_LIMIT).unwrap_or(one);
+    Some((one.min(other), one.max(other)))
+}
+
+/// What of the file is not heeded, though it says how it is to be shown.
+fn remarks(object: &InMemDicomObject, photometric: &str) -> Vec<&'static str> {
+    let mut remarks = Vec::new();
+    let shape = text(object, tags::PRESENTATION_LUT_SHAPE).unwrap_or_default();
+    // In images the two say the same (PS3.3 C.8.11.3): an INVERSE beside MONOCHROME1 is no second inversion.
+    if matches!((&*shape, photometric), ("INVERSE", "MONOCHROME2") | ("IDENTITY", "MONOCHROME1")) {
+        remarks
+            .push("PhotometricInterpretation and PresentationLUTShape contradict each other; the former was believed");
+    }
+    if object.element(tags::PRESENTATION_LUT_SEQUENCE).is_ok() {
+        remarks.push("a PresentationLUTSequence was not applied");
+    }
+    remarks
 }
 
 /// Pixels that are not compressed.

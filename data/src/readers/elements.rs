@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    io::{Cursor, Read, Seek},
+    io::{self, Cursor, Read, Seek},
 };
 
 use dicom_core::{
@@ -64,8 +64,31 @@ pub(super) fn name(uid: &str) -> String {
     TransferSyntaxRegistry.get(uid).map_or_else(|| uid.to_owned(), |syntax| syntax.name().to_owned())
 }
 
+/// Bytes that come out of a deflated file; none where it is no such file. It is unpacked for that: nothing in it can be believed.
+pub(super) fn unpacked(bytes: &[u8]) -> Option<u64> {
+    let uid = uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.as_bytes();
+    // In the first group, which has little else in it.
+    let at = bytes.get(..bytes.len().min(1024))?.windows(uid.len()).position(|window| window == uid)?;
+    let start = bytes[..at].windows(MAGIC.len()).position(|window| window == MAGIC)?;
+    group_of_the_file(&bytes[start..]).ok()?;
+    let mut rest = Cursor::new(&bytes[start..]);
+    FileMetaTable::from_reader(&mut rest).ok()?;
+    let packed = bytes.get(start + rest.position() as usize..)?;
+    let (mut plain, mut chunk, mut found) = (DeflateDecoder::new(packed).take(most(packed)), [0; 1 << 14], 0);
+    // What is wrong with it is said when it is read.
+    while let Some(n) = plain.read(&mut chunk).ok().filter(|n| *n > 0) {
+        found += n as u64;
+    }
+    Some(found)
+}
+
+/// What comes out of `packed` at most.
+fn most(packed: &[u8]) -> u64 {
+    LARGEST_INFLATED.min((packed.len() as u64).saturating_mul(DENSEST))
+}
+
 fn inflate(packed: &[u8]) -> Result<Vec<u8>, String> {
-    let most = LARGEST_INFLATED.min((packed.len() as u64).saturating_mul(DENSEST));
+    let most = most(packed);
     let mut plain = Vec::new();
     let read = DeflateDecoder::new(packed).take(most + 1).read_to_end(&mut plain);
     read.map_err(|e| format!("no readable DICOM: {e}"))?;
@@ -200,7 +223,7 @@ impl<D: StatefulDecode> StatefulDecode for Within<D> {
         self.decoder.read_u32_to_vec(length, to)
     }
 
-    fn read_to<W: std::io::Write>(&mut self, length: u32, to: W) -> Decoded<()> {
+    fn read_to<W: io::Write>(&mut self, length: u32, to: W) -> Decoded<()> {
         self.decoder.read_to(length, to)
     }
 
@@ -217,5 +240,34 @@ impl<D: StatefulDecode> StatefulDecode for Within<D> {
 
     fn position(&self) -> u64 {
         self.decoder.position()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use dicom_object::FileMetaTableBuilder;
+
+    use super::*;
+
+    #[test]
+    fn what_a_deflated_file_takes_is_counted() {
+        let file = |uid: &str, data: &[u8]| {
+            let meta = FileMetaTableBuilder::new().transfer_syntax(uid);
+            let meta = meta.media_storage_sop_class_uid("2.25.2").media_storage_sop_instance_uid("2.25.1").build();
+            let mut bytes = [&[0; PREAMBLE][..], MAGIC].concat();
+            meta.unwrap().write(&mut bytes).unwrap();
+            [&bytes, data].concat()
+        };
+        let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(&vec![7; 50_000_000]).unwrap();
+        let packed = packed.finish().unwrap();
+        let deflated = file(uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, &packed);
+        assert!(deflated.len() < 100_000, "{} bytes", deflated.len());
+        assert_eq!(unpacked(&deflated), Some(50_000_000));
+        assert!(unpacked(&deflated[..deflated.len() / 2]).is_some_and(|n| (20_000_000..30_000_000).contains(&n)));
+        assert_eq!(unpacked(&file(uids::EXPLICIT_VR_LITTLE_ENDIAN, &packed)), None);
+        assert_eq!(unpacked(b""), None);
     }
 }

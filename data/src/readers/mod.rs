@@ -8,6 +8,7 @@ pub mod dicom;
 mod elements;
 mod fragments;
 pub mod jpeg;
+mod lookup;
 pub mod nifti;
 pub mod npy;
 pub mod png;
@@ -17,6 +18,7 @@ use std::panic::{UnwindSafe, catch_unwind};
 
 use morph_spec::dataset::Slice;
 
+pub use self::lookup::{Function, Lut, Voi};
 pub use crate::tone::grey;
 
 /// An 8-bit image: bright is dense (MONOCHROME2).
@@ -45,10 +47,14 @@ pub struct Image {
     pub signed: bool,
     /// Modality rescale: slope and intercept.
     pub rescale: (f64, f64),
-    /// The window that the file names: centre and width.
-    pub window: Option<(f64, f64)>,
+    /// How the file wants to be seen, if it says so; an error when it says it in a way that is not known.
+    pub voi: Result<Option<Voi>, String>,
+    /// Of integers: values, as they are kept, that stand for no image (Pixel Padding Value), the lowest and the highest.
+    pub padding: Option<(u16, u16)>,
     /// Low values are bright (MONOCHROME1).
     pub inverted: bool,
+    /// What people should know of how the file was taken.
+    pub remarks: Vec<&'static str>,
 }
 
 /// The values of an image.
@@ -65,7 +71,18 @@ pub enum Values {
 impl Image {
     /// Unsigned values of `bits` bits.
     pub(crate) fn plain(width: usize, height: usize, values: Values, bits: u32) -> Self {
-        Self { width, height, values, bits, signed: false, rescale: (1.0, 0.0), window: None, inverted: false }
+        Self {
+            width,
+            height,
+            values,
+            bits,
+            signed: false,
+            rescale: (1.0, 0.0),
+            voi: Ok(None),
+            padding: None,
+            inverted: false,
+            remarks: Vec::new(),
+        }
     }
 
     /// What has to be added to a kept integer to get the stored one.
@@ -142,7 +159,7 @@ impl Kind {
             Self::Jpeg => fragments::frame(bytes).map(|f| u64::from(f.rows) * u64::from(f.columns)),
             Self::Dicom => dicom::size(bytes),
             Self::Npy => Some(bytes.len() as u64),
-            Self::Nifti => Some((bytes.len() as u64).saturating_mul(4)),
+            Self::Nifti => Some(nifti::size(bytes)),
         };
         claimed.unwrap_or(MOST_PIXELS).min(MOST_PIXELS)
     }
