@@ -7,7 +7,8 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    sync::Once,
+    sync::{Condvar, Mutex, Once},
+    time::Duration,
 };
 
 use morph_data::{
@@ -75,6 +76,39 @@ impl<F: Fn() + Send + Sync> Progress for Then<F> {
 /// One image after the other.
 fn slow() -> Options {
     Options { jobs: 1, ..Options::default() }
+}
+
+/// Holds up the first image that is done until all others are; what it finds then.
+#[derive(Default)]
+struct HoldsUp(Mutex<u64>, Condvar);
+
+impl Progress for HoldsUp {
+    fn stage(&self, _: &str, _: u64) {}
+    fn advance(&self, n: u64) {
+        let mut done = self.0.lock().unwrap();
+        *done += n;
+        self.1.notify_all();
+        if *done == 1 {
+            let (done, waited) = self.1.wait_timeout_while(done, Duration::from_secs(60), |n| *n < 8).unwrap();
+            assert!(!waited.timed_out(), "only {done} images were begun while one of the first four took its time");
+        }
+    }
+    fn warn(&self, line: &str) {
+        panic!("no file is to blame: {line}");
+    }
+}
+
+#[tokio::test]
+async fn no_core_waits_at_a_shards_end() {
+    let folder = TempDir::new().unwrap();
+    folders(folder.path());
+    let spec = spec("folders", folder.path(), "out");
+    let options = Options { jobs: 2, ..Options::default() };
+    let report = prepare::prepare(&spec, &options, &HoldsUp::default()).await.unwrap();
+    assert!(report.manifest.shards.len() > 1 && report.manifest.samples() >= 8, "{:?}", report.manifest.shards);
+    // The order in which they came about does not show.
+    let again = self::spec("folders", folder.path(), "again");
+    assert_eq!(run(&again).await.unwrap().manifest.shards, report.manifest.shards);
 }
 
 #[tokio::test]
