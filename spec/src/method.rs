@@ -24,7 +24,7 @@ macro_rules! methods {
 
 macro_rules! define {
     ($($variant:ident $name:literal $module:ident [$($field:ident)*] $title:literal;)*) => {
-        /// Methods of the paper.
+        /// The methods that there are.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Method {
             $(
@@ -57,6 +57,21 @@ macro_rules! define {
 }
 
 methods!(define);
+
+impl Method {
+    /// The nine of the paper's comparison, which there is published code of. Others may be added; these are held against it.
+    pub const PAPER: [Self; 9] = [
+        Self::Morphaeus,
+        Self::Baseline,
+        Self::AeS,
+        Self::AeD,
+        Self::Vae,
+        Self::BetaVae,
+        Self::Dae,
+        Self::Aae,
+        Self::SiVae,
+    ];
+}
 
 /// The network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -137,16 +137,18 @@ fn sample(method: Method) -> String {
             &more(1000, "5.0e-5", loss("L2", "")),
             32,
         ),
+        #[allow(unreachable_patterns, reason = "as long as all methods are the paper's")]
+        other => panic!("{} is not in the published code", other.name()),
     }
 }
 
 #[test]
 fn every_method_becomes_the_experiment_that_is_published() {
-    for method in Method::ALL {
-        let imported = import::text(&sample(*method), "mine.yaml").unwrap_or_else(|p| panic!("{}: {p}", method.name()));
+    for method in Method::PAPER {
+        let imported = import::text(&sample(method), "mine.yaml").unwrap_or_else(|p| panic!("{}: {p}", method.name()));
         let mut e = experiment(&imported.yaml);
         assert_eq!((e.name.as_str(), e.description.as_str()), ("Mine", "23_x, Mine: as the published code trains it."));
-        let mut wanted = published(*method);
+        let mut wanted = published(method);
         (e.name, e.description) = (wanted.name.clone(), wanted.description.clone());
         let opacity = wanted.evaluation.pathology.remove("opacity").expect("a pathology");
         wanted.evaluation.pathology.insert("pneumonia".into(), opacity);

@@ -22,7 +22,6 @@ use crate::{
 fn small(method: Method) -> Value {
     match method {
         Method::Morphaeus => json!({"channels": [4, 8, 8, 8], "refine_channels": 8}),
-        Method::Baseline => json!({"channels": [4, 8, 8]}),
         Method::AeS => {
             json!({"channels": [4, 8], "levels": 3, "kernel_size": 5, "upsampling": "transposed", "activation": "leaky_relu"})
         }
@@ -33,6 +32,8 @@ fn small(method: Method) -> Value {
         // At 32 pixels its extra layers are idle: parameters that no update reaches.
         Method::Aae => json!({"channels": [4], "latent": 8}),
         Method::SiVae => json!({"channels": [4, 8, 8], "latent": 8, "sampling": "always"}),
+        _ if method.fields().contains(&"channels") => json!({"channels": [4, 8, 8]}),
+        _ => json!({}),
     }
 }
 
