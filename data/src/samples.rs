@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use morph_objects::{CachedFile, NodeCache, Objects, Wanted};
-use morph_spec::{Digest, Manifest, experiment::Subset};
+use morph_spec::{Digest, Manifest, experiment::Subset, manifest::Shard};
 
-use crate::{Error, manifest, mmap::Mapped, shard::Shard};
+use crate::{Error, manifest, mmap::Mapped, shard};
 
 /// Whether a file that is named after the sample `id` stays in its folder, or in one below: an id that is a path would lead out.
 pub fn stays_within(id: &str) -> bool {
@@ -38,7 +38,7 @@ pub struct Meta {
 /// The samples of one subset. Pixels stay in the page cache, which all ranks of a node share.
 #[derive(Debug)]
 pub struct Samples {
-    shards: Vec<Shard>,
+    shards: Vec<shard::Shard>,
     /// Shard and row of each sample.
     index: Vec<(u32, u32)>,
     image_size: [u32; 2],
@@ -61,14 +61,13 @@ impl Samples {
         let labels: BTreeSet<&str> = subset.labels.iter().map(String::as_str).collect();
         let wants = |label: &str| labels.is_empty() || labels.contains(label);
         let [height, width] = manifest.image_size;
-        let entries: Vec<_> = manifest.split(&subset.split).filter(|s| s.labels.keys().any(|l| wants(l))).collect();
-        let wanted = entries.iter().map(|s| Wanted { key: s.file.clone(), bytes: s.bytes, digest: s.blake3 });
-        let files = cache.fetch_all(dataset, &wanted.collect::<Vec<_>>()).await?;
+        let entries: Vec<_> = shards(manifest, subset).collect();
+        let files = cache.fetch_all(dataset, &entries.iter().map(|shard| wanted(shard)).collect::<Vec<_>>()).await?;
         let (mut shards, mut maps, mut index) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, file) in entries.into_iter().zip(&files) {
             let bad = |why: String| Error::Shard { url: dataset.url_of(&entry.file), why };
             let map = Mapped::new(file.file()).map_err(|e| bad(format!("it cannot be mapped: {e}")))?;
-            let shard = Shard::open(&map.buffer(), height as usize * width as usize).map_err(bad)?;
+            let shard = shard::Shard::open(&map.buffer(), height as usize * width as usize).map_err(bad)?;
             if shard.len() as u64 != entry.samples {
                 return Err(bad(format!("it holds {} samples, the manifest says {}", shard.len(), entry.samples)));
             }
@@ -84,13 +83,33 @@ impl Samples {
         Ok(Self { shards, index, image_size: manifest.image_size, maps, _files: files })
     }
 
+    /// Has all shards of `subsets` in `cache`, each once, and holds them there: whoever opens several subsets is refused at once when they
+    /// do not fit there together, and there is no pause between them.
+    ///
+    /// # Errors
+    /// What object storage says.
+    pub async fn fetch(
+        dataset: &Objects,
+        manifest: &Manifest,
+        subsets: &[&Subset],
+        cache: &NodeCache,
+    ) -> Result<Vec<CachedFile>, Error> {
+        let mut all = Vec::new();
+        for shard in subsets.iter().flat_map(|subset| shards(manifest, subset)) {
+            if !all.iter().any(|known: &Wanted| known.digest == shard.blake3) {
+                all.push(wanted(shard));
+            }
+        }
+        Ok(cache.fetch_all(dataset, &all).await?)
+    }
+
     /// How many there are; at least one.
     #[allow(clippy::len_without_is_empty, reason = "never empty: opening nothing is an error")]
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    fn at(&self, i: usize) -> (&Shard, usize) {
+    fn at(&self, i: usize) -> (&shard::Shard, usize) {
         let (shard, row) = self.index[i];
         (&self.shards[shard as usize], row as usize)
     }
@@ -138,6 +157,16 @@ impl Samples {
     pub fn image_size(&self) -> [u32; 2] {
         self.image_size
     }
+}
+
+/// The shards in which there is something of `subset`.
+fn shards<'a>(manifest: &'a Manifest, subset: &'a Subset) -> impl Iterator<Item = &'a Shard> {
+    let wants = |label: &String| subset.labels.is_empty() || subset.labels.contains(label);
+    manifest.split(&subset.split).filter(move |shard| shard.labels.keys().any(wants))
+}
+
+fn wanted(shard: &Shard) -> Wanted {
+    Wanted { key: shard.file.clone(), bytes: shard.bytes, digest: shard.blake3 }
 }
 
 fn empty(manifest: &Manifest, subset: &Subset) -> Error {

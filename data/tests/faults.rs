@@ -12,12 +12,15 @@ use std::{
 };
 
 use morph_data::{
-    Error, Progress, Silent, inspect,
+    Error, Progress, Samples, Silent, inspect,
     prepare::{self, Begun, Options, Plan, Report},
     readers::png,
 };
-use morph_objects::Objects;
-use morph_spec::dataset::{Dataset, Slice};
+use morph_objects::{NodeCache, Objects};
+use morph_spec::{
+    dataset::{Dataset, Slice},
+    experiment::Subset,
+};
 use serde_json::json;
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
@@ -242,4 +245,37 @@ async fn another_plane_is_another_fingerprint() {
         prints.insert(run(&spec).await.unwrap().manifest.fingerprint, slice.index);
     }
     assert_eq!(prints.len(), 2);
+}
+
+#[tokio::test]
+async fn subsets_that_do_not_fit_together_are_refused_together() {
+    let folder = TempDir::new().unwrap();
+    folders(folder.path());
+    let mut spec = spec("folders", folder.path(), "out");
+    spec.split.test = 0.5;
+    let report = run(&spec).await.unwrap();
+    let subset = |split: &str, labels: &[&str]| Subset {
+        split: split.into(),
+        labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+    };
+    // One of them twice, under another label, too; and one of which nothing is there.
+    let (train, test) = (subset("train", &[]), subset("test", &["Normal"]));
+    let (again, none) = (subset("train", &["Normal"]), subset("train", &["Sick"]));
+    let subsets = [&train, &test, &again, &none];
+    let dataset = Objects::open(&report.url).unwrap();
+    let bytes = |split: &str| report.manifest.split(split).map(|shard| shard.bytes).sum::<u64>();
+    let both = bytes("train") + bytes("test");
+    let cache = |name: &str, most| NodeCache::open(&folder.path().join(name), most).unwrap();
+    let small = cache("small", both - 1);
+    let refused = Samples::fetch(&dataset, &report.manifest, &subsets, &small).await.unwrap_err().to_string();
+    assert!(refused.contains(&format!("{both} bytes are wanted")), "{refused}");
+    assert_eq!(fs::read_dir(folder.path().join("small/blake3")).unwrap().count(), 0, "before anything is fetched");
+    let enough = cache("enough", both);
+    let held = Samples::fetch(&dataset, &report.manifest, &subsets, &enough).await.unwrap();
+    assert_eq!(held.len(), report.manifest.shards.len(), "each once");
+    // What is held there needs the dataset no more.
+    fs::remove_file(folder.path().join("out").join(&report.manifest.shards[0].file)).unwrap();
+    for wanted in [&train, &test, &again] {
+        assert!(Samples::open(&dataset, &report.manifest, wanted, &enough).await.is_ok());
+    }
 }

@@ -125,7 +125,8 @@ fn pixels(mut object: DefaultDicomObject) -> Result<Image, String> {
     let intercept = number(&object, tags::RESCALE_INTERCEPT).unwrap_or(0.0);
     let modality = Lut::of(&object, tags::MODALITY_LUT_SEQUENCE, signed)?;
     let window = number(&object, tags::WINDOW_CENTER).zip(number(&object, tags::WINDOW_WIDTH));
-    let voi = Voi::of(&object, window, signed);
+    // What comes out of a table has no sign.
+    let voi = Voi::of(&object, window, signed && modality.is_none());
     let padding = padding(&object, bits, signed);
     let remarks = remarks(&object, &photometric);
     let syntax = object.meta().transfer_syntax().trim_end_matches(['\0', ' ']).to_owned();

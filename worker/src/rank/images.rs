@@ -87,6 +87,12 @@ impl Dataset {
     /// When a set is empty, a shard is missing or corrupt, or images are of another size than the model's.
     pub async fn sets(&self, experiment: &Experiment) -> Result<Sets, Failure> {
         self.fits(experiment)?;
+        let plan = experiment.evaluation.plan();
+        let tested = plan.sets.iter().filter(|set| set.dataset.is_none()).map(|set| &set.subset);
+        let subsets: Vec<_> =
+            [&experiment.dataset.train, &experiment.dataset.validation].into_iter().chain(tested).collect();
+        // Held until all are open: none is evicted for the next.
+        let _held = Samples::fetch(&self.folder, &self.manifest, &subsets, &self.cache).await?;
         Ok(Sets {
             train: Arc::new(self.subset(&experiment.dataset.train).await?),
             validation: Arc::new(self.subset(&experiment.dataset.validation).await?),
