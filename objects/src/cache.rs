@@ -6,8 +6,9 @@
 //! 3. What was verified is not hashed again until it changes: a stamp beside it says which size, inode and times it had then. A stamp
 //!    that is missing, broken or another's only costs a hash.
 //! 4. Eviction removes the least recently used files, and never one that somebody holds: a [`CachedFile`] keeps a shared
-//!    lock on it, and takes it under the object's own, which eviction needs, too. So the bound on the size is soft: what is in use may exceed it. What is wanted at a time may not, nor may it be more
-//!    than the disk has room for: that is said before anything is fetched.
+//!    lock on it, and takes it under the object's own, which eviction needs, too. So the bound on the size is soft: what is in
+//!    use may exceed it. What is wanted at a time may not, nor may it be more than the disk has room for: that is said before
+//!    anything is fetched.
 
 use std::{
     collections::BTreeMap,
