@@ -6,6 +6,7 @@
 //! segmentation of anybody's.
 
 use morph_objects::Objects;
+use morph_spec::Digest;
 
 use crate::{Error, readers::png, resize::pillow_bilinear, stays_within};
 
@@ -51,6 +52,8 @@ pub struct Truth {
     pub lesion: Option<Vec<bool>>,
     /// Whether to look at a pixel.
     pub mask: Option<Vec<bool>>,
+    /// BLAKE3 of each file that says so, of its name and its bytes.
+    pub files: Vec<Digest>,
 }
 
 /// What the folder `truth` knows of the image `id`, at `height` × `width` pixels. What is not there is `None`.
@@ -61,7 +64,7 @@ pub async fn read(truth: &Objects, id: &str, [height, width]: [u32; 2]) -> Resul
     if !stays_within(id) {
         return Ok(Truth::default());
     }
-    let mut found = [None, None, None];
+    let (mut found, mut files) = ([None, None, None], Vec::new());
     for (kind, pixels) in Kind::ALL.into_iter().zip(&mut found) {
         let key = kind.key(id);
         let bytes = match truth.get(&key).await {
@@ -69,12 +72,13 @@ pub async fn read(truth: &Objects, id: &str, [height, width]: [u32; 2]) -> Resul
             Err(morph_objects::Error::NotFound { .. }) => continue,
             Err(e) => return Err(e.into()),
         };
+        files.push(Digest::of(&[key.as_bytes(), &[0], &bytes].concat()));
         let grey = png::read(&bytes).map_err(|why| Error::Source { path: truth.url_of(&key), why })?;
         *pixels = Some(pillow_bilinear(&grey, width as usize, height as usize).pixels);
     }
     let [twin, lesion, mask] = found;
     let where_white = |pixels: Option<Vec<u8>>| pixels.map(|p| p.into_iter().map(|v| v >= 128).collect());
-    Ok(Truth { twin, lesion: where_white(lesion), mask: where_white(mask) })
+    Ok(Truth { twin, lesion: where_white(lesion), mask: where_white(mask), files })
 }
 
 #[cfg(test)]

@@ -89,6 +89,20 @@ impl Detection<f64> {
         Self::from_array(Self::compute(ranked.steps()))
     }
 
+    /// The mean of each number; `None` of nothing.
+    pub fn mean(all: &[Self]) -> Option<Self> {
+        let n = all.len() as f64;
+        let of = |value: fn(&Self) -> f64| all.iter().map(value).sum::<f64>() / n;
+        (!all.is_empty()).then(|| Self {
+            auroc: of(|d| d.auroc),
+            average_precision: of(|d| d.average_precision),
+            fpr_at_95_tpr: of(|d| d.fpr_at_95_tpr),
+            fpr_at_99_tpr: of(|d| d.fpr_at_99_tpr),
+            sensitivity_at_90_specificity: of(|d| d.sensitivity_at_90_specificity),
+            sensitivity_at_95_specificity: of(|d| d.sensitivity_at_95_specificity),
+        })
+    }
+
     fn compute(steps: &[Step]) -> [f64; 6] {
         [
             curves::auroc(steps),
@@ -102,7 +116,7 @@ impl Detection<f64> {
 }
 
 impl<T> Detection<T> {
-    fn from_array([a, b, c, d, e, f]: [T; 6]) -> Self {
+    pub(crate) fn from_array([a, b, c, d, e, f]: [T; 6]) -> Self {
         Self {
             auroc: a,
             average_precision: b,
@@ -128,9 +142,9 @@ pub struct Cases<'a> {
 
 /// Groups of cases that are drawn together, of one class.
 pub(crate) struct Stratum {
-    cases: usize,
+    pub(crate) cases: usize,
     /// `None` when each case is drawn by itself.
-    groups: Option<Vec<Vec<usize>>>,
+    pub(crate) groups: Option<Vec<Vec<usize>>>,
 }
 
 impl Stratum {
@@ -186,7 +200,7 @@ impl Places {
         Ok((places, Detection::compute(ranked.steps())))
     }
 
-    fn resample(&mut self, healthy: &[u64], pathology: &[u64]) -> [f64; 6] {
+    pub(crate) fn resample(&mut self, healthy: &[u64], pathology: &[u64]) -> [f64; 6] {
         self.count(healthy, pathology);
         Detection::compute(&self.steps)
     }

@@ -124,7 +124,7 @@ pub fn brier(probability: &[f64], sick: &[bool]) -> Result<f64, Error> {
 }
 
 /// One bin of a reliability diagram.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ReliabilityBin {
     /// Cases in it.
     pub cases: u64,

@@ -139,8 +139,8 @@ impl Gaussian {
     }
 
     /// Columns of a factor L with LLᵀ = Σ: Cholesky with pivots, which stops where the rest is rounding. As many columns as
-    /// the rank.
-    fn factor(&self) -> Result<Vec<Vec<f64>>, Error> {
+    /// the rank. `None` once `go_on` says no.
+    fn factor(&self, go_on: &dyn Fn() -> bool) -> Result<Option<Vec<Vec<f64>>>, Error> {
         let n = self.dimension();
         let mut rest: Vec<f64> = (0..n).map(|i| self.covariance[i * n + i]).collect();
         let largest = rest.iter().copied().fold(0.0, f64::max);
@@ -148,6 +148,9 @@ impl Gaussian {
         let mut columns: Vec<Vec<f64>> = Vec::new();
         let mut done = vec![false; n];
         while columns.len() < n {
+            if !go_on() {
+                return Ok(None);
+            }
             let Some(pivot) = (0..n).filter(|i| !done[*i]).max_by(|a, b| rest[*a].total_cmp(&rest[*b])) else { break };
             if rest[pivot] <= negligible {
                 break;
@@ -174,7 +177,7 @@ impl Gaussian {
         }
         // A covariance has no negative variance left over.
         match rest.iter().position(|v| *v < -1e-6 * largest.max(f64::MIN_POSITIVE)) {
-            None => Ok(columns),
+            None => Ok(Some(columns)),
             Some(i) => Err(Error::Shape { what: WHAT, why: format!("the covariance is not one: feature {i}") }),
         }
     }
@@ -186,28 +189,45 @@ impl Gaussian {
 /// # Errors
 /// When dimensions differ or a covariance is none.
 pub fn frechet_distance(a: &Gaussian, b: &Gaussian) -> Result<f64, Error> {
+    let found = frechet_distance_while(a, b, &|| true)?;
+    Ok(found.expect("invariant: nothing ends it before its end"))
+}
+
+/// The same, as long as `go_on` says so: it is asked once for each feature and column, some milliseconds apart, and `None` is found once
+/// it says no.
+///
+/// # Errors
+/// As [`frechet_distance`].
+pub fn frechet_distance_while(a: &Gaussian, b: &Gaussian, go_on: &dyn Fn() -> bool) -> Result<Option<f64>, Error> {
     if a.dimension() != b.dimension() {
         let why = format!("{} and {} features", a.dimension(), b.dimension());
         return Err(Error::Shape { what: WHAT, why });
     }
     let shift: f64 = a.mean.iter().zip(&b.mean).map(|(a, b)| (a - b) * (a - b)).sum();
-    let (first, second) = (a.factor()?, b.factor()?);
+    let Some(first) = a.factor(go_on)? else { return Ok(None) };
+    let Some(second) = b.factor(go_on)? else { return Ok(None) };
     // The taller way round, as bidiagonalisation wants it.
     let (rows, columns) = if first.len() >= second.len() { (&first, &second) } else { (&second, &first) };
     let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    let product = columns.iter().map(|c| rows.iter().map(|r| dot(r, c)).collect()).collect();
+    let column = |c: &Vec<f64>| go_on().then(|| rows.iter().map(|r| dot(r, c)).collect());
+    let Some(product) = columns.iter().map(column).collect::<Option<Vec<Vec<f64>>>>() else { return Ok(None) };
     // Rounding must not turn nothing into less than nothing.
-    Ok((shift + a.trace() + b.trace() - 2.0 * singular_value_sum(product)).max(0.0))
+    let distance = |sum: f64| (shift + a.trace() + b.trace() - 2.0 * sum).max(0.0);
+    Ok(singular_value_sum(product, go_on).map(distance))
 }
 
 /// Sum of the singular values of a matrix given by its columns, at least as tall as wide: Householder's bidiagonalisation,
-/// then the eigenvalues of the tridiagonal [[0, B], [Bᵀ, 0]], which are ± the singular values (Golub & Kahan 1965).
-fn singular_value_sum(mut columns: Vec<Vec<f64>>) -> f64 {
+/// then the eigenvalues of the tridiagonal [[0, B], [Bᵀ, 0]], which are ± the singular values (Golub & Kahan 1965). `None` once
+/// `go_on` says no.
+fn singular_value_sum(mut columns: Vec<Vec<f64>>, go_on: &dyn Fn() -> bool) -> Option<f64> {
     let n = columns.len();
-    let Some(m) = columns.first().map(Vec::len) else { return 0.0 };
+    let Some(m) = columns.first().map(Vec::len) else { return Some(0.0) };
     // Off-diagonal of the tridiagonal matrix, in Golub and Kahan's order: d₁, e₁, d₂, e₂, …, dₙ; its diagonal is 0.
     let mut off = Vec::with_capacity(2 * n);
     for k in 0..n {
+        if !go_on() {
+            return None;
+        }
         let (head, tail) = columns.split_at_mut(k + 1);
         let (alpha, v) = reflector(&head[k][k..]);
         off.push(alpha);
@@ -229,7 +249,7 @@ fn singular_value_sum(mut columns: Vec<Vec<f64>>) -> f64 {
             column[k + 1..].iter_mut().zip(&along).for_each(|(c, s)| *c -= 2.0 * w * s);
         }
     }
-    absolute_eigenvalue_sum(&off) / 2.0
+    absolute_eigenvalue_sum(&off, go_on).map(|sum| sum / 2.0)
 }
 
 /// The unit vector v and the value α with (1 − 2vvᵀ) x = α e₁; v is 0 where nothing is to be done.
@@ -255,13 +275,13 @@ fn reflect(v: &[f64], x: &mut [f64]) {
 /// Sum of |λ| of the symmetric tridiagonal matrix with diagonal 0 and off-diagonal `off`. The number of eigenvalues below a
 /// value is the number of negative pivots of its shifted factorisation (Sylvester); each is found by bisection, which
 /// cannot fail to converge. Eigenvalues come in pairs ± λ, so only the upper half is looked for.
-fn absolute_eigenvalue_sum(off: &[f64]) -> f64 {
+fn absolute_eigenvalue_sum(off: &[f64], go_on: &dyn Fn() -> bool) -> Option<f64> {
     let size = off.len() + 1;
     let squares: Vec<f64> = off.iter().map(|b| b * b).collect();
     let reach = |i: usize| off.get(i).map_or(0.0, |b| b.abs());
     let bound = (0..size).map(|i| reach(i) + i.checked_sub(1).map_or(0.0, reach)).fold(0.0, f64::max);
     if bound == 0.0 {
-        return 0.0;
+        return Some(0.0);
     }
     let tiny = f64::MIN_POSITIVE / f64::EPSILON;
     let below = |at: f64| {
@@ -279,6 +299,9 @@ fn absolute_eigenvalue_sum(off: &[f64]) -> f64 {
     let mut high = bound;
     // From the largest down: each bounds the next.
     for rank in (size / 2 + size % 2..size).rev() {
+        if !go_on() {
+            return None;
+        }
         let (mut low, mut top) = (0.0, high);
         while top - low > resolution.max(top * f64::EPSILON) {
             let middle = 0.5 * (low + top);
@@ -287,7 +310,7 @@ fn absolute_eigenvalue_sum(off: &[f64]) -> f64 {
         high = top;
         sum += 0.5 * (low + top);
     }
-    2.0 * sum
+    Some(2.0 * sum)
 }
 
 #[cfg(test)]
@@ -326,6 +349,27 @@ mod tests {
         assert!((frechet_distance(&fit(&double(&x)), &fit(&double(&y))).unwrap() / d - 4.0).abs() < 1e-9);
         let moved: Vec<f64> = x.iter().map(|v| v + 0.5).collect();
         assert!((frechet_distance(&a, &fit(&moved)).unwrap() - 20.0 * 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn it_ends_wherever_it_is_told_to() {
+        use std::cell::Cell;
+
+        let (x, y) = (features(40, 20, 1), features(45, 20, 2));
+        let (a, b) = (Gaussian::fit(&x, 20).unwrap(), Gaussian::fit(&y, 20).unwrap());
+        let asked = Cell::new(0);
+        let until = |last: usize| {
+            asked.set(0);
+            frechet_distance_while(&a, &b, &|| asked.replace(asked.get() + 1) < last).unwrap()
+        };
+        assert_eq!(until(usize::MAX), Some(frechet_distance(&a, &b).unwrap()));
+        // Two factors, their product, the reflections, the eigenvalues: 20 times each.
+        let all = asked.get();
+        assert_eq!(all, 5 * 20);
+        for last in 0..all {
+            assert_eq!(until(last), None);
+            assert_eq!(asked.get(), last + 1, "it is asked no more once it has said no");
+        }
     }
 
     #[test]

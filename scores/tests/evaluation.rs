@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use morph_scores::{
-    Confusion, Found, PixelHistogram, Plan, Ranked, Reference, bootstrap_detection,
+    Confusion, Found, Isotonic, PixelHistogram, Plan, Platt, Ranked, Reference, bootstrap_detection, brier,
     cases::{Case, Cases, Role},
     columns::P_VALUE,
     evaluation::{Design, Evaluation, Evidence, Localisation, Pair, SCHEMA, evaluate, p_values},
-    threshold_at_specificity,
+    expected_calibration_error, reliability, threshold_at_specificity,
 };
 use morph_spec::Rng;
 
@@ -60,6 +60,54 @@ fn design(score: &str) -> Design {
         specificity: 0.95,
         bootstrap: Plan { resamples: 200, ..Plan::default() },
         comparisons: BTreeMap::from([("opacity".into(), pair)]),
+        prevalences: vec![0.01, 0.2],
+        calibration: None,
+    }
+}
+
+/// Labelled images beside the test set: theirs are the probabilities, and no test image may be among them.
+#[test]
+fn a_score_becomes_a_probability_by_images_beside_the_test_set() {
+    let mut cases = table(true);
+    let again: Vec<Case> = cases.cases().to_vec();
+    for case in again.into_iter().filter(|c| c.role != Role::Validation) {
+        let set = if case.role == Role::Healthy { "calibration/healthy" } else { "calibration" };
+        let patient = case.patient.as_ref().map(|p| format!("other-{p}"));
+        // Another hospital's, where all score a little lower.
+        let scores = case.scores.iter().map(|s| s.map(|s| 0.98 * s)).collect();
+        cases.push(Case { set: set.into(), id: format!("other-{}", case.id), patient, scores, ..case }).unwrap();
+    }
+    let pair = Pair { healthy: "calibration/healthy".into(), pathology: "calibration".into() };
+    let calibrated = Design { calibration: Some(pair), ..design("l1") };
+    let e = evaluate(&cases, &calibrated).unwrap();
+    let c = &e.comparisons["opacity"];
+    let of = |set: &str| cases.values(set, "l1").unwrap();
+    let (healthy, sick) = (of("healthy"), of("opacity"));
+    let truth: Vec<bool> = (0..130).map(|i| i >= 80).collect();
+    let found = c.calibration.as_ref().unwrap();
+    assert_eq!((found.healthy_cases, found.pathology_cases), (80, 50));
+    let platt = Platt::fit(&of("calibration/healthy"), &of("calibration")).unwrap();
+    let all: Vec<f64> = healthy.iter().chain(&sick).map(|s| platt.probability(*s).unwrap()).collect();
+    assert_eq!(found.platt.brier, brier(&all, &truth).unwrap());
+    assert_eq!(found.platt.reliability, reliability(&all, &truth, 10).unwrap());
+    assert_eq!(found.platt.expected_calibration_error, expected_calibration_error(&all, &truth, 10).unwrap());
+    let isotonic = Isotonic::fit(&of("calibration/healthy"), &of("calibration")).unwrap();
+    let all: Vec<f64> = healthy.iter().chain(&sick).map(|s| isotonic.probability(*s).unwrap()).collect();
+    assert_eq!(found.isotonic.brier, brier(&all, &truth).unwrap());
+    assert!(found.platt.brier < found.constant_brier && found.isotonic.brier < found.constant_brier, "{found:?}");
+    let text = e.text();
+    assert!(text.contains("fitted to 80 healthy and 50 sick images beside the test set: Platt Brier"), "{text}");
+    assert_eq!(Evaluation::from_json("e", e.to_json().as_bytes()).unwrap(), e);
+
+    let without = evaluate(&cases, &design("l1")).unwrap();
+    assert!(without.comparisons["opacity"].calibration.is_none());
+    // A test image, and another image of a test image's person.
+    for (id, patient) in [("healthy-3", "nobody"), ("new", "opacity-4")] {
+        let mut leaking = cases.clone();
+        let like = leaking.set("calibration").next().unwrap().clone();
+        leaking.push(Case { id: id.into(), patient: Some(patient.into()), ..like }).unwrap();
+        let said = evaluate(&leaking, &calibrated).unwrap_err().to_string();
+        assert!(said.contains("beside the test sets") && said.contains("in the calibration set, too"), "{said}");
     }
 }
 
@@ -86,6 +134,11 @@ fn every_number_is_that_of_its_function() {
         assert!(o.validation_specificity >= 0.95 && o.validation_cases == 60);
         assert_eq!(separation.drift, Some(Reference::new(&validation).unwrap().drift(&healthy).unwrap()));
     }
+    let o = c.scores["top5"].operating.unwrap();
+    let at = |p: &morph_scores::evaluation::Predictive| (p.prevalence, p.ppv, p.npv);
+    let of = |p: f64| (p, o.confusion.ppv_at(p).unwrap(), o.confusion.npv_at(p).unwrap());
+    assert_eq!(c.predictive.iter().map(at).collect::<Vec<_>>(), [of(0.01), of(0.2)]);
+    assert!(c.predictive[0].ppv < c.predictive[1].ppv && c.predictive[0].npv > c.predictive[1].npv);
     let (persons, pointing) = (&e.sets["opacity"].persons, &e.sets["opacity"].means["pointing"]);
     assert_eq!((*persons, pointing.cases, pointing.estimate.value), (Some(25), 25, 13.0 / 25.0));
     assert!(!e.sets["healthy"].means.contains_key("pointing"), "no healthy case has it");
@@ -108,6 +161,7 @@ fn the_report_survives_its_file_and_says_what_it_must() {
         assert!(said.contains(wanted), "{wanted}: {said}");
     }
     assert!(said.contains("against the 0.95 that was asked"), "{said}");
+    assert!(said.contains("where this share of images is sick: 0.01: PPV 0."), "{said}");
     assert!(!e.comparisons["opacity"].by_person);
     let summary = e.summary();
     assert_eq!(summary["opacity/auroc"], e.comparisons["opacity"].scores["l1"].detection.auroc.value);

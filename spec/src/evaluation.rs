@@ -61,6 +61,11 @@ pub struct Evaluation {
     pub score: Score,
     /// The specificity that the threshold is to have on the healthy validation images.
     pub specificity: f64,
+    /// Shares of sick images, as of a ward, at which the threshold's predictive values are told: a test set's share is its makers' choice.
+    pub prevalences: Vec<f64>,
+    /// Labelled images beside the test sets, by which the score becomes a probability of being sick. Thresholds and p-values never look at
+    /// them: those are of healthy validation images alone.
+    pub calibration: Option<Comparison>,
     /// Resamples of the bootstrap, of which the 95 % intervals are.
     pub resamples: u32,
     /// Folder with what is known of the images beside their dataset, by sample id: `twins/<id>.png` (the same patient without
@@ -93,6 +98,8 @@ impl Default for Evaluation {
             comparisons: BTreeMap::new(),
             score: Score::default(),
             specificity: 0.95,
+            prevalences: vec![0.01, 0.05, 0.2],
+            calibration: None,
             resamples: 2000,
             truth: None,
             lpips: None,
@@ -279,7 +286,12 @@ pub struct TestPlan {
     pub sets: Vec<TestSet>,
     /// Comparison → the healthy set's name, the pathology's.
     pub comparisons: BTreeMap<String, [String; 2]>,
+    /// The healthy and the sick set of the calibration, if there is one.
+    pub calibration: Option<[String; 2]>,
 }
+
+/// What the sick calibration set is called; the healthy one is `calibration/healthy`.
+pub const CALIBRATION: &str = "calibration";
 
 impl TestPlan {
     /// The name of the set, which is added unless another comparison has it.
@@ -313,6 +325,13 @@ impl Evaluation {
             let sick = plan.set(name.clone(), of(&c.pathology).as_ref(), c.pathology.subset(), true);
             plan.comparisons.insert(name.clone(), [healthy, sick]);
         }
+        if let Some(c) = &self.calibration {
+            let of = |part: &Part| part.dataset.as_ref().or(c.dataset.as_ref()).cloned();
+            let called = format!("{CALIBRATION}/healthy");
+            let healthy = plan.set(called, of(&c.healthy).as_ref(), c.healthy.subset(), false);
+            let sick = plan.set(CALIBRATION.into(), of(&c.pathology).as_ref(), c.pathology.subset(), true);
+            plan.calibration = Some([healthy, sick]);
+        }
         plan
     }
 
@@ -326,7 +345,14 @@ impl Evaluation {
     #[must_use]
     pub fn on(&self, datasets: &[(String, String)]) -> Self {
         let nothing = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut out = Self { pathology: nothing.0, comparisons: nothing.1, digests: nothing.2, ..self.clone() };
+        let mut out = Self {
+            pathology: nothing.0,
+            comparisons: nothing.1,
+            digests: nothing.2,
+            // Of the dataset that was trained on, which need not be at hand.
+            calibration: None,
+            ..self.clone()
+        };
         let part = |s: &Subset| Part { dataset: None, split: s.split.clone(), labels: s.labels.clone() };
         for (dataset, url) in datasets {
             let called = |name: &str| if datasets.len() == 1 { name.to_owned() } else { format!("{name}@{dataset}") };
@@ -386,6 +412,14 @@ mod tests {
         assert_eq!(plan.comparisons["other"], ["healthy", "other"]);
         assert_eq!(e.elsewhere().into_iter().collect::<Vec<_>>(), ["/kaggle", "/padchest"]);
         assert_eq!(plan.sets.iter().filter(|s| s.sick).count(), 3);
+        assert_eq!(plan.calibration, None);
+        let (healthy, pathology) = (part(None, &["Normal"]), part(None, &["Opacity"]));
+        e.calibration = Some(Comparison { dataset: Some("/labelled".into()), healthy, pathology });
+        let plan = e.plan();
+        assert_eq!(plan.calibration, Some(["calibration/healthy".into(), "calibration".into()]));
+        assert_eq!((plan.sets.len(), plan.comparisons.len()), (7, 3), "it is scored, and no comparison");
+        assert!(e.elsewhere().contains("/labelled"), "and pinned");
+        assert_eq!(e.on(&[("b".into(), "/b".into())]).calibration, None);
     }
 
     #[test]

@@ -3,10 +3,15 @@
 use anyhow::Result;
 use morph_scores::{format_interval, format_p};
 
-use super::table::{Cell, Comparison, DECIMALS, Fids, Row, Table};
+use super::{
+    mean::{Line, MEAN},
+    table::{Cell, Comparison, DECIMALS, Fids, Row, Table},
+};
 use crate::print;
 
 const COLUMNS: usize = 8;
+/// Names of the numbers in files, in the order of [`HEADS`].
+pub const NAMES: [&str; COLUMNS] = ["auroc", "auprc", "fpr95", "fpr99", "sens90", "sens95", "ssim", "l1"];
 /// Heads of the columns of numbers.
 pub const HEADS: [&str; COLUMNS] = ["AUROC", "AUPRC", "FPR@95", "FPR@99", "SENS@90", "SENS@95", "SSIM", "L1"];
 
@@ -106,6 +111,9 @@ pub fn legend(table: &Table) -> Vec<String> {
             "±: standard deviation over seeds. Intervals are of the mean over seeds, for other cases.".to_owned(),
         );
     }
+    if table.comparisons.len() > 1 {
+        lines.push(mean_says(table));
+    }
     for c in &table.comparisons {
         let tests = c.rows.iter().filter(|r| r.test.is_some()).count();
         if tests > 0 {
@@ -119,6 +127,62 @@ pub fn legend(table: &Table) -> Vec<String> {
     lines
 }
 
+/// Heads of a grid's columns after the method's: the comparisons, then their mean.
+pub fn across(table: &Table) -> Vec<&str> {
+    table.comparisons.iter().map(|c| c.name.as_str()).chain([MEAN]).collect()
+}
+
+/// A method's number in each column of [`across`].
+pub fn along<'a>(table: &'a Table, line: &'a Line) -> impl Iterator<Item = Option<&'a Cell>> {
+    across(table).into_iter().map(|name| line.by.get(name))
+}
+
+/// What the mean over comparisons is, in a sentence.
+pub fn mean_says(table: &Table) -> String {
+    let names: Vec<&str> = table.comparisons.iter().map(|c| c.name.as_str()).collect();
+    format!(
+        "Mean: each comparison ({}) counts alike, however many images it has. Its interval is of resamples of all test sets together; \
+         images that comparisons share are drawn once.",
+        names.join(", ")
+    )
+}
+
+/// Method, or a baseline in brackets.
+fn label(method: &str, baseline: bool) -> String {
+    if baseline { format!("({method})") } else { method.to_owned() }
+}
+
+/// A number, with a star if it is the best; `-` if there is none.
+fn starred(cell: Option<&Cell>) -> String {
+    match cell {
+        Some(cell) => format!("{}{}", number(cell), if cell.best { "*" } else { "" }),
+        None => "-".to_owned(),
+    }
+}
+
+/// Methods × comparisons by AUROC, and all numbers in the mean; nothing of a single comparison.
+fn overall(table: &Table) -> String {
+    let mut out = String::new();
+    let columns = across(table);
+    if let Some(grid) = table.matrix.first() {
+        let heads: Vec<&str> = ["METHOD"].into_iter().chain(columns.iter().copied()).collect();
+        let row = |line: &Line| -> Vec<String> {
+            std::iter::once(label(&line.method, line.baseline)).chain(along(table, line).map(starred)).collect()
+        };
+        let rows = grid.rows.iter().map(row).collect();
+        out.push_str(&format!("{}, all comparisons\n{}\n\n", grid.head, print::table(&heads, rows)));
+    }
+    if !table.mean.is_empty() {
+        let heads: Vec<&str> = ["METHOD", "RUN"].into_iter().chain(HEADS).collect();
+        let row = |row: &Row| -> Vec<String> {
+            [label(&row.method, row.baseline), runs(row)].into_iter().chain(cells(row).map(starred)).collect()
+        };
+        let rows = table.mean.iter().map(row).collect();
+        out.push_str(&format!("mean over all comparisons\n{}\n\n", print::table(&heads, rows)));
+    }
+    out
+}
+
 /// For a terminal.
 pub fn text(table: &Table) -> String {
     let mut out = String::new();
@@ -127,13 +191,8 @@ pub fn text(table: &Table) -> String {
         let heads: Vec<&str> = ["METHOD", "RUN"].into_iter().chain(HEADS).chain(["P"]).collect();
         let mut rows: Vec<Vec<String>> = Vec::new();
         for row in &c.rows {
-            let label = if row.baseline { format!("({})", row.method) } else { row.method.clone() };
-            let shown = |cell: Option<&Cell>| match cell {
-                Some(cell) => format!("{}{}", number(cell), if cell.best { "*" } else { "" }),
-                None => "-".to_owned(),
-            };
-            let mut line = vec![label, runs(row)];
-            line.extend(cells(row).map(shown));
+            let mut line = vec![label(&row.method, row.baseline), runs(row)];
+            line.extend(cells(row).map(starred));
             line.push(p(row));
             rows.push(line);
         }
@@ -151,6 +210,7 @@ pub fn text(table: &Table) -> String {
             out.push_str(&format!("{}\n{LOOKS_SAY}\n\n", print::table(&heads, looks.into_iter().map(row).collect())));
         }
     }
+    out.push_str(&overall(table));
     out.push_str("*: best. ");
     out.push_str(&legend(table).join("\n"));
     out.push('\n');
@@ -164,18 +224,17 @@ pub fn text(table: &Table) -> String {
     out
 }
 
-/// One row a method and comparison, numbers in full.
+/// One row a method and comparison, numbers in full; of several comparisons their means at the end, as comparison `mean`.
 ///
 /// # Errors
 /// When a line is not as long as the first.
 pub fn csv(table: &Table) -> Result<String> {
-    let names = ["auroc", "auprc", "fpr95", "fpr99", "sens90", "sens95", "ssim", "l1"];
     let mut head: Vec<String> = ["comparison", "datasets", "healthy", "pathology", "prevalence", "score"]
         .into_iter()
         .chain(["method", "baseline", "runs", "seeds"])
         .map(ToOwned::to_owned)
         .collect();
-    for name in names {
+    for name in NAMES {
         head.extend(["", "_low", "_high", "_seeds_sd", "_best"].map(|part| format!("{name}{part}")));
     }
     let test = ["against", "auroc_difference", "auroc_difference_low", "auroc_difference_high", "p", "p_holm"];
@@ -183,56 +242,53 @@ pub fn csv(table: &Table) -> Result<String> {
     head.extend(["lpips", "lpips_low", "lpips_high", "fid", "fid_restored", "fid_untouched"].map(ToOwned::to_owned));
     let mut lines = vec![head];
     for c in &table.comparisons {
-        for row in &c.rows {
-            let joined = |list: Vec<String>| list.join(" ");
-            let mut cols = vec![
-                c.name.clone(),
-                joined(c.datasets.clone()),
-                c.healthy.to_string(),
-                c.pathology.to_string(),
-                c.prevalence.to_string(),
-                table.score.clone(),
-                row.method.clone(),
-                row.baseline.to_string(),
-                joined(row.runs.clone()),
-                joined(row.seeds.iter().map(ToString::to_string).collect()),
-            ];
-            for cell in cells(row) {
-                cols.extend(match cell {
-                    None => std::array::from_fn(|_| String::new()),
-                    Some(Cell { estimate: e, seeds_sd, best }) => [
-                        e.value.to_string(),
-                        e.low.to_string(),
-                        e.high.to_string(),
-                        seeds_sd.map(|sd| sd.to_string()).unwrap_or_default(),
-                        best.to_string(),
-                    ],
-                });
-            }
-            cols.extend(match &row.test {
-                None => std::array::from_fn(|_| String::new()),
-                Some(t) => {
-                    let d = t.difference;
-                    let numbers = [d.value, d.low, d.high, t.p, t.p_holm].map(|v| v.to_string());
-                    let [value, low, high, p, p_holm] = numbers;
-                    [c.against.clone(), value, low, high, p, p_holm]
-                }
-            });
-            let lpips = row.lpips.as_ref().map(|cell| cell.estimate);
-            let fid = row.fid.as_ref();
-            let looks = [
-                lpips.map(|e| e.value),
-                lpips.map(|e| e.low),
-                lpips.map(|e| e.high),
-                fid.map(|f| f.healthy),
-                fid.map(|f| f.restored),
-                fid.map(|f| f.untouched),
-            ];
-            cols.extend(looks.map(|v| v.map(|v| v.to_string()).unwrap_or_default()));
-            lines.push(cols);
-        }
+        let counts = [c.healthy.to_string(), c.pathology.to_string(), c.prevalence.to_string()];
+        let of = [vec![c.name.clone(), c.datasets.join(" ")], counts.to_vec()].concat();
+        lines.extend(c.rows.iter().map(|row| record(&of, &table.score, row, &c.against)));
     }
+    let of = [MEAN, "", "", "", ""].map(str::to_owned);
+    lines.extend(table.mean.iter().map(|row| record(&of, &table.score, row, "")));
     text_of(&lines)
+}
+
+/// A line of the CSV: what it is of, then the row's numbers.
+fn record(of: &[String], score: &str, row: &Row, against: &str) -> Vec<String> {
+    let seeds: Vec<String> = row.seeds.iter().map(ToString::to_string).collect();
+    let mut cols = of.to_vec();
+    cols.extend([score.to_owned(), row.method.clone(), row.baseline.to_string(), row.runs.join(" "), seeds.join(" ")]);
+    for cell in cells(row) {
+        cols.extend(match cell {
+            None => std::array::from_fn(|_| String::new()),
+            Some(Cell { estimate: e, seeds_sd, best }) => [
+                e.value.to_string(),
+                e.low.to_string(),
+                e.high.to_string(),
+                seeds_sd.map(|sd| sd.to_string()).unwrap_or_default(),
+                best.to_string(),
+            ],
+        });
+    }
+    cols.extend(match &row.test {
+        None => std::array::from_fn(|_| String::new()),
+        Some(t) => {
+            let d = t.difference;
+            let numbers = [d.value, d.low, d.high, t.p, t.p_holm].map(|v| v.to_string());
+            let [value, low, high, p, p_holm] = numbers;
+            [against.to_owned(), value, low, high, p, p_holm]
+        }
+    });
+    let lpips = row.lpips.as_ref().map(|cell| cell.estimate);
+    let fid = row.fid.as_ref();
+    let looks = [
+        lpips.map(|e| e.value),
+        lpips.map(|e| e.low),
+        lpips.map(|e| e.high),
+        fid.map(|f| f.healthy),
+        fid.map(|f| f.restored),
+        fid.map(|f| f.untouched),
+    ];
+    cols.extend(looks.map(|v| v.map(|v| v.to_string()).unwrap_or_default()));
+    cols
 }
 
 fn text_of(lines: &[Vec<String>]) -> Result<String> {
@@ -244,17 +300,18 @@ fn text_of(lines: &[Vec<String>]) -> Result<String> {
 /// For a README: one table a comparison, best in bold.
 pub fn markdown(table: &Table) -> String {
     let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('*', "\\*").replace('_', "\\_");
+    let shown = |cell: Option<&Cell>| match cell {
+        Some(cell) if cell.best => format!("**{}**", number(cell)),
+        Some(cell) => number(cell),
+        None => String::new(),
+    };
+    let method = |name: &str, baseline: bool| if baseline { format!("*{}*", escaped(name)) } else { escaped(name) };
     let mut out = String::new();
     for c in &table.comparisons {
         out.push_str(&format!("**Healthy against {}**: {}\n\n", escaped(&c.name), escaped(&cases(c))));
         out.push_str(&format!("| Method | {} | p |\n|---|{}---:|\n", HEADS.join(" | "), "---:|".repeat(HEADS.len())));
         for row in &c.rows {
-            let shown = |cell: Option<&Cell>| match cell {
-                Some(cell) if cell.best => format!("**{}**", number(cell)),
-                Some(cell) => number(cell),
-                None => String::new(),
-            };
-            let label = if row.baseline { format!("*{}*", escaped(&row.method)) } else { escaped(&row.method) };
+            let label = method(&row.method, row.baseline);
             out.push_str(&format!("| {label} | {} | {} |\n", cells(row).map(shown).join(" | "), p(row)));
         }
         let nothing = chance(c).map(|v| v.map_or_else(String::new, |v| format!("{v:.DECIMALS$}")));
@@ -270,6 +327,15 @@ pub fn markdown(table: &Table) -> String {
             }
             out.push_str(&format!("\n{LOOKS_SAY}\n\n"));
         }
+    }
+    for grid in &table.matrix {
+        let columns: Vec<String> = across(table).into_iter().map(escaped).collect();
+        out.push_str(&format!("| {} | {} |\n|---|{}\n", grid.head, columns.join(" | "), "---:|".repeat(columns.len())));
+        for line in &grid.rows {
+            let cells: Vec<String> = along(table, line).map(shown).collect();
+            out.push_str(&format!("| {} | {} |\n", method(&line.method, line.baseline), cells.join(" | ")));
+        }
+        out.push('\n');
     }
     let more = table.tests.iter().filter_map(super::ledger::Use::warning);
     let lines: Vec<String> = legend(table).into_iter().chain(more).chain(table.notes.iter().cloned()).collect();
@@ -293,13 +359,17 @@ pub fn latex(table: &Table) -> String {
     let all = || table.comparisons.iter().flat_map(|c| &c.rows);
     let (lpips, fid) = (all().any(|r| r.lpips.is_some()), all().any(|r| r.fid.is_some()));
     heads.extend(lpips.then_some("LPIPS\\,$\\downarrow$"));
+    // A mean has no FID and no p.
+    let mean = if table.mean.is_empty() { 0 } else { heads.len() };
+    let of_mean = heads.clone();
     if fid {
         heads.extend(["FID\\,$\\downarrow$", "FID, restored\\,$\\downarrow$", "FID, untouched"]);
     }
     heads.push("$p$");
     let columns = heads.len();
     let mut out = String::from("% \\usepackage{booktabs}\n\\begin{table*}\n\\centering\n");
-    out.push_str(&format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "c".repeat(columns * table.comparisons.len())));
+    let all_columns = columns * table.comparisons.len() + mean;
+    out.push_str(&format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n", "c".repeat(all_columns)));
     let groups = table.comparisons.iter().map(|c| {
         format!(
             "\\multicolumn{{{columns}}}{{c}}{{{} ({} vs {}, prevalence {:.3})}}",
@@ -309,14 +379,18 @@ pub fn latex(table: &Table) -> String {
             c.prevalence
         )
     });
+    let groups = groups.chain((mean > 0).then(|| format!("\\multicolumn{{{mean}}}{{c}}{{{MEAN}}}")));
     out.push_str(&format!(" & {} \\\\\n", groups.collect::<Vec<_>>().join(" & ")));
+    let last = 1 + columns * table.comparisons.len();
     let rules = (0..table.comparisons.len())
-        .map(|i| format!("\\cmidrule(lr){{{}-{}}}", 2 + i * columns, 1 + (i + 1) * columns));
+        .map(|i| format!("\\cmidrule(lr){{{}-{}}}", 2 + i * columns, 1 + (i + 1) * columns))
+        .chain((mean > 0).then(|| format!("\\cmidrule(lr){{{}-{}}}", last + 1, last + mean)));
     out.push_str(&format!("{}\n", rules.collect::<Vec<_>>().join(" ")));
-    out.push_str(&format!(
-        "Method{} \\\\\n\\midrule\n",
-        format!(" & {}", heads.join(" & ")).repeat(table.comparisons.len())
-    ));
+    let mut titles = format!(" & {}", heads.join(" & ")).repeat(table.comparisons.len());
+    if mean > 0 {
+        titles.push_str(&format!(" & {}", of_mean.join(" & ")));
+    }
+    out.push_str(&format!("Method{titles} \\\\\n\\midrule\n"));
     let shown = |cell: Option<&Cell>| {
         let Some(Cell { estimate: e, best, .. }) = cell else { return "--".to_owned() };
         let value = format!("{:.DECIMALS$}", e.value);
@@ -349,6 +423,14 @@ pub fn latex(table: &Table) -> String {
                 None => out.push_str(&" & --".repeat(columns)),
             }
         }
+        if mean > 0 {
+            let row = table.mean.iter().find(|r| r.method == label && r.baseline == baseline);
+            let line = row.map(|row| {
+                let lpips = lpips.then(|| shown(row.lpips.as_ref()));
+                cells(row).map(shown).into_iter().chain(lpips).collect::<Vec<_>>().join(" & ")
+            });
+            out.push_str(&line.map_or_else(|| " & --".repeat(mean), |line| format!(" & {line}")));
+        }
         out.push_str(" \\\\\n");
     }
     out.push_str("\\emph{chance}");
@@ -356,6 +438,7 @@ pub fn latex(table: &Table) -> String {
         let nothing = chance(c).map(|v| v.map_or_else(|| "--".to_owned(), |v| format!("{v:.DECIMALS$}")));
         out.push_str(&format!(" & {}{}", nothing.join(" & "), " & --".repeat(columns - nothing.len())));
     }
+    out.push_str(&" & --".repeat(mean));
     out.push_str(" \\\\\n\\bottomrule\n\\end{tabular}\n");
     let looks = (lpips || fid).then(|| LOOKS_SAY.to_owned());
     let lines = legend(table).into_iter().chain(looks).chain(table.notes.iter().cloned());

@@ -4,6 +4,7 @@ pub mod formats;
 pub mod gather;
 pub mod groups;
 pub mod ledger;
+pub mod mean;
 mod same;
 pub mod table;
 #[cfg(test)]

@@ -14,10 +14,10 @@ const CLASSES: [&str; 2] = ["healthy", "pathology"];
 #[derive(Debug)]
 pub struct Pairs<'a> {
     name: String,
+    sets: [&'a str; 2],
     /// Healthy and pathological, as the first run has them.
     cases: [Vec<&'a Case>; 2],
-    /// The person of each case as a number, where all are known.
-    pub patients: Option<[Vec<u64>; 2]>,
+    patients: Option<[Vec<u64>; 2]>,
     /// What a reader must know.
     pub notes: Vec<String>,
 }
@@ -32,6 +32,16 @@ impl<'a> Pairs<'a> {
     /// The comparison.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Names of its healthy and its pathological set, as the first run has them.
+    pub fn sets(&self) -> [&'a str; 2] {
+        self.sets
+    }
+
+    /// The person of each case as a number, where all are known.
+    pub fn patients(&self) -> Option<[&[u64]; 2]> {
+        self.patients.as_ref().map(|p| [p[0].as_slice(), p[1].as_slice()])
     }
 
     /// The cases of comparison `name`, if all runs have scored the same ones.
@@ -67,7 +77,9 @@ impl<'a> Pairs<'a> {
         let persons = Persons::of(cases.iter().flatten().copied());
         let numbers = |class: usize| persons.numbers(cases[class].iter().copied());
         let patients = numbers(0).zip(numbers(1)).map(<[Vec<u64>; 2]>::from);
-        Ok(Self { name: name.to_owned(), cases, patients, notes })
+        let pair = first.evaluation.design.comparisons.get(name);
+        let sets = pair.map_or([""; 2], |pair| [pair.healthy.as_str(), pair.pathology.as_str()]);
+        Ok(Self { name: name.to_owned(), sets, cases, patients, notes })
     }
 
     /// Numbers of cases.

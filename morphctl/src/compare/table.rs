@@ -3,12 +3,22 @@
 use std::{collections::BTreeMap, thread};
 
 use morph_scores::{
-    Better, Detection, Estimate, Plan, best, bootstrap_mean, bootstrap_repeats, cases::Case, columns, columns::Kind,
-    delong_repeats, evaluation::Leakage, mean_and_deviation,
+    Better, Detection, Estimate, Plan, best, bootstrap_mean, bootstrap_repeats,
+    cases::Case,
+    columns,
+    columns::Kind,
+    delong_repeats,
+    evaluation::{Input, Leakage},
+    mean_and_deviation,
 };
 use serde::Serialize;
 
-use super::{gather::Scored, groups::Group, same::Pairs};
+use super::{
+    gather::Scored,
+    groups::Group,
+    mean::{self, Grid},
+    same::Pairs,
+};
 
 /// [`Table::version`] that this build writes.
 pub const VERSION: u32 = 1;
@@ -39,6 +49,10 @@ pub struct Table {
     pub bootstrap: Plan,
     /// Each comparison of healthy with a pathology.
     pub comparisons: Vec<Comparison>,
+    /// Each row's mean over all comparisons, where there are several. Intervals are of the mean; it has no p-values and no FID.
+    pub mean: Vec<Row>,
+    /// The same numbers once more as methods × comparisons, where there are several.
+    pub matrix: Vec<Grid>,
     /// How often the test sets were used.
     pub tests: Vec<super::ledger::Use>,
     /// What a reader must know.
@@ -147,11 +161,15 @@ pub fn table(groups: &[Group<'_>], asked: &Asked) -> Result<Table, String> {
     let score = score(groups, asked)?;
     let mut comparisons = Vec::new();
     let mut notes = Vec::new();
+    let mut compared = Vec::new();
     for name in names(groups, &asked.on)? {
         let pairs = Pairs::new(groups, &name)?;
         notes.extend(pairs.notes.iter().cloned());
         comparisons.push(comparison(groups, &name, &score, &pairs, asked, &mut notes)?);
+        compared.push(pairs);
     }
+    let mean = mean::mean(groups, &score, &compared, asked.plan)?;
+    let matrix = mean::matrix(&comparisons, &mean);
     notes.extend(general(groups));
     let mut kept: Vec<String> = Vec::new();
     for note in notes {
@@ -159,7 +177,8 @@ pub fn table(groups: &[Group<'_>], asked: &Asked) -> Result<Table, String> {
             kept.push(note);
         }
     }
-    Ok(Table { version: VERSION, score, bootstrap: asked.plan, comparisons, tests: Vec::new(), notes: kept })
+    let bootstrap = asked.plan;
+    Ok(Table { version: VERSION, score, bootstrap, comparisons, mean, matrix, tests: Vec::new(), notes: kept })
 }
 
 fn all<'g>(groups: &'g [Group<'g>]) -> impl Iterator<Item = &'g Scored> {
@@ -240,7 +259,7 @@ fn comparison(
         let of = |run: &&Scored| pairs.values(run, score);
         scores.push(group.runs.iter().map(of).collect::<Result<_, _>>()?);
     }
-    let patients = pairs.patients.as_ref().map(|p| [p[0].as_slice(), p[1].as_slice()]);
+    let patients = pairs.patients();
     let plan = asked.plan;
     // Each method on a thread of its own: thousands of resamples of thousands of cases take a while.
     let made: Vec<Result<Row, String>> = thread::scope(|scope| {
@@ -287,14 +306,14 @@ fn comparison(
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "as map_err hands it over")]
-fn said(e: morph_scores::Error) -> String {
+pub(super) fn said(e: morph_scores::Error) -> String {
     e.to_string()
 }
 
 /// Detection of a method, and the same numbers of each time that it was trained.
-struct Found {
-    mean: Detection<Estimate>,
-    times: Vec<Detection<f64>>,
+pub(super) struct Found {
+    pub(super) mean: Detection<Estimate>,
+    pub(super) times: Vec<Detection<f64>>,
 }
 
 fn detection(times: &[Values], patients: Option<[&[u64]; 2]>, plan: Plan) -> Result<Found, String> {
@@ -307,13 +326,13 @@ fn detection(times: &[Values], patients: Option<[&[u64]; 2]>, plan: Plan) -> Res
     Ok(Found { mean, times: each })
 }
 
-fn cell(estimate: Estimate, times: &[f64]) -> Cell {
+pub(super) fn cell(estimate: Estimate, times: &[f64]) -> Cell {
     let seeds_sd = mean_and_deviation(times).ok().and_then(|(_, deviation)| deviation);
     Cell { estimate, seeds_sd, best: false }
 }
 
 impl Row {
-    fn new(found: &Found, runs: &[&Scored]) -> Self {
+    pub(super) fn new(found: &Found, runs: &[&Scored]) -> Self {
         let of = |estimate: Estimate, value: fn(&Detection<f64>) -> f64| {
             cell(estimate, &found.times.iter().map(value).collect::<Vec<f64>>())
         };
@@ -380,7 +399,7 @@ fn fids(group: &Group<'_>, name: &str) -> Option<Fids> {
 }
 
 /// Label and column of what knows no network.
-fn baselines(groups: &[Group<'_>]) -> Vec<(String, &'static str)> {
+pub(super) fn baselines(groups: &[Group<'_>]) -> Vec<(String, &'static str)> {
     let has = |name: &str| all(groups).next().is_some_and(|s| s.cases.column(name).is_some());
     let known = columns::ALL.iter().filter(|c| c.kind == Kind::Baseline && has(c.name));
     let label = |name: &str| match name {
@@ -391,7 +410,7 @@ fn baselines(groups: &[Group<'_>]) -> Vec<(String, &'static str)> {
     known.map(|c| (label(c.name), c.name)).collect()
 }
 
-fn mark_best(rows: &mut [Row]) {
+pub(super) fn mark_best(rows: &mut [Row]) {
     fn mark(rows: &mut [Row], better: Better, cell: fn(&mut Row) -> Option<&mut Cell>) {
         let column: Vec<Option<f64>> = rows.iter_mut().map(|r| cell(r).map(|c| c.estimate.value)).collect();
         for (row, is_best) in rows.iter_mut().zip(best(&column, better, DECIMALS)) {
@@ -445,6 +464,16 @@ fn general(groups: &[Group<'_>]) -> Vec<String> {
         let doubtful = |l: &&Leakage| !l.unchecked.is_empty() || (l.allowed && l.persons + l.images > 0);
         if let Some(leakage) = s.evaluation.leakage.as_ref().filter(doubtful) {
             notes.push(format!("run {}: {}", s.run.name, leakage.text()));
+        }
+    }
+    if let Some(first) = all(groups).next() {
+        for other in all(groups).skip(1) {
+            for how in Input::changed(&first.evaluation.inputs, &other.evaluation.inputs) {
+                notes.push(format!(
+                    "Not scored with the same files: in run {} {how} in run {}.",
+                    first.run.name, other.run.name
+                ));
+            }
         }
     }
     let epochs: BTreeMap<u32, &str> = all(groups).map(|s| (s.experiment.trainer.epochs, s.run.name.as_str())).collect();

@@ -6,7 +6,7 @@ use morph_proto::v1::{self, RunState};
 use morph_scores::{
     Plan, auroc,
     cases::{Case, Cases, Role},
-    evaluation::{Dataset, Design, Fid, Pair, evaluate},
+    evaluation::{Dataset, Design, Evaluation, Fid, Pair, evaluate},
 };
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::{
     gather::Scored,
     groups::groups,
     ledger::Use,
-    table::{Asked, Table, table},
+    table::{Asked, Cell, Comparison, Row, Table, table},
 };
 
 /// A run whose scores of the sick are higher by `shift`; `noise` makes its other digits.
@@ -59,6 +59,8 @@ pub fn scored(name: &str, method: &str, seed: u64, shift: f64, noise: u64) -> Sc
         specificity: 0.95,
         bootstrap: Plan { resamples: 100, ..Plan::default() },
         comparisons: BTreeMap::from([("opacity".to_owned(), pair)]),
+        prevalences: vec![0.01, 0.2],
+        calibration: None,
     };
     let mut evaluation = evaluate(&cases, &design).unwrap();
     evaluation.datasets = vec![Dataset {
@@ -277,6 +279,101 @@ fn how_images_look_is_told_where_it_is_known() {
     // By two networks they are no numbers of one kind.
     runs[2].evaluation.sets.get_mut("healthy").unwrap().fid.as_mut().unwrap().network = "torchvision".into();
     assert!(table_of(&runs, &asked()).unwrap().comparisons[0].rows[0].fid.is_none());
+}
+
+/// Runs that were scored on a second dataset, too: other sick images of it, with healthy ones of their own.
+pub fn on_two(mut runs: Vec<Scored>) -> Vec<Scored> {
+    for (n, run) in (50u64..).zip(&mut runs) {
+        let other = scored("other", "vae", 1, 0.005 * (n - 45) as f64, n);
+        let renamed = |set: &str| if set == "healthy" { "covid/healthy" } else { "covid" };
+        for case in other.cases.cases().iter().filter(|c| c.role != Role::Validation) {
+            let dataset = "elsewhere".to_owned();
+            run.cases.push(Case { dataset, set: renamed(&case.set).into(), ..case.clone() }).unwrap();
+        }
+        let pair = Pair { healthy: "covid/healthy".into(), pathology: "covid".into() };
+        run.evaluation.design.comparisons.insert("covid".into(), pair);
+        let datasets = std::mem::take(&mut run.evaluation.datasets);
+        run.evaluation = Evaluation { datasets, ..evaluate(&run.cases, &run.evaluation.design).unwrap() };
+    }
+    runs
+}
+
+/// The paper's table: methods × test sets, and the mean, in every format.
+#[test]
+fn several_test_sets_stand_side_by_side_with_their_mean() {
+    let runs = on_two(three());
+    let t = table_of(&runs, &asked()).unwrap();
+    let names: Vec<&str> = t.comparisons.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["covid", "opacity"]);
+    let of = |rows: &[Row], i: usize| rows[i].auroc.estimate.value;
+    for i in 0..4 {
+        let mean = (of(&t.comparisons[0].rows, i) + of(&t.comparisons[1].rows, i)) / 2.0;
+        assert!((of(&t.mean, i) - mean).abs() < 1e-12, "{i}");
+        assert_eq!(t.mean[i].method, t.comparisons[0].rows[i].method);
+    }
+    let row = &t.mean[0];
+    assert_eq!((row.runs.len(), row.test, row.baseline, t.mean[2].baseline), (2, None, false, true));
+    let width = |cell: &Cell| cell.estimate.high - cell.estimate.low;
+    assert!(width(&row.auroc) < width(&t.comparisons[1].rows[0].auroc), "two test sets are more evidence than one");
+    let seeds = |s: &Scored| {
+        let auroc = |name: &str| s.evaluation.comparisons[name].scores["l1"].detection.auroc.value;
+        (auroc("covid") + auroc("opacity")) / 2.0
+    };
+    let sd = (seeds(&runs[0]) - seeds(&runs[2])).abs() / 2f64.sqrt();
+    assert!((row.auroc.seeds_sd.unwrap() - sd).abs() < 1e-12, "{row:?}");
+    let ssim = |c: &Comparison| c.rows[1].ssim.unwrap().estimate.value;
+    let mean = (ssim(&t.comparisons[0]) + ssim(&t.comparisons[1])) / 2.0;
+    assert!((t.mean[1].ssim.unwrap().estimate.value - mean).abs() < 1e-12);
+    // The best of the mean need not be the best anywhere; of methods there is one at least, of baselines none.
+    assert!(t.mean[..2].iter().any(|r| r.auroc.best) && !t.mean[2..].iter().any(|r| r.auroc.best));
+
+    let shown = |cell: &Cell| morph_scores::format_interval(&cell.estimate, 3);
+    let text = formats::text(&t);
+    let grid = text.split("AUROC, all comparisons\n").nth(1).unwrap();
+    assert!(grid.starts_with("METHOD") && grid.lines().next().unwrap().ends_with("mean"), "{text}");
+    let line = grid.lines().nth(1).unwrap();
+    for cell in [&t.comparisons[0].rows[0].auroc, &t.comparisons[1].rows[0].auroc, &row.auroc] {
+        assert!(line.contains(&shown(cell)), "{line}");
+    }
+    assert!(text.contains("mean over all comparisons") && text.contains("images that comparisons share"), "{text}");
+    let markdown = formats::markdown(&t);
+    assert!(
+        markdown.contains("| AUROC | covid | opacity | mean |") && markdown.contains("| SSIM | covid |"),
+        "{markdown}"
+    );
+    let csv = formats::csv(&t).unwrap();
+    let means: Vec<&str> = csv.lines().filter(|l| l.starts_with("mean,,,,,l1,")).collect();
+    assert_eq!((means.len(), csv.lines().count()), (4, 13), "{csv}");
+    assert!(means[0].contains(&row.auroc.estimate.value.to_string()), "{csv}");
+    let latex = formats::latex(&t);
+    let lines: Vec<&str> = latex.lines().filter(|l| l.ends_with("\\\\") && !l.contains("multicolumn")).collect();
+    let widths: Vec<usize> = lines.iter().map(|line| line.matches(" & ").count()).collect();
+    assert_eq!(widths, [9 + 9 + 8; 6], "{latex}");
+    assert!(latex.contains("\\multicolumn{8}{c}{mean}") && latex.contains("\\cmidrule(lr){20-27}"), "{latex}");
+    let json = serde_json::to_value(&t).unwrap();
+    assert_eq!(json["matrix"][0]["number"], "auroc");
+    assert_eq!(json["matrix"][0]["rows"][0]["by"]["mean"]["value"], row.auroc.estimate.value);
+    assert_eq!(json["matrix"][0]["rows"][0]["by"]["covid"]["best"], t.comparisons[0].rows[0].auroc.best);
+    let one = table_of(&three(), &asked()).unwrap();
+    assert!(one.mean.is_empty() && one.matrix.is_empty() && !formats::text(&one).contains("mean over all"));
+}
+
+/// A healthy set that two pathologies are held against is drawn once for both.
+#[test]
+fn a_mean_knows_of_images_that_comparisons_share() {
+    let mut runs = three()[..1].to_vec();
+    for run in &mut runs {
+        let pair = run.evaluation.design.comparisons["opacity"].clone();
+        run.evaluation.design.comparisons.insert("again".into(), pair);
+        let datasets = std::mem::take(&mut run.evaluation.datasets);
+        run.evaluation = Evaluation { datasets, ..evaluate(&run.cases, &run.evaluation.design).unwrap() };
+    }
+    let t = table_of(&runs, &asked()).unwrap();
+    let (mean, one) = (&t.mean[0], &t.comparisons[0].rows[0]);
+    for (mean, one) in [(mean.auroc, one.auroc), (mean.ssim.unwrap(), one.ssim.unwrap())] {
+        let (mean, one) = (mean.estimate, one.estimate);
+        assert!((mean.low - one.low).abs() < 1e-12 && (mean.high - one.high).abs() < 1e-12, "{mean:?}, {one:?}");
+    }
 }
 
 /// A dataset that was prepared otherwise is remarked on in the table.

@@ -137,6 +137,15 @@ fn summary(m: &Material, groups: &[Group<'_>]) -> Html {
         text.push('.');
         sentences.push(text);
     }
+    let methods = m.table.mean.iter().filter(|r| !r.baseline);
+    if let Some(best) = methods.max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)) {
+        let of = if groups.len() > 1 {
+            format!("{} has the highest AUROC, {}", best.method, formats::number(&best.auroc))
+        } else {
+            format!("AUROC {}", formats::number(&best.auroc))
+        };
+        sentences.push(format!("Mean over {} comparisons: {of}.", m.table.comparisons.len()));
+    }
     tag("div", &[("class", "note")], sentences.into_iter().map(p).collect::<Html>())
 }
 

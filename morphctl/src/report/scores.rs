@@ -21,6 +21,7 @@ use crate::compare::{
     formats,
     gather::Scored,
     groups::Group,
+    mean::Line,
     table::{Cell as Number, Row},
 };
 
@@ -79,7 +80,27 @@ pub fn comparisons(m: &Material) -> Html {
             parts.push(table(formats::LOOKS_SAY, &heads, looks.into_iter().map(row).collect()));
         }
     }
+    parts.push(matrix(m));
     parts.push(list(formats::legend(&m.table)));
+    parts.into()
+}
+
+/// Methods × test sets, a table for each number, with the mean over all of them.
+fn matrix(m: &Material) -> Html {
+    let mut parts = Vec::new();
+    for grid in &m.table.matrix {
+        let columns = formats::across(&m.table).into_iter().map(Head::number);
+        let heads: Vec<Head> = std::iter::once(Head::text("Method")).chain(columns).collect();
+        let row = |line: &Line| -> Vec<Cell> {
+            let label = Html::from(line.method.as_str());
+            let label = if line.baseline { tag("span", &[("class", "baseline")], label) } else { label };
+            std::iter::once(Cell::of(label)).chain(formats::along(&m.table, line).map(number)).collect()
+        };
+        parts.push(table(&format!("{} on all test sets.", grid.head), &heads, grid.rows.iter().map(row).collect()));
+    }
+    if !parts.is_empty() {
+        parts.insert(0, plain("h3", "All test sets"));
+    }
     parts.into()
 }
 
@@ -196,6 +217,8 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
         );
         parts.push(plain("h3", format!("Healthy against {}", c.name)));
         parts.push(table(&caption, &heads.collect::<Vec<_>>(), rows));
+        parts.push(predictive(&c.name, groups));
+        parts.push(probabilities(&c.name, groups));
         let p_values = |(index, _, s): (usize, String, &Scored)| {
             let pair = s.evaluation.design.comparisons.get(&c.name)?;
             Some((index, s.cases.values(&pair.healthy, columns::P_VALUE).ok()?))
@@ -207,6 +230,62 @@ pub fn thresholds(m: &Material, groups: &[Group<'_>]) -> Html {
         }
     }
     parts.into()
+}
+
+/// What the thresholds say of an image at other prevalences than the test set's.
+fn predictive(name: &str, groups: &[Group<'_>]) -> Html {
+    let mut rows = Vec::new();
+    for (_, label, s) in each(groups) {
+        for at in own(s, name).map(|o| o.predictive.as_slice()).unwrap_or_default() {
+            let value = |v: Option<f64>| v.map_or_else(Cell::empty, |v| Cell::number(v, 3));
+            rows.push(vec![Cell::of(label.as_str()), Cell::number(at.prevalence, 3), value(at.ppv), value(at.npv)]);
+        }
+    }
+    if rows.is_empty() {
+        return Html::none();
+    }
+    let heads = ["Prevalence", "PPV", "NPV"].map(Head::number);
+    let caption = format!(
+        "Healthy against {name}: what being called sick (PPV), or left alone (NPV), by these thresholds says of an image where this share of \
+         images is sick. Each run's primary score."
+    );
+    table(&caption, &std::iter::once(Head::text("Method")).chain(heads).collect::<Vec<_>>(), rows)
+}
+
+/// How scores do as probabilities, where labelled images beside the test set were given.
+fn probabilities(name: &str, groups: &[Group<'_>]) -> Html {
+    let mut rows = Vec::new();
+    for (_, label, s) in each(groups) {
+        let Some(found) = own(s, name).and_then(|o| o.calibration.as_ref()) else { continue };
+        let mut row = vec![
+            Cell::of(label),
+            Cell::count(found.healthy_cases),
+            Cell::count(found.pathology_cases),
+            Cell::number(found.constant_brier, 3),
+        ];
+        for judged in [&found.platt, &found.isotonic] {
+            row.extend([Cell::number(judged.brier, 3), Cell::number(judged.expected_calibration_error, 3)]);
+        }
+        rows.push(row);
+    }
+    if rows.is_empty() {
+        return Html::none();
+    }
+    let heads = [
+        "Fitted to healthy",
+        "and sick",
+        "Brier of their share",
+        "Brier, Platt",
+        "Error, Platt",
+        "Brier, isotonic",
+        "Error, isotonic",
+    ];
+    let heads = std::iter::once(Head::text("Method")).chain(heads.map(Head::number)).collect::<Vec<_>>();
+    let caption = format!(
+        "Healthy against {name}: scores as probabilities, fitted to labelled images beside the test set. Error: expected calibration error. Lower is \
+         better."
+    );
+    table(&caption, &heads, rows)
 }
 
 /// AUROC in parts of the test set.

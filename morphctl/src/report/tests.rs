@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use morph_proto::v1;
 use morph_scores::{
     BestOverlap, Estimate, FrocPoint,
-    evaluation::{BoxAp, Localisation, Mean},
+    evaluation::{BoxAp, Calibration, Judged, Localisation, Mean},
 };
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ use crate::compare::{
     gather::Gathered,
     ledger::Use,
     table::Asked,
-    tests::{scored, table_of},
+    tests::{on_two, scored, table_of},
 };
 
 /// Two methods, one of them with two seeds; names are as hostile as they can be.
@@ -129,6 +129,53 @@ fn its_data_are_the_tables() {
     for row in &m.table.comparisons[0].rows {
         assert!(page.contains(&format!("data-value=\"{:?}\"", row.auroc.estimate.value)), "{}", row.method);
     }
+}
+
+#[test]
+fn what_a_score_says_of_an_image_is_told() {
+    let mut m = material();
+    let page = page::render(&m);
+    assert!(
+        page.contains("<th scope=\"col\"") && page.contains("PPV") && !page.contains("Brier"),
+        "nobody gave labelled images"
+    );
+    let predictive = &m.gathered.runs[0].evaluation.comparisons["opacity"].predictive;
+    assert_eq!(predictive.len(), 2);
+    for value in predictive.iter().flat_map(|p| [p.ppv.unwrap(), p.npv.unwrap()]) {
+        assert!(page.contains(&format!("data-value=\"{value:?}\"")), "{value}");
+    }
+    let judged = |brier: f64| Judged { brier, expected_calibration_error: 0.0625, reliability: Vec::new() };
+    m.gathered.runs[0].evaluation.comparisons.get_mut("opacity").unwrap().calibration = Some(Calibration {
+        healthy_cases: 77,
+        pathology_cases: 66,
+        constant_brier: 0.2421875,
+        platt: judged(0.1171875),
+        isotonic: judged(0.1328125),
+    });
+    let page = page::render(&m);
+    for value in ["77.0", "66.0", "0.2421875", "0.1171875", "0.1328125", "0.0625"] {
+        assert!(page.contains(&format!("data-value=\"{value}\"")), "no {value}");
+    }
+}
+
+#[test]
+fn several_test_sets_stand_in_one_table_with_their_mean() {
+    let mut m = material();
+    assert!(!page::render(&m).contains("All test sets"), "there is one");
+    m.gathered.runs = on_two(m.gathered.runs);
+    m.table = table_of(&m.gathered.runs, &Asked::default()).unwrap();
+    let page = page::render(&m);
+    let part = page.split("All test sets").nth(1).unwrap();
+    assert!(part.contains("AUROC on all test sets.") && part.contains("SSIM on all test sets."));
+    for line in &m.table.matrix[0].rows {
+        for (name, cell) in &line.by {
+            let value = format!("data-value=\"{:?}\"", cell.estimate.value);
+            let at = part.find(&value).unwrap_or_else(|| panic!("no {name} of {}", line.method));
+            assert_eq!(part[at + value.len()..].starts_with("><strong>"), cell.best, "{name} of {}", line.method);
+        }
+    }
+    let best = m.table.mean.iter().find(|r| r.auroc.best && !r.baseline).unwrap();
+    assert!(page.contains(&format!("Mean over 2 comparisons: {} has the highest AUROC", best.method)));
 }
 
 #[test]

@@ -139,10 +139,12 @@ pub fn examples(m: &Material, groups: &[Group<'_>]) -> Html {
         let Some(png) = m.panels.get(&s.run.id) else { continue };
         let source = format!("data:image/png;base64,{}", STANDARD.encode(png));
         let said = format!("examples of {label}: input, prior, reconstruction and residuals of some test cases");
+        // What was drawn before panels had one scale says so in the picture itself.
         let scale = s.evaluation.residual_scale.map_or(String::new(), |v| {
-            format!(" Residuals are drawn from 0 to {v:.3}, the same for all images: 99.5 % of the pixels of healthy validation images are below.")
+            format!(" Of healthy validation images 99.5 % of the residuals' pixels are below {v:.3}, where heat maps are brightest.")
         });
-        let caption = plain("figcaption", format!("{label}, run {}.{scale}", s.run.name));
+        let said_of = "The scale of residuals stands in the picture; it is the same for all images.";
+        let caption = plain("figcaption", format!("{label}, run {}. {said_of}{scale}", s.run.name));
         let image = tag("img", &[("src", &source), ("alt", &said), ("loading", "lazy")], Html::none());
         parts.push(tag("figure", &[("class", "panel")], [plain("h3", label.as_str()), image, caption]));
     }

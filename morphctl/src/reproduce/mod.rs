@@ -4,6 +4,7 @@ mod differ;
 
 use anyhow::{Context, Result};
 use morph_proto::v1::{self, RunState};
+use morph_scores::evaluation::{Evaluation, Input};
 use morph_spec::{Digest, Experiment};
 use serde_json::{Value, json};
 
@@ -138,6 +139,7 @@ impl Original {
             notes.push(format!("trained by morph {}, again by {}", shown(&versions[0]), shown(&versions[1])));
         }
         notes.extend(uncommitted(&versions));
+        notes.extend(other_files(&self.run, again));
         Ok(Verdict {
             names: [self.run.name.clone(), again.name.clone()],
             metrics: differ::first(&then, &now),
@@ -155,6 +157,16 @@ impl Original {
 fn uncommitted(versions: &[String; 2]) -> Option<String> {
     let version = versions.iter().find(|v| v.ends_with(".dirty"))?;
     Some(format!("morph {version} was built of sources that no commit holds: the same version may be other code"))
+}
+
+/// What the runs were made of beside their dataset, where it is not the same any more: whatever differs may be owed to that.
+fn other_files(then: &v1::Run, now: &v1::Run) -> Vec<String> {
+    let inputs = |run: &v1::Run| {
+        let read = Evaluation::from_json("the evaluation", run.summary_json.as_bytes());
+        read.map(|evaluation| evaluation.inputs).unwrap_or_default()
+    };
+    let changed = Input::changed(&inputs(then), &inputs(now)).into_iter();
+    changed.map(|how| format!("{how}: these are other files, and what differs may be owed to them")).collect()
 }
 
 fn shown(version: &str) -> &str {
@@ -259,7 +271,7 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::uncommitted;
+    use super::{other_files, uncommitted, v1};
 
     #[test]
     fn code_that_no_commit_holds_is_remarked_on() {
@@ -267,5 +279,32 @@ mod tests {
         assert_eq!(of("0.1.0+0123456789ab", "0.1.0"), None);
         let said = of("0.1.0+0123456789ab", "0.1.0+0123456789ab.dirty").unwrap();
         assert!(said.contains("0.1.0+0123456789ab.dirty was built"), "{said}");
+    }
+
+    #[test]
+    fn other_files_under_the_same_name_are_remarked_on() {
+        let mut scored = crate::compare::tests::scored("a-1", "vae", 1, 0.05, 1);
+        let mut run = |inputs: &[(&str, &str)]| {
+            let of = |(field, blake3): &(&str, &str)| morph_scores::evaluation::Input {
+                field: (*field).to_owned(),
+                url: format!("file:///{field}"),
+                files: 3,
+                blake3: (*blake3).to_owned(),
+            };
+            scored.evaluation.inputs = inputs.iter().map(of).collect();
+            v1::Run { summary_json: scored.evaluation.to_json(), ..v1::Run::default() }
+        };
+        let (truth, fid) = ("evaluation.truth", "evaluation.fid.weights");
+        let then = run(&[(truth, "aa"), (fid, "bb")]);
+        assert!(other_files(&then, &then).is_empty());
+        let said = other_files(&then, &run(&[(truth, "cc"), (fid, "bb")]));
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].starts_with("evaluation.truth (file:///evaluation.truth) was 3 file(s), BLAKE3 aa"),
+            "{said:?}"
+        );
+        assert!(said[0].contains("is 3 file(s), BLAKE3 cc: these are other files"), "{said:?}");
+        // A run of a build that did not record them says nothing, and neither does this.
+        assert!(other_files(&run(&[]), &then).is_empty());
     }
 }

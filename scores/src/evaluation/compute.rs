@@ -7,7 +7,10 @@ use crate::{
     bootstrap_matched_auroc, bootstrap_mean,
     cases::{Case, Cases, Persons, Role},
     columns::{self, Kind},
-    evaluation::{Comparison, Design, Evaluation, Mean, Operating, Pair, SCHEMA, Separation, Set, Thresholds},
+    evaluation::{
+        Comparison, Design, Evaluation, Mean, Operating, Pair, Predictive, SCHEMA, Separation, Set, Thresholds,
+        probability::Fitted,
+    },
     subgroup, subgroups, threshold_at_specificity,
 };
 
@@ -30,15 +33,17 @@ pub fn evaluate(cases: &Cases, design: &Design) -> Result<Evaluation, Error> {
     for (name, role) in cases.sets() {
         sets.insert(name.to_owned(), set(cases, name, role, &persons, design.bootstrap)?);
     }
+    let fitted = Fitted::of(cases, design)?;
     let mut comparisons = BTreeMap::new();
     for (name, pair) in &design.comparisons {
-        comparisons.insert(name.clone(), compare(cases, design, pair, &persons)?);
+        comparisons.insert(name.clone(), compare(cases, design, pair, &persons, fitted.as_ref())?);
     }
     Ok(Evaluation {
         schema: SCHEMA,
         model: Default::default(),
         design: design.clone(),
         datasets: Vec::new(),
+        inputs: Vec::new(),
         notes: notes(cases, design, &comparisons),
         sets,
         comparisons,
@@ -92,7 +97,13 @@ fn set(cases: &Cases, name: &str, role: Role, persons: &Persons<'_>, plan: Plan)
     Ok(Set { role, datasets, cases: cases.set(name).count(), persons: who, labels, means, fid: None })
 }
 
-fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -> Result<Comparison, Error> {
+fn compare(
+    cases: &Cases,
+    design: &Design,
+    pair: &Pair,
+    persons: &Persons<'_>,
+    fitted: Option<&Fitted>,
+) -> Result<Comparison, Error> {
     for (name, role) in [(&pair.healthy, Role::Healthy), (&pair.pathology, Role::Pathology)] {
         let found = cases.sets().into_iter().find(|(set, _)| set == name).map(|(_, role)| role);
         if found != Some(role) {
@@ -102,8 +113,7 @@ fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -
         }
     }
     // The primary score must be there; the others are compared where all cases have them.
-    cases.values(&pair.healthy, &design.score)?;
-    cases.values(&pair.pathology, &design.score)?;
+    let primary = [cases.values(&pair.healthy, &design.score)?, cases.values(&pair.pathology, &design.score)?];
     let who = persons.numbers(cases.set(&pair.healthy)).zip(persons.numbers(cases.set(&pair.pathology)));
     let mut by = [BTreeMap::new(), BTreeMap::new()];
     for name in cases.names() {
@@ -123,6 +133,8 @@ fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -
         by[place].insert(name.clone(), separation(&samples, reference.as_deref(), design)?);
     }
     let [scores, baselines] = by;
+    let operating = scores.get(&design.score).and_then(|s: &Separation| s.operating.as_ref());
+    let predictive = Predictive::of(operating, &design.prevalences)?;
     let (n, p) = (cases.set(&pair.healthy).count(), cases.set(&pair.pathology).count());
     Ok(Comparison {
         sets: pair.clone(),
@@ -130,6 +142,8 @@ fn compare(cases: &Cases, design: &Design, pair: &Pair, persons: &Persons<'_>) -
         pathology_cases: p,
         prevalence: p as f64 / (n + p) as f64,
         by_person: who.is_some(),
+        predictive,
+        calibration: fitted.map(|f| f.judge(&primary[0], &primary[1])).transpose()?,
         scores,
         baselines,
         subgroups: tables(cases, design, pair, persons)?,

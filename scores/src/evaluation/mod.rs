@@ -3,6 +3,7 @@
 
 mod compute;
 mod locate;
+mod probability;
 mod summary;
 mod text;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     compute::{evaluate, p_values},
     locate::Evidence,
+    probability::{Calibration, Judged, Predictive},
     summary::{HEALTHY_SET, VALIDATION_SET},
     text::legend,
 };
@@ -34,6 +36,9 @@ pub struct Evaluation {
     /// The datasets that the cases are of.
     #[serde(default)]
     pub datasets: Vec<Dataset>,
+    /// What else it was made of: files of weights, what is known of images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
     /// Each set of cases.
     pub sets: BTreeMap<String, Set>,
     /// Each comparison of healthy with a pathology.
@@ -78,6 +83,12 @@ pub struct Design {
     pub bootstrap: Plan,
     /// The comparisons: by name, the healthy set and the pathology's.
     pub comparisons: BTreeMap<String, Pair>,
+    /// Shares of sick images at which predictive values are told.
+    #[serde(default)]
+    pub prevalences: Vec<f64>,
+    /// The labelled sets beside the test sets by which the score becomes a probability.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Pair>,
 }
 
 /// Two sets that are compared.
@@ -105,6 +116,33 @@ pub struct Dataset {
     /// In what its images were prepared otherwise than those of the first dataset, in words; empty: in nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prepared_otherwise: String,
+}
+
+/// Files that the numbers depend on beside datasets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The field of the experiment that names them.
+    pub field: String,
+    /// Where they lie.
+    pub url: String,
+    /// How many were read.
+    pub files: u64,
+    /// BLAKE3 of the file; of several files, of all of them with their names.
+    pub blake3: String,
+}
+
+impl Input {
+    /// What `now` has of other contents than `then` under the same field and place, a sentence each.
+    pub fn changed(then: &[Self], now: &[Self]) -> Vec<String> {
+        let short =
+            |input: &Self| format!("{} file(s), BLAKE3 {}", input.files, &input.blake3[..input.blake3.len().min(16)]);
+        let same_place = |old: &&Self, new: &Self| old.field == new.field && old.url == new.url;
+        let sentence = |new: &Self| {
+            let old = then.iter().find(|old| same_place(old, new)).filter(|old| *old != new)?;
+            Some(format!("{} ({}) was {} and is {}", new.field, new.url, short(old), short(new)))
+        };
+        now.iter().filter_map(sentence).collect()
+    }
 }
 
 impl Dataset {
@@ -186,6 +224,12 @@ pub struct Comparison {
     pub subgroups: BTreeMap<String, Vec<Subgroup>>,
     /// AUROC of the primary score over pairs of one view; `None` where no view has both classes.
     pub view_matched_auroc: Option<Estimate>,
+    /// What the threshold of the primary score says of an image, at each of [`Design::prevalences`].
+    #[serde(default)]
+    pub predictive: Vec<Predictive>,
+    /// The primary score as a probability, where there is a calibration set.
+    #[serde(default)]
+    pub calibration: Option<Calibration>,
     /// Where the findings are, if the pathology has boxes.
     #[serde(default)]
     pub localisation: Option<Localisation>,
@@ -302,6 +346,9 @@ pub struct Leakage {
     pub persons: usize,
     /// Test images that are a training image, or nearly so.
     pub images: usize,
+    /// Test images of datasets of other names whose patient's id is that of somebody in training, but too short to be the same
+    /// person by that: `12` may be somebody else there. They are none of [`Self::persons`].
+    pub namesakes: usize,
     /// Some of both.
     pub examples: Vec<Shared>,
     /// Whether the evaluation went on nevertheless, because it was told to.

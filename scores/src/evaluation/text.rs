@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Evaluation, Localisation, Separation};
+use super::{Comparison, Evaluation, Judged, Localisation, Predictive, Separation};
 use crate::{Estimate, columns, format_interval, format_p};
 
 /// What of a set is printed.
@@ -104,6 +104,28 @@ impl Evaluation {
         }
         if let Some(s) = c.scores.get(&self.design.score) {
             self.threshold(out, s);
+        }
+        if !c.predictive.is_empty() {
+            let value = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{v:.3}"));
+            let at = |p: &Predictive| format!("{}: PPV {}, NPV {}", p.prevalence, value(p.ppv), value(p.npv));
+            let all: Vec<String> = c.predictive.iter().map(at).collect();
+            line(out, &format!("  there, where this share of images is sick: {}", all.join("; ")));
+        }
+        if let Some(p) = &c.calibration {
+            let judged =
+                |j: &Judged| format!("Brier {:.3}, calibration error {:.3}", j.brier, j.expected_calibration_error);
+            line(
+                out,
+                &format!(
+                    "  as a probability, fitted to {} healthy and {} sick images beside the test set: Platt {}; isotonic {}; Brier of \
+                     their share alone {:.3}",
+                    p.healthy_cases,
+                    p.pathology_cases,
+                    judged(&p.platt),
+                    judged(&p.isotonic),
+                    p.constant_brier
+                ),
+            );
         }
         for (division, table) in &c.subgroups {
             let one = table.len() == 1 && matches!(table[0].group.as_str(), "unknown");
@@ -216,10 +238,16 @@ impl super::Leakage {
             return format!("leakage: not checked{allowed}: {}", self.unchecked);
         }
         let persons = if self.persons_known { self.persons.to_string() } else { "not known".to_owned() };
-        let found = format!(
+        let mut found = format!(
             "leakage: test images whose person is in training: {persons}; that are in training, or nearly: {}",
             self.images
         );
+        if self.namesakes > 0 {
+            found.push_str(&format!(
+                "; of other datasets with an id of somebody in training: {}, the same persons if both datasets are of one source",
+                self.namesakes
+            ));
+        }
         if self.allowed && self.persons + self.images > 0 {
             format!("{found}; ALLOWED, numbers flatter the network")
         } else {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The names under which other metrics are recorded and other sets are kept, which no comparison may have.
-const RESERVED: [&str; 6] = ["healthy", "mean", "perf", "train", "val", "validation"];
+const RESERVED: [&str; 7] = ["calibration", "healthy", "mean", "perf", "train", "val", "validation"];
 
 impl Experiment {
     /// Looks at bounds, and at fields that must agree with each other.
@@ -317,6 +317,25 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
         format!("{} is no share of healthy images that a threshold can spare", v.specificity),
         "above 0 and below 1; 0.95 is usual",
     );
+    for (i, prevalence) in v.prevalences.iter().enumerate() {
+        c.that(
+            *prevalence > 0.0 && *prevalence < 1.0,
+            &format!("evaluation.prevalences.{i}"),
+            format!("{prevalence} is no share of sick images"),
+            "above 0 and below 1",
+        );
+    }
+    if let Some(calibration) = &v.calibration {
+        comparison_parts(c, e, calibration, "evaluation.calibration");
+        let plan = v.plan();
+        let tested = |name: &String| plan.comparisons.values().flatten().any(|set| set == name);
+        c.that(
+            !plan.calibration.iter().flatten().any(tested),
+            "evaluation.calibration",
+            "these are images of a test set, too",
+            "take labelled images of another split or dataset: what is fitted to a test set flatters it",
+        );
+    }
     c.at_least(100, v.resamples.into(), "evaluation.resamples");
     c.at_most(1_000_000, v.resamples.into(), "evaluation.resamples");
     c.that(
@@ -450,6 +469,14 @@ mod tests {
             (json!({"evaluation.pathology": {"mean": {"split": "test"}}}), "taken"),
             (json!({"evaluation.specificity": 95}), "evaluation.specificity"),
             (json!({"evaluation.resamples": 5}), "evaluation.resamples"),
+            (json!({"evaluation.prevalences": [0.1, 1.0]}), "evaluation.prevalences.1"),
+            (json!({"evaluation.pathology": {"calibration": {"split": "test"}}}), "taken"),
+            (
+                json!({"evaluation.calibration": {
+                    "healthy": {"split": "test", "labels": ["Normal"]}, "pathology": {"split": "val", "labels": ["Lung Opacity"]},
+                }}),
+                "images of a test set, too",
+            ),
             (json!({"evaluation.score": "top5_masked"}), "evaluation.truth"),
             (json!({"evaluation.score": "l2"}), "evaluation.score"),
             (json!({"evaluation.lpips": {"weights": []}}), "evaluation.lpips.weights: it names no file"),

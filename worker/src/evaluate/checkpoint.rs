@@ -78,6 +78,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     let lpips = Similarity::load(&experiment, place, &runtime)?;
     let fid = inception(&experiment, place, &runtime)?;
     snapshot::load_model(net.method.as_ref(), &snapshot)?;
+    let inputs = super::weights(&[], lpips.as_ref(), fid.as_ref());
     let (group, orders) = (Group::solo(), Orders::default());
     let scene = Scene {
         experiment: &experiment,
@@ -85,7 +86,8 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
         validation: &ready.validation,
         leakage: Some(&ready.leakage),
         lpips: lpips.as_ref(),
-        fid: fid.as_ref(),
+        fid: fid.as_ref().map(|(network, _)| network),
+        inputs: &inputs,
         group: &group,
         place,
         orders: &orders,

@@ -9,13 +9,13 @@ use morph_model::inception::Inception;
 use morph_scores::{
     Gaussian, Moments,
     evaluation::{Evaluation, Fid},
-    frechet_distance,
+    frechet_distance_while,
 };
 use tch::Tensor;
 
 use crate::{
     evaluate::{Scene, passes::Pass},
-    rank::{failure::Failure, group::Group, images::values},
+    rank::{failure::Failure, group::Group, images::values, orders::Orders},
 };
 
 const FEATURES: usize = Inception::FEATURES;
@@ -75,13 +75,15 @@ impl Seen {
     }
 }
 
-/// Writes every distance into `evaluation`, on rank 0; a set of a single image has none, which a note says.
+/// Writes every distance into `evaluation`, on rank 0; a set of a single image has none, which a note says. `false` when ordered to stop
+/// before the end: the others have nothing left to do then, so rank 0 may go by itself.
 ///
 /// # Errors
 /// When covariances are none, which no features have.
-pub fn fill(scene: &Scene<'_>, passes: &[Pass], evaluation: &mut Evaluation) -> Result<(), Failure> {
-    let Some(inception) = scene.fid else { return Ok(()) };
+pub fn fill(scene: &Scene<'_>, passes: &[Pass], evaluation: &mut Evaluation) -> Result<bool, Failure> {
+    let Some(inception) = scene.fid else { return Ok(true) };
     let network = inception.variant().name();
+    let distance = |a: &Moments, b: &Moments| distance(network, a, b, scene.orders);
     let seen = |name: &str| {
         let found = scene.test.sets.iter().zip(passes).find(|(set, _)| set.name == name);
         found.and_then(|(_, pass)| pass.seen.as_ref())
@@ -96,7 +98,10 @@ pub fn fill(scene: &Scene<'_>, passes: &[Pass], evaluation: &mut Evaluation) -> 
         if seen.images.images() <= FEATURES {
             few.push(name.as_str());
         }
-        set.fid = Some(distance(network, &seen.restored, &seen.images)?);
+        set.fid = distance(&seen.restored, &seen.images)?;
+        if set.fid.is_none() {
+            return Ok(false);
+        }
     }
     if !few.is_empty() {
         evaluation.notes.push(format!(
@@ -112,16 +117,20 @@ pub fn fill(scene: &Scene<'_>, passes: &[Pass], evaluation: &mut Evaluation) -> 
         if healthy.images.images().min(sick.images.images()) < 2 {
             continue;
         }
-        comparison.healthy_fid = Some(distance(network, &sick.restored, &healthy.images)?);
-        comparison.untouched_fid = Some(distance(network, &sick.images, &healthy.images)?);
+        comparison.healthy_fid = distance(&sick.restored, &healthy.images)?;
+        comparison.untouched_fid = distance(&sick.images, &healthy.images)?;
+        if comparison.untouched_fid.is_none() {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
-fn distance(network: &str, a: &Moments, b: &Moments) -> Result<Fid, Failure> {
+/// `None` when ordered to stop meanwhile.
+fn distance(network: &str, a: &Moments, b: &Moments, orders: &Orders) -> Result<Option<Fid>, Failure> {
     let (first, second): (Gaussian, Gaussian) = (a.gaussian()?, b.gaussian()?);
-    let value = frechet_distance(&first, &second)?;
-    Ok(Fid { value, images: a.images(), against: b.images(), network: network.to_owned() })
+    let value = frechet_distance_while(&first, &second, &|| !orders.stop_requested())?;
+    Ok(value.map(|value| Fid { value, images: a.images(), against: b.images(), network: network.to_owned() }))
 }
 
 #[cfg(test)]
@@ -143,10 +152,13 @@ mod tests {
             for (i, image) in all.chunks_exact(FEATURES).enumerate() {
                 sets[usize::from(i >= 2)].add(image).unwrap();
             }
-            let found = distance(&network, &sets[0], &sets[1]).unwrap();
+            let orders = Orders::default();
+            let found = distance(&network, &sets[0], &sets[1], &orders).unwrap().unwrap();
             let recorded = facts["fid"][&network].as_f64().unwrap();
             assert!((found.value / recorded - 1.0).abs() < 1e-5, "{network}: {} instead of {recorded}", found.value);
             assert_eq!((found.images, found.against), (2, 3));
+            orders.request_stop();
+            assert_eq!(distance(&network, &sets[0], &sets[1], &orders).unwrap(), None, "{network}");
         }
     }
 }

@@ -238,6 +238,7 @@ mod tests {
                 twin: Some(grey),
                 lesion: Some((0..SIDE * SIDE).map(finding).collect()),
                 mask: Some((0..SIDE * SIDE).map(|i| i % SIDE >= 8).collect()),
+                files: Vec::new(),
             },
             displacement: Some([&still, &still]),
             lpips: Some(0.25),

@@ -11,6 +11,7 @@
 pub mod checkpoint;
 mod gather;
 pub mod heatmaps;
+pub mod inputs;
 pub mod leakage;
 mod likeness;
 pub mod measure;
@@ -35,7 +36,7 @@ use morph_objects::Objects;
 use morph_scores::{
     Found, Plan,
     cases::{Cases, Role},
-    evaluation::{self, Design, Evaluation, Evidence, Leakage, Localisation, Pair, Scored, VALIDATION_SET},
+    evaluation::{self, Design, Evaluation, Evidence, Input, Leakage, Localisation, Pair, Scored, VALIDATION_SET},
 };
 use morph_spec::Experiment;
 use tch::Tensor;
@@ -75,6 +76,8 @@ pub struct Scene<'a> {
     pub lpips: Option<&'a Similarity>,
     /// By what sets of images are compared, if anybody asked for that.
     pub fid: Option<&'a Inception>,
+    /// Files of weights that the numbers depend on, for the record.
+    pub inputs: &'a [Input],
     /// The ranks.
     pub group: &'a Group,
     /// Where tensors live.
@@ -145,6 +148,12 @@ pub fn attempt(
     tracing::info!("scores:\n{}", evaluation.text());
     events.say(&Event::Evaluated { summary: evaluation.summary(), report: evaluation.to_json(), artifacts });
     Ok(true)
+}
+
+/// Every file of weights that an evaluation depends on: those of training, then those that only scoring needs.
+pub fn weights(training: &[Input], lpips: Option<&Similarity>, fid: Option<&(Inception, Input)>) -> Vec<Input> {
+    let lpips = lpips.map_or(&[][..], |l| &l.inputs);
+    training.iter().chain(lpips).chain(fid.map(|(_, input)| input)).cloned().collect()
 }
 
 /// What an experiment says of the network that it trains.
@@ -226,6 +235,7 @@ pub fn score(scene: &Scene<'_>, method: &dyn Method, model: Scored) -> Result<Op
     let mut evaluation = Evaluation {
         model,
         datasets: scene.test.datasets.clone(),
+        inputs: scene.inputs.to_vec(),
         residual_scale: Some(validated.scale),
         leakage: scene.leakage.cloned(),
         ..evaluation::evaluate(&cases, &design(scene))?
@@ -236,15 +246,21 @@ pub fn score(scene: &Scene<'_>, method: &dyn Method, model: Scored) -> Result<Op
             comparison.localisation = place;
         }
     }
-    likeness::fill(scene, &passes, &mut evaluation)?;
+    if !likeness::fill(scene, &passes, &mut evaluation)? {
+        return Ok(None);
+    }
     evaluation.notes.extend(notes(scene, &cases));
+    if let Some(url) = &settings.truth {
+        let mut files = validated.truth;
+        passes.iter().for_each(|pass| files.merge(&pass.truth));
+        evaluation.inputs.push(files.input("evaluation.truth", url));
+    }
     let mut pictured = Vec::new();
-    for (set, pass) in scene.test.sets.iter().zip(&passes) {
+    for (set, pass) in scene.test.sets.iter().zip(&passes).filter(|(set, _)| !scene.test.calibrates(set)) {
         pictured.extend(picture(scene, method, set, &pass.rows)?);
     }
     let side = scene.validation.image_size()[0] as usize;
-    let panel =
-        panel::draw(&pictured, side, validated.scale).map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
+    let panel = panel::draw(&pictured, side).map_err(|e| Failure::Infra(format!("draw the panel: {e}")))?;
     Ok(Some(Some(Outcome { evaluation, cases, panel })))
 }
 
@@ -256,6 +272,8 @@ fn design(scene: &Scene<'_>) -> Design {
         specificity: settings.specificity,
         bootstrap: Plan { resamples: settings.resamples, ..Plan::default() },
         comparisons: scene.test.comparisons.iter().map(|(name, sets)| (name.clone(), pair(sets))).collect(),
+        prevalences: settings.prevalences.clone(),
+        calibration: scene.test.calibration.as_ref().map(pair),
     }
 }
 

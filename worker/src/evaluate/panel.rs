@@ -1,7 +1,8 @@
 //! The picture of some cases: input, prior, reconstruction, both residuals, and the deformation as a warped grid.
 //!
-//! Both residual columns share ONE scale, taken from the validation set: a picture whose every image is stretched to its own
-//! maximum shows bright spots in healthy lungs, too.
+//! Residuals have ONE scale, the paper's 0..0.5, for all images, methods and runs, so that panels can be laid side by side: a picture whose
+//! every image is stretched to its own maximum shows bright spots in healthy lungs, too. (Heat maps, which are looked at one by one, have the
+//! scale of the healthy validation residuals.)
 
 use morph_data::{
     font,
@@ -17,6 +18,8 @@ const GAP: usize = 6;
 const TITLE: usize = font::HEIGHT + 2 * GAP;
 const BOX: [u8; 3] = [255, 80, 60];
 const GRID: [u8; 3] = [90, 200, 250];
+/// The residual that is brightest.
+pub const SCALE: f32 = 0.5;
 /// Pixels of the image between two lines of the grid.
 const SPACING: f32 = 8.0;
 
@@ -37,11 +40,11 @@ pub struct Case {
     pub boxes: Vec<[f32; 4]>,
 }
 
-/// Draws `cases` of `side` × `side` pixels as a PNG; residuals are brightest at `scale`.
+/// Draws `cases` of `side` × `side` pixels as a PNG; residuals of [`SCALE`] and more are brightest.
 ///
 /// # Errors
 /// When the picture is too large for a PNG.
-pub fn draw(cases: &[Case], side: usize, scale: f64) -> Result<Vec<u8>, morph_data::Error> {
+pub fn draw(cases: &[Case], side: usize) -> Result<Vec<u8>, morph_data::Error> {
     let zoom = CELL.div_ceil(side.max(1)).max(1);
     let cell = side * zoom;
     let width = TITLES.len() * (cell + GAP) + GAP;
@@ -53,7 +56,7 @@ pub fn draw(cases: &[Case], side: usize, scale: f64) -> Result<Vec<u8>, morph_da
     canvas.text(
         GAP,
         GAP + font::HEIGHT + GAP,
-        &format!("residuals 0 - {scale:.3}, one scale for all (99.5 % of validation)"),
+        &format!("residuals 0 - {SCALE}, one scale for all images, methods and runs"),
     );
     for (row, case) in cases.iter().enumerate() {
         let top = header + row * (cell + TITLE);
@@ -65,9 +68,7 @@ pub fn draw(cases: &[Case], side: usize, scale: f64) -> Result<Vec<u8>, morph_da
             canvas.picture(x(column), y, side, zoom, |i| grey(picture[i]));
         }
         for (column, picture) in [(3, &case.prior), (4, &case.reconstruction)] {
-            canvas.picture(x(column), y, side, zoom, |i| {
-                inferno((case.input[i] - picture[i]).abs() / (scale as f32).max(f32::MIN_POSITIVE))
-            });
+            canvas.picture(x(column), y, side, zoom, |i| inferno((case.input[i] - picture[i]).abs() / SCALE));
         }
         match &case.displacement {
             Some(field) => canvas.grid(x(5), y, side, zoom, field),
@@ -149,21 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn residuals_use_the_scale_that_is_given() {
+    fn residuals_have_one_scale() {
         let y = TITLE + font::HEIGHT + GAP + TITLE + 64;
         let middle = |column: usize| GAP + column * (CELL + GAP) + 64;
-        for (scale, wanted) in [(0.25, inferno(1.0)), (0.5, inferno(0.5))] {
-            let (width, rgb) = pixels(&draw(&[case(Vec::new(), None)], 16, scale).unwrap());
+        for (prior, wanted) in [(0.0, inferno(1.0)), (0.25, inferno(0.5)), (1.0, inferno(1.0))] {
+            let case = Case { prior: vec![prior; 256], ..case(Vec::new(), None) };
+            let (width, rgb) = pixels(&draw(&[case], 16).unwrap());
             assert_eq!(width, 6 * (CELL + GAP) + GAP);
             assert_eq!(at(width, &rgb, middle(0), y), [128; 3]);
-            assert_eq!(at(width, &rgb, middle(3), y), wanted, "prior's residual at scale {scale}");
+            assert_eq!(at(width, &rgb, middle(3), y), wanted, "the residual of a prior of {prior}");
             assert_eq!(at(width, &rgb, middle(4), y), inferno(0.0), "no residual is black");
         }
     }
 
     #[test]
     fn boxes_lie_on_the_input_only_and_never_outside() {
-        let (width, rgb) = pixels(&draw(&[case(vec![[0.9, 0.5, 0.9, 0.9]], None)], 16, 1.0).unwrap());
+        let (width, rgb) = pixels(&draw(&[case(vec![[0.9, 0.5, 0.9, 0.9]], None)], 16).unwrap());
         let boxed = |column: usize| {
             let left = GAP + column * (CELL + GAP);
             (0..rgb.len() / 3 / width)
@@ -177,8 +179,8 @@ mod tests {
 
     #[test]
     fn a_shift_moves_the_grid() {
-        let still = draw(&[case(Vec::new(), Some([vec![0.0; 256], vec![0.0; 256]]))], 16, 1.0).unwrap();
-        let moved = draw(&[case(Vec::new(), Some([vec![3.0; 256], vec![0.0; 256]]))], 16, 1.0).unwrap();
+        let still = draw(&[case(Vec::new(), Some([vec![0.0; 256], vec![0.0; 256]]))], 16).unwrap();
+        let moved = draw(&[case(Vec::new(), Some([vec![3.0; 256], vec![0.0; 256]]))], 16).unwrap();
         assert_ne!(pixels(&still).1, pixels(&moved).1);
     }
 }

@@ -14,6 +14,7 @@ use tch::Tensor;
 use crate::{
     evaluate::{
         Scene, gather,
+        inputs::Files,
         likeness::{Batch, Seen},
         measure::{self, Image, Row},
     },
@@ -43,11 +44,15 @@ pub(super) struct Pass {
     pub pixels: PixelHistogram,
     /// What Inception saw, where it is asked.
     pub seen: Option<Seen>,
+    /// What was known of the images beside their dataset.
+    pub truth: Files,
 }
 
 /// What the healthy validation images say.
 pub(super) struct Validated {
     pub rows: Vec<Row>,
+    /// What was known of the images beside their dataset.
+    pub truth: Files,
     /// The scale of all heat maps.
     pub scale: f64,
     /// The smoothed residual from which on pixels form regions.
@@ -58,6 +63,7 @@ pub(super) fn validate(scene: &Scene<'_>, method: &dyn Method, places: bool) -> 
     let mut mine: Vec<Option<Row>> = vec![None; scene.validation.len()];
     let mut residuals = vec![0.0; BINS];
     let mut smooth = vec![0.0; FINE];
+    let mut truth = Files::default();
     let count = |histogram: &mut [f64], v: f64| {
         let last = histogram.len() - 1;
         histogram[((v * histogram.len() as f64) as usize).min(last)] += 1.0;
@@ -69,6 +75,7 @@ pub(super) fn validate(scene: &Scene<'_>, method: &dyn Method, places: bool) -> 
         if places {
             image.smoothed()?.into_iter().for_each(|v| count(&mut smooth, v));
         }
+        truth.add(&image.truth.files);
         mine[i] = Some(image.measure(None)?);
         Ok::<_, Error>(())
     })?;
@@ -79,6 +86,7 @@ pub(super) fn validate(scene: &Scene<'_>, method: &dyn Method, places: bool) -> 
     scene.group.sum(&mut smooth)?;
     Ok(Some(Validated {
         rows: gather::rows(scene.group, &mine)?,
+        truth: truth.of_all(scene.group)?,
         scale: quantile(&residuals, SHARE),
         regions: quantile(&smooth, REGIONS),
     }))
@@ -95,6 +103,7 @@ pub(super) fn measure_set(
     let mut found: Vec<Vec<Region>> = vec![Vec::new(); set.samples.len()];
     let mut pixels = PixelHistogram::new(FINE, 1.0)?;
     let mut seen = scene.fid.map(|_| Seen::default());
+    let mut truth = Files::default();
     let complete = images(scene, method, &set.name, &set.samples, seen.as_mut(), |i, image| {
         let map = threshold.map(|_| image.smoothed()).transpose()?;
         if let Some((threshold, map)) = threshold.zip(map.as_ref()) {
@@ -103,6 +112,7 @@ pub(super) fn measure_set(
                 pixels.add(map, image.height, image.width, &image.boxes)?;
             }
         }
+        truth.add(&image.truth.files);
         mine[i] = Some(image.measure(map.as_deref())?);
         Ok::<_, Error>(())
     })?;
@@ -114,6 +124,7 @@ pub(super) fn measure_set(
         regions: gather::regions(scene.group, &found)?,
         pixels: gather::pixels(scene.group, &pixels, 1.0)?,
         seen,
+        truth: truth.of_all(scene.group)?,
     }))
 }
 

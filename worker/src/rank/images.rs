@@ -28,8 +28,17 @@ pub struct TestSets {
     pub sets: Vec<TestSamples>,
     /// Comparison → the healthy set's name, the pathology's.
     pub comparisons: BTreeMap<String, [String; 2]>,
+    /// The sets that make the score a probability, if there are any; they are no test sets.
+    pub calibration: Option<[String; 2]>,
     /// The datasets that the sets are of; the first is that of the validation samples.
     pub datasets: Vec<scores::Dataset>,
+}
+
+impl TestSets {
+    /// Whether this set only makes the score a probability.
+    pub fn calibrates(&self, set: &TestSamples) -> bool {
+        self.calibration.iter().flatten().any(|name| *name == set.name)
+    }
 }
 
 /// The samples of one set.
@@ -134,7 +143,7 @@ impl Dataset {
             ..other.described()
         };
         let datasets = std::iter::once(self).chain(&others).map(described).collect();
-        Ok(TestSets { sets, comparisons: plan.comparisons, datasets })
+        Ok(TestSets { sets, comparisons: plan.comparisons, calibration: plan.calibration, datasets })
     }
 
     /// Refuses images of another size than the model's.

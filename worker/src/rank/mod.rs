@@ -26,6 +26,7 @@ use morph_collective::native;
 use morph_model::Optimizers;
 use morph_objects::Objects;
 use morph_proto::v1;
+use morph_scores::evaluation::Input;
 use morph_spec::{Digest, Experiment};
 use morph_telemetry::{Identity, TRACE, continues};
 use tch::Kind;
@@ -205,13 +206,15 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     if group.any(orders.stop_requested())? {
         return Ok(Exit::Stopped);
     }
+    let inputs = evaluate::weights(&net.inputs, lpips.as_ref(), fid.as_ref());
     let scene = evaluate::Scene {
         experiment: &job.experiment,
         test: &sets.test,
         validation: &sets.validation,
         leakage: Some(&leakage),
         lpips: lpips.as_ref(),
-        fid: fid.as_ref(),
+        fid: fid.as_ref().map(|(network, _)| network),
+        inputs: &inputs,
         group: &group,
         place,
         orders,
@@ -262,21 +265,25 @@ pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result
     let settings = &experiment.trainer;
     let perceptual = &settings.loss.perceptual;
     let named = perceptual.weights.as_deref().filter(|w| perceptual.weight != 0.0 && *w != "random");
-    let vgg = named.map(|location| weights(location, runtime)).transpose()?;
+    let vgg = named.map(|location| weights("trainer.loss.perceptual.weights", location, runtime)).transpose()?;
+    let (vgg, inputs) = vgg.unzip();
     tch::manual_seed(settings.seed.cast_signed());
     let method = morph_model::build(&experiment.model, settings, vgg.as_ref(), place.device, place.kind)?;
     let optimizers = Optimizers::new(method.as_ref(), &settings.optimizer);
-    Ok(Net { method, optimizers })
+    Ok(Net { method, optimizers, inputs: inputs.into_iter().collect() })
 }
 
-/// The tensors in the file of weights at `location`, of any kind that is known.
+/// The tensors in the file of weights at `location`, of any kind that is known, and what file it was, for the record. `field` is where the
+/// experiment names it.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn weights(location: &str, runtime: &Runtime) -> Result<Tensors, Failure> {
+pub fn weights(field: &str, location: &str, runtime: &Runtime) -> Result<(Tensors, Input), Failure> {
     let (folder, key) = split_location(location)?;
     let bytes = runtime.block_on(folder.get(&key))?;
-    Ok(morph_checkpoint::weights::read(&bytes, location)?)
+    let blake3 = Digest::of(&bytes).to_string();
+    let input = Input { field: field.to_owned(), url: folder.url_of(&key), files: 1, blake3 };
+    Ok((morph_checkpoint::weights::read(&bytes, location)?, input))
 }
 
 /// A file by URL or path: its folder and its name.

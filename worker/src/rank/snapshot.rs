@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use morph_checkpoint::{Dtype, Snapshot, State, TensorData, Tensors};
 use morph_collective::native;
 use morph_model::{Method, Optimizers};
+use morph_scores::evaluation::Input;
 use morph_spec::{Digest, Experiment};
 
 use crate::rank::{failure::Failure, progress::Position, schedule};
@@ -19,6 +20,8 @@ pub struct Net {
     pub method: Box<dyn Method>,
     /// One optimizer for each of the method's groups.
     pub optimizers: Optimizers,
+    /// Files of weights that its loss is made of.
+    pub inputs: Vec<Input>,
 }
 
 impl std::fmt::Debug for Net {

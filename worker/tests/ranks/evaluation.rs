@@ -44,6 +44,11 @@ fn experiment(folder: &Path) -> Experiment {
         "evaluation": {
             "batch_size": 3, "panel_cases": 1, "resamples": 100, "score": "top5_masked", "truth": at("truth"),
             "lpips": {"weights": [at("weights/alexnet.safetensors"), at("weights/linear.safetensors")], "rescale": true},
+            "calibration": {
+                "dataset": at("labelled"),
+                "healthy": {"split": "test", "labels": ["Normal"]},
+                "pathology": {"split": "test", "labels": ["Lung Opacity"]},
+            },
             "comparisons": {"covid": {
                 "dataset": at("other"),
                 "healthy": {"split": "test", "labels": ["Normal"]},
@@ -155,13 +160,15 @@ async fn write(folder: &Path, leak: bool) {
     let val = split(&mut rng, "val", 7, None);
     // The other images have no mask; those of the first dataset all have.
     let other = split(&mut rng, "other", 9, Some("COVID"));
-    for (_, meta) in val.iter().chain(&other) {
+    let labelled = split(&mut rng, "labelled", 8, Some("Lung Opacity"));
+    for (_, meta) in val.iter().chain(&other).chain(&labelled) {
         let bytes = png::write(2, 2, &[255; 4]).unwrap();
         truth.put(&Kind::Mask.key(&meta.id), bytes.into()).await.unwrap();
     }
     let splits = vec![("train", train), ("val", val), ("test", test)];
     store(&open("data"), "noise", splits, PatientIds::Person).await;
     store(&open("other"), "covid-noise", vec![("test", other)], PatientIds::Image).await;
+    store(&open("labelled"), "labelled-noise", vec![("test", labelled)], PatientIds::Person).await;
     // It was made smaller by another rule.
     let (folder, file) = (open("other"), morph_spec::manifest::FILE);
     let mut manifest: serde_json::Value = serde_json::from_slice(&folder.get(file).await.unwrap()).unwrap();
@@ -191,6 +198,7 @@ fn scored(group: &Group) -> String {
     }
     let lpips = Similarity::load(&experiment, PLACE, &runtime).unwrap();
     let fid = evaluate::inception(&experiment, PLACE, &runtime).unwrap();
+    let inputs = evaluate::weights(&net.inputs, lpips.as_ref(), fid.as_ref());
     let score = |group| {
         let scene = Scene {
             experiment: &experiment,
@@ -198,7 +206,8 @@ fn scored(group: &Group) -> String {
             validation: &sets.validation,
             leakage: None,
             lpips: lpips.as_ref(),
-            fid: fid.as_ref(),
+            fid: fid.as_ref().map(|(network, _)| network),
+            inputs: &inputs,
             group,
             place: PLACE,
             orders: &orders,
@@ -227,7 +236,10 @@ fn scored(group: &Group) -> String {
         "{found}: {moved}, {velocity}"
     );
     let e = &alone.evaluation;
-    assert_eq!(e.sets.keys().collect::<Vec<_>>(), ["covid", "covid/healthy", "healthy", "opacity", "validation"]);
+    assert_eq!(
+        e.sets.keys().collect::<Vec<_>>(),
+        ["calibration", "calibration/healthy", "covid", "covid/healthy", "healthy", "opacity", "validation"]
+    );
     let (opacity, covid) = (&e.comparisons["opacity"], &e.comparisons["covid"]);
     assert_eq!((opacity.by_person, covid.by_person), (true, false));
     assert_eq!((covid.healthy_cases, covid.pathology_cases), (5, 4));
@@ -244,13 +256,29 @@ fn scored(group: &Group) -> String {
         (opacity.healthy_fid.clone().unwrap().value, opacity.untouched_fid.clone().unwrap().value);
     assert!(restored > 2.0 * untouched && untouched > 0.0, "{restored}, {untouched}");
     let sets: Vec<bool> = e.sets.values().map(|set| set.fid.as_ref().is_some_and(|f| f.value > 0.0)).collect();
-    assert_eq!(sets, [true, true, true, true, false], "of all but the validation set, which is no test set");
+    assert_eq!(
+        sets,
+        [true, true, true, true, true, true, false],
+        "of all but the validation set, which is no test set"
+    );
     let (text, summary) = (e.text(), e.summary());
     assert!(text.contains("FID against 7 healthy images") && text.contains("lpips"), "{text}");
     assert_eq!(summary["opacity/healthy_fid"].to_bits(), restored.to_bits());
     assert!(summary.contains_key("healthy/fid") && e.notes.iter().any(|n| n.contains("than Inception has features")));
     assert!(opacity.scores["top5_masked"].operating.is_some() && covid.scores["l1"].drift.is_some());
     assert!(e.notes.iter().any(|n| n.contains("phantoms")), "{:?}", e.notes);
+    // Whose contents the numbers depend on: three files of weights; masks of all 29 images, twins and lesions of the six sick ones.
+    let named: Vec<(&str, u64)> = e.inputs.iter().map(|input| (input.field.as_str(), input.files)).collect();
+    let (lpips, fid) = ("evaluation.lpips.weights", "evaluation.fid.weights");
+    assert_eq!(named, [(lpips, 1), (lpips, 1), (fid, 1), ("evaluation.truth", 29 + 8 + 12)]);
+    // Images beside the test sets that make the score a probability, and are no comparison.
+    let calibrated = opacity.calibration.as_ref().unwrap();
+    assert_eq!((calibrated.healthy_cases, calibrated.pathology_cases, e.comparisons.len()), (4, 4, 2));
+    assert!(calibrated.platt.brier > 0.0 && covid.calibration.is_some());
+    assert_eq!(opacity.predictive.iter().map(|p| p.prevalence).collect::<Vec<_>>(), [0.01, 0.05, 0.2]);
+
+    let bytes = std::fs::read(folder.join("weights/alexnet.safetensors")).unwrap();
+    assert_eq!(e.inputs[0].blake3, Digest::of(&bytes).to_string());
     let otherwise =
         "covid-noise was prepared otherwise than noise (resize: \"torch-bilinear\" instead of \"pillow-bilinear\")";
     assert!(e.notes.iter().any(|n| n.contains(otherwise)), "{:?}", e.notes);
@@ -507,4 +535,41 @@ fn who_was_trained_on_is_not_tested_on() {
     let found = look(&experiment);
     assert!(found.allowed && found.text().contains("ALLOWED"));
     leakage::refuse(&found).unwrap();
+}
+
+/// Two preparations of one source may have two names; two sources may both have a patient 12.
+#[test]
+fn persons_are_known_again_under_another_datasets_name_if_their_ids_can_be_nobody_elses() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, false));
+    let experiment = experiment(folder);
+    let of = |patients: [&str; 2], digit: u64| {
+        let mut rng = Rng::keyed(digit, "renamed", 0);
+        let mut all = split(&mut rng, "renamed", 4, Some("COVID"));
+        let mut training = split(&mut rng, "again", 4, None);
+        all[1].1.patient = patients[0].into();
+        training[2].1.patient = patients[1].into();
+        let open = |name: &str| Objects::open(&folder.join(name).display().to_string()).unwrap();
+        std::fs::remove_dir_all(folder.join("other")).unwrap();
+        std::fs::remove_dir_all(folder.join("data")).unwrap();
+        let sick = split(&mut rng, "test", 6, Some("Lung Opacity"));
+        let val = split(&mut rng, "val", 3, None);
+        let splits = vec![("train", training), ("val", val), ("test", sick)];
+        runtime.block_on(store(&open("data"), "rsna", splits, PatientIds::Person));
+        runtime.block_on(store(&open("other"), "rsna-again", vec![("test", all)], PatientIds::Person));
+        let (sets, _) = sets(&experiment, folder, &runtime);
+        leakage::look(&experiment, &sets.train, &sets.validation, &sets.test)
+    };
+    let uid = "1.2.826.0.1.3680043.8.498";
+    let found = of([uid, uid], 1);
+    assert_eq!((found.persons, found.namesakes, found.images), (1, 0, 0), "{found:?}");
+    assert!(leakage::refuse(&found).unwrap_err().to_string().contains(uid));
+    let found = of(["12", "12"], 2);
+    assert_eq!((found.persons, found.namesakes, found.images), (0, 1, 0), "{found:?}");
+    leakage::refuse(&found).unwrap();
+    assert!(found.text().contains("the same persons if both datasets are of one source"), "{}", found.text());
+    let found = of(["12", "13"], 3);
+    assert_eq!((found.persons, found.namesakes), (0, 0), "{found:?}");
+    assert!(!found.text().contains("one source"));
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "ranks tell the test what they found")]
 
 mod batches;
+mod depth;
 mod evaluation;
 mod foreign;
 mod methods;

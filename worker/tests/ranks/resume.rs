@@ -12,7 +12,7 @@ use morph_spec::{
     manifest::{PatientIds, Shard, VERSION},
 };
 use morph_worker::{
-    evaluate::{self, Scene},
+    evaluate::{self, Outcome, Scene},
     rank::{
         self,
         events::Events,
@@ -53,13 +53,18 @@ pub(crate) fn experiment(folder: &Path) -> Experiment {
 
 /// Writes a small dataset of noise.
 pub(crate) async fn write_dataset(folder: &Path) {
-    let data = Objects::open(&folder.join("data").display().to_string()).unwrap();
+    write_noise(&folder.join("data"), SIDE).await;
+}
+
+/// The same of images of `side` pixels, into `folder` itself.
+pub(crate) async fn write_noise(folder: &Path, side: u32) {
+    let data = Objects::open(&folder.display().to_string()).unwrap();
     let mut rng = morph_spec::Rng::keyed(5, "noise", 0);
     let mut splits = Vec::new();
     for (split, samples) in [("train", TRAIN), ("val", 7), ("test", 14)] {
         let mut all = Vec::new();
         for i in 0..samples {
-            let image: Vec<u8> = (0..SIDE * SIDE).map(|_| rng.next_u64() as u8).collect();
+            let image: Vec<u8> = (0..side * side).map(|_| rng.next_u64() as u8).collect();
             let sick = split == "test" && i % 2 == 1;
             let meta = Meta {
                 id: format!("{split}-{i}"),
@@ -82,11 +87,12 @@ pub(crate) async fn write_dataset(folder: &Path) {
 /// Images and what is known of them.
 pub(crate) type Split = Vec<(Vec<u8>, Meta)>;
 
-/// Writes a dataset of these splits.
+/// Writes a dataset of these splits, whose images are square.
 pub(crate) async fn store(data: &Objects, name: &str, splits: Vec<(&str, Split)>, patient_ids: PatientIds) {
     let mut shards = Vec::new();
+    let side = (splits[0].1[0].0.len() as u32).isqrt();
     for (split, samples) in splits {
-        let mut writer = Writer::new(SIDE, SIDE);
+        let mut writer = Writer::new(side, side);
         let count = samples.len() as u64;
         for (image, meta) in samples {
             writer.push(&image, meta);
@@ -107,9 +113,9 @@ pub(crate) async fn store(data: &Objects, name: &str, splits: Vec<(&str, Split)>
     let manifest = Manifest {
         version: VERSION,
         name: name.into(),
-        preprocess: morph_spec::dataset::Preprocess { size: SIDE, ..Default::default() },
+        preprocess: morph_spec::dataset::Preprocess { size: side, ..Default::default() },
         fingerprint: Digest::of(name.as_bytes()),
-        image_size: [SIDE, SIDE],
+        image_size: [side, side],
         counts: shards.iter().map(|s| (s.split.clone(), s.labels.clone())).collect(),
         shards,
         patient_ids,
@@ -130,8 +136,13 @@ pub(crate) struct Rank {
 
 impl Rank {
     pub(crate) fn new(group: Group, folder: &Path) -> Self {
+        Self::of(group, experiment(folder), folder)
+    }
+
+    /// A rank that trains `experiment`, with its cache and its checkpoints in `folder`.
+    pub(crate) fn of(group: Group, experiment: Experiment, folder: &Path) -> Self {
         rank::set_up(1).unwrap();
-        let (experiment, runtime) = (experiment(folder), rank::runtime().unwrap());
+        let runtime = rank::runtime().unwrap();
         let cache = folder.join("cache");
         let dataset = runtime.block_on(Dataset::open(&experiment.dataset.url, None, &cache, 1 << 30)).unwrap();
         let sets = runtime.block_on(dataset.sets(&experiment)).unwrap();
@@ -202,28 +213,30 @@ impl Rank {
         scores.iter().sum::<f64>() / scores.len() as f64
     }
 
+    /// The scores of `net` by the ranks of `group`; rank 0 has them.
+    pub(crate) fn score(&self, net: &Net, group: &Group) -> Option<Outcome> {
+        let scene = Scene {
+            experiment: &self.experiment,
+            test: &self.sets.test,
+            validation: &self.sets.validation,
+            leakage: None,
+            lpips: None,
+            fid: None,
+            inputs: &net.inputs,
+            group,
+            place: PLACE,
+            orders: &Orders::default(),
+            runtime: &self.runtime,
+        };
+        evaluate::score(&scene, net.method.as_ref(), Scored::default()).unwrap().unwrap()
+    }
+
     /// The scores by both ranks are those by this one alone, bit for bit.
     pub(crate) fn assert_scores_do_not_depend_on_ranks(&self, net: &Net) {
-        let (solo, orders) = (Group::solo(), Orders::default());
-        let score = |group| {
-            let scene = Scene {
-                experiment: &self.experiment,
-                test: &self.sets.test,
-                validation: &self.sets.validation,
-                leakage: None,
-                lpips: None,
-                fid: None,
-                group,
-                place: PLACE,
-                orders: &orders,
-                runtime: &self.runtime,
-            };
-            evaluate::score(&scene, net.method.as_ref(), Scored::default()).unwrap().unwrap()
-        };
-        let shared = score(&self.group);
+        let shared = self.score(net, &self.group);
         assert_eq!(shared.is_some(), self.group.rank() == 0, "rank 0 has the scores of all");
         if let Some(shared) = shared {
-            let alone = score(&solo).unwrap();
+            let alone = self.score(net, &Group::solo()).unwrap();
             assert_eq!(shared.files().unwrap(), alone.files().unwrap(), "every artifact, byte by byte");
             assert_eq!(shared.evaluation.summary(), alone.evaluation.summary());
         }
