@@ -56,7 +56,9 @@ fn every_method_begins_with_given_weights_or_says_what_does_not_fit() {
             begun.model.weights = Some(path.display().to_string());
             begun.trainer.resume = name == "best_model.pt";
             let mut net = rank::build(&begun, PLACE, &runtime).unwrap();
-            assert_ne!(state_dict(net.method.as_ref()).unwrap(), state, "another seed");
+            // Who draws none of its weights has the same ones with every seed.
+            let drawn = Method::PAPER.contains(method);
+            assert!(!drawn || state_dict(net.method.as_ref()).unwrap() != state, "another seed");
             let at = begin(&mut net, &begun, &runtime).unwrap();
             assert_eq!(state_dict(net.method.as_ref()).unwrap(), state, "{} from {name}", method.name());
             let epoch = if begun.trainer.resume { 7 } else { 0 };
