@@ -53,6 +53,8 @@ pub(crate) struct Index {
     pub dependent: BTreeSet<RunId>,
     /// Runs with a live attempt.
     pub live: BTreeSet<RunId>,
+    /// Those that fill gaps.
+    pub fillers: BTreeSet<RunId>,
     /// Runs whose ranks are ending.
     pub stopping: BTreeSet<RunId>,
     /// Runs with a time limit and a live attempt.
@@ -136,6 +138,9 @@ impl Index {
         }
         let Some(attempt) = run.attempt() else { return };
         self.live.insert(run.id);
+        if attempt.backfill {
+            self.fillers.insert(run.id);
+        }
         if !run.experiment.scheduling.time_limit.0.is_zero() {
             self.limited.insert(run.id);
         }
@@ -202,6 +207,7 @@ impl Index {
         }
         let Some(attempt) = run.attempt() else { return };
         self.live.remove(&run.id);
+        self.fillers.remove(&run.id);
         self.limited.remove(&run.id);
         let (share, memory) = (run.share(), run.experiment.scheduling.memory.0);
         let mut slots = 0;

@@ -8,6 +8,8 @@
 //!   checkpoint, stop, and are queued again: no work is lost.
 //! - Preemptible runs behind it may fill the gaps that it leaves, until it can start: then they make room again, too.
 //!   Others wait behind it, or narrow runs could keep a wide one waiting for ever.
+//!   What they hold does not count against the runs of their project that they make room for, and none is let in that would use up
+//!   what its project or sweep may have and the first in line needs: else it would no longer be first, and the two would take turns.
 //! - Who may go to none of the workers that it may go to does not stand behind it (`scheduling.nodes`), and may be first in a line
 //!   of its own.
 //! - One that could not even start on an empty cluster holds back nobody.
@@ -126,6 +128,15 @@ impl First<'_> {
     }
 }
 
+/// A run in a gap.
+#[derive(Debug, Clone, Copy)]
+struct Filler {
+    seq: u64,
+    priority: i32,
+    /// Thousandths.
+    slots: u64,
+}
+
 /// What decides how many ranks of a run a cluster could ever hold.
 type Kind<'a> = (u32, u64, &'a Labels);
 
@@ -138,6 +149,8 @@ struct Walk<'a> {
     now: Timestamp,
     rooms: Rooms<'a>,
     projects: BTreeMap<&'a str, Usage>,
+    /// By project.
+    fillers: BTreeMap<&'a str, Vec<Filler>>,
     /// Live runs by sweep.
     sweeps: BTreeMap<SweepId, u32>,
     /// Those that are first in line; no two could go to the same worker.
@@ -159,11 +172,12 @@ type Waiting<'a> = Peekable<std::collections::btree_set::Iter<'a, (u64, RunId)>>
 
 impl<'a> Walk<'a> {
     fn new(cluster: &'a Cluster, now: Timestamp, reasons: Option<BTreeMap<RunId, String>>) -> Self {
-        Self {
+        let mut walk = Self {
             cluster,
             now,
             rooms: Rooms::new(cluster, cluster.workers.values().filter(|w| w.serves())),
             projects: cluster.index.projects.iter().map(|(name, usage)| (name.as_str(), *usage)).collect(),
+            fillers: BTreeMap::new(),
             sweeps: cluster.index.sweeps.iter().map(|(id, usage)| (*id, usage.runs)).collect(),
             firsts: Vec::new(),
             tried: 0,
@@ -172,7 +186,18 @@ impl<'a> Walk<'a> {
             capacities: BTreeMap::new(),
             steps: Vec::new(),
             reasons,
+        };
+        for run in cluster.index.fillers.iter().filter_map(|id| cluster.runs.get(id)) {
+            walk.fills(run, run.attempt().map_or(0, |a| a.ranks.len()));
         }
+        walk
+    }
+
+    /// Takes note of a run in a gap.
+    fn fills(&mut self, run: &'a Run, ranks: usize) {
+        let filler =
+            Filler { seq: run.seq, priority: self.cluster.priority(run), slots: ranks as u64 * u64::from(run.share()) };
+        self.fillers.entry(run.experiment.scheduling.project.as_str()).or_default().push(filler);
     }
 
     fn go(&mut self) {
@@ -186,6 +211,9 @@ impl<'a> Walk<'a> {
             match self.consider(run) {
                 Verdict::Place { ranks, devices, backfill } => {
                     self.settle(run, ranks.len());
+                    if backfill {
+                        self.fills(run, ranks.len());
+                    }
                     self.say(run.id, "about to be placed");
                     let raised = self.raised(run.id);
                     self.steps.push(Step::Place { run: run.id, ranks, devices, backfill, raised });
@@ -239,12 +267,30 @@ impl<'a> Walk<'a> {
         lines.retain_mut(|(_, runs)| runs.peek().is_some());
         let key = |(line, runs): &mut (&'a Line, Waiting<'a>)| {
             let (seq, id) = runs.peek()?;
-            let weight = u64::from(self.cluster.project(&line.project).unwrap_or_default().weight.max(1));
-            let has = self.projects.get(line.project.as_str()).map_or(0, |u| u.slots);
             let priority = i64::from(line.priority).saturating_add_unsigned(self.raised(*id));
-            Some((Reverse(priority), has * 1000 / weight, *seq))
+            let made_room = self.fillers.get(line.project.as_str()).into_iter().flatten();
+            let made_room = made_room.filter(|f| f.seq > *seq && f.priority <= line.priority).map(|f| f.slots).sum();
+            Some((Reverse(priority), self.part(&line.project, made_room), *seq))
         };
         (0..lines.len()).filter_map(|i| Some((key(&mut lines[i])?, i))).min().map(|(_, i)| i)
+    }
+
+    /// The part of the cluster that `project` has for its weight, but for so many thousandths of slots.
+    fn part(&self, project: &str, without: u64) -> u64 {
+        let weight = u64::from(self.cluster.project(project).unwrap_or_default().weight.max(1));
+        let has = self.projects.get(project).map_or(0, |u| u.slots);
+        has.saturating_sub(without) * 1000 / weight
+    }
+
+    /// Whether `first`, the older one, would go before `other` if that were stopped and waited: else `other` would be let in again, and
+    /// so on for ever.
+    fn goes_before(&self, first: &Run, other: &Run) -> bool {
+        let priority = |run: &Run| i64::from(self.cluster.priority(run));
+        let own = priority(first).saturating_add_unsigned(self.raised(first.id));
+        let (mine, others) = (&first.experiment.scheduling.project, &other.experiment.scheduling.project);
+        let slots = other.attempt().map_or(0, |a| a.ranks.len() as u64) * u64::from(other.share());
+        let part = |project| self.part(project, if project == others { slots } else { 0 });
+        own > priority(other) || own == priority(other) && part(mine) <= part(others)
     }
 
     /// By how much waiting raises a run's priority.
@@ -270,7 +316,7 @@ impl<'a> Walk<'a> {
         if let Some(verdict) = self.not_yet(run) {
             return verdict;
         }
-        let most = match self.allowed(run) {
+        let mut most = match self.allowed(run) {
             Ok(most) => most,
             Err(verdict) => return verdict,
         };
@@ -285,7 +331,9 @@ impl<'a> Walk<'a> {
         let behind = self.ahead(run);
         if let Some(First { run: first, imminent }) = behind {
             self.tried += 1;
-            if imminent || !run.experiment.scheduling.preemptible || self.tried > self.cluster.policy.backfill {
+            most = most.min(self.beside(run, first));
+            let fills = run.experiment.scheduling.preemptible && most >= least;
+            if imminent || !fills || self.tried > self.cluster.policy.backfill {
                 return Verdict::Wait(reason::behind(run, first));
             }
         }
@@ -298,7 +346,7 @@ impl<'a> Walk<'a> {
         if let Some(First { run: first, .. }) = behind {
             return Verdict::Wait(reason::behind(run, first));
         }
-        let victims = preempt::victims(self.cluster, &self.rooms, run, &demand);
+        let victims = preempt::victims(self.cluster, &self.rooms, run, &demand, |other| self.goes_before(run, other));
         self.firsts.push(First { run, imminent: victims.is_some() });
         match victims {
             Some(victims) => {
@@ -335,6 +383,25 @@ impl<'a> Walk<'a> {
             return Some(Verdict::AllWait(reason::nobody(self.cluster)));
         }
         None
+    }
+
+    /// How many ranks `run` can have and leave `first` what their project and their sweep let it have.
+    fn beside(&self, run: &Run, first: &Run) -> u32 {
+        let limit = run.sweep.and_then(|s| self.cluster.sweeps.get(&s)).map_or(0, |s| s.spec.max_parallel);
+        let running = run.sweep.and_then(|s| self.sweeps.get(&s).copied()).unwrap_or(0);
+        if limit > 0 && run.sweep == first.sweep && running + 2 > limit {
+            return 0;
+        }
+        let name = &run.experiment.scheduling.project;
+        let project = self.cluster.project(name).filter(|_| *name == first.experiment.scheduling.project);
+        let Some(project) = project else { return u32::MAX };
+        let has = self.projects.get(name.as_str()).copied().unwrap_or_default();
+        if project.runs.is_some_and(|most| has.runs + 2 > most) {
+            return 0;
+        }
+        let Some(quota) = project.slots else { return u32::MAX };
+        let kept = u64::from(first.least_width()) * u64::from(first.share());
+        u32::try_from(quota.saturating_sub(has.slots + kept) / u64::from(run.share())).unwrap_or(u32::MAX)
     }
 
     /// How many ranks the run's project lets it have.

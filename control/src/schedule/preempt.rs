@@ -12,7 +12,13 @@ const MOST: usize = 512;
 
 /// The runs that must stop so that `first` can start, fewest and cheapest first; none when those that are stopping anyway
 /// leave room enough. `None` when no such runs would do.
-pub(super) fn victims(cluster: &Cluster, rooms: &Rooms<'_>, first: &Run, demand: &Demand<'_>) -> Option<Vec<RunId>> {
+pub(super) fn victims(
+    cluster: &Cluster,
+    rooms: &Rooms<'_>,
+    first: &Run,
+    demand: &Demand<'_>,
+    goes_before: impl Fn(&Run) -> bool,
+) -> Option<Vec<RunId>> {
     let least = first.least_width();
     let mut rooms = rooms.clone();
     let mut ending = false;
@@ -22,7 +28,8 @@ pub(super) fn victims(cluster: &Cluster, rooms: &Rooms<'_>, first: &Run, demand:
     if ending && rooms.fit(demand) >= least {
         return Some(Vec::new());
     }
-    let mut candidates: Vec<&Run> = cluster.live_runs().filter(|run| gives_way(cluster, run, first)).collect();
+    let gives_way = |run: &&Run| gives_way(cluster, run, first, goes_before(run));
+    let mut candidates: Vec<&Run> = cluster.live_runs().filter(gives_way).collect();
     candidates.sort_by_key(|run| {
         let attempt = run.attempt();
         let placed_at = attempt.map(|a| a.placed_at).unwrap_or_default();
@@ -56,14 +63,15 @@ fn standing(cluster: &Cluster, run: &Run) -> i64 {
 }
 
 /// Whether `run` may be stopped for `first`: only for a higher priority as submitted, not as raised by waiting, or two runs
-/// could take turns for ever; or when it was let in front of `first` on that condition.
-fn gives_way(cluster: &Cluster, run: &Run, first: &Run) -> bool {
+/// could take turns for ever; or when it was let in front of `first` on that condition, before which it does not go by itself
+/// (`is_behind`).
+fn gives_way(cluster: &Cluster, run: &Run, first: &Run, is_behind: bool) -> bool {
     let live = matches!(run.state, RunState::Starting { .. } | RunState::Running { .. });
     if !live || !run.experiment.scheduling.preemptible {
         return false;
     }
     let wanted = i64::from(cluster.priority(first));
     let lower = standing(cluster, run) < wanted;
-    let let_in = run.attempt().is_some_and(|a| a.backfill) && run.seq > first.seq;
+    let let_in = is_behind && run.attempt().is_some_and(|a| a.backfill) && run.seq > first.seq;
     let_in && i64::from(cluster.priority(run)) <= wanted || cluster.policy.preemption && lower
 }

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod failures;
+mod gaps;
 mod histories;
 mod scheduling;
 mod twins;

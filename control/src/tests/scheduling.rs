@@ -8,7 +8,7 @@ use crate::{Cause, Project};
 impl World {
     /// A run of `world_size` ranks with the given `scheduling:`.
     #[allow(clippy::needless_pass_by_value, reason = "json!(…) reads best in place")]
-    fn scheduled(&mut self, name: &str, world_size: u32, scheduling: Value) -> RunId {
+    pub(super) fn scheduled(&mut self, name: &str, world_size: u32, scheduling: Value) -> RunId {
         self.try_scheduled(name, world_size, scheduling).unwrap()
     }
 
@@ -20,11 +20,11 @@ impl World {
         Ok(self.cluster.index.run_names[name])
     }
 
-    fn reason(&self, run: RunId) -> String {
+    pub(super) fn reason(&self, run: RunId) -> String {
         schedule::reasons(&self.cluster, self.now).remove(&run).unwrap_or_default()
     }
 
-    fn is_live(&self, run: RunId) -> bool {
+    pub(super) fn is_live(&self, run: RunId) -> bool {
         self.cluster.runs[&run].attempt().is_some()
     }
 

@@ -351,6 +351,8 @@ fn scores() -> Vec<Seed> {
         specificity: 0.95,
         bootstrap: Plan { resamples: 20, ..Plan::default() },
         comparisons: BTreeMap::from([("opacity".into(), pair)]),
+        calibration: None,
+        prevalences: Vec::new(),
     };
     vec![
         seed("cases", "twelve", table.to_csv()),
