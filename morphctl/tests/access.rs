@@ -263,8 +263,9 @@ fn a_submitter_cannot_send_the_coordinator_where_only_it_can_go() {
     let fields = ["dataset.url", "model.weights", "trainer.loss.perceptual.weights", "evaluation.truth"];
     let part = "healthy: {split: test}, pathology: {split: val}";
     let sets = urls.into_iter().flat_map(|url| {
-        let comparison = format!("evaluation.comparisons={{a: {{dataset: '{url}', {part}}}}}");
-        fields.map(|field| format!("{field}={url}")).into_iter().chain([comparison])
+        let sets = format!("{{dataset: '{url}', {part}}}");
+        let compared = [format!("evaluation.comparisons={{a: {sets}}}"), format!("evaluation.calibration={sets}")];
+        fields.map(|field| format!("{field}={url}")).into_iter().chain(compared)
     });
     for set in sets {
         let (code, _, err) = world.ask(Some(&ci), &["train", EXPERIMENT, "--detach", "--name", "r", "--set", &set]);

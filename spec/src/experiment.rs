@@ -63,19 +63,21 @@ impl Experiment {
         let folder = |field: String, location| Place { field, location, is_folder: true };
         let file = |field: &str, location| Place { field: field.to_owned(), location, is_folder: false };
         let mut places = vec![folder("dataset.url".to_owned(), &mut self.dataset.url)];
-        for (name, c) in &mut self.evaluation.comparisons {
+        let Evaluation { comparisons, calibration, truth, lpips, fid, .. } = &mut self.evaluation;
+        let compared = comparisons.iter_mut().map(|(name, c)| (format!("comparisons.{name}"), c));
+        for (name, c) in compared.chain(calibration.iter_mut().map(|c| ("calibration".to_owned(), c))) {
             let parts = [
                 ("dataset", &mut c.dataset),
                 ("healthy.dataset", &mut c.healthy.dataset),
                 ("pathology.dataset", &mut c.pathology.dataset),
             ];
             let named = parts.into_iter().filter_map(|(part, url)| Some((part, url.as_mut()?)));
-            places.extend(named.map(|(part, url)| folder(format!("evaluation.comparisons.{name}.{part}"), url)));
+            places.extend(named.map(|(part, url)| folder(format!("evaluation.{name}.{part}"), url)));
         }
-        places.extend(self.evaluation.truth.as_mut().map(|url| folder("evaluation.truth".to_owned(), url)));
-        let lpips = self.evaluation.lpips.iter_mut().flat_map(|l| l.weights.iter_mut().enumerate());
+        places.extend(truth.as_mut().map(|url| folder("evaluation.truth".to_owned(), url)));
+        let lpips = lpips.iter_mut().flat_map(|l| l.weights.iter_mut().enumerate());
         places.extend(lpips.map(|(i, url)| file(&format!("evaluation.lpips.weights.{i}"), url)));
-        places.extend(self.evaluation.fid.as_mut().map(|fid| file("evaluation.fid.weights", &mut fid.weights)));
+        places.extend(fid.as_mut().map(|fid| file("evaluation.fid.weights", &mut fid.weights)));
         places.extend(self.model.weights.as_mut().map(|url| file("model.weights", url)));
         let perceptual = self.trainer.loss.perceptual.weights.as_mut().filter(|w| *w != "random");
         places.extend(perceptual.map(|url| file("trainer.loss.perceptual.weights", url)));

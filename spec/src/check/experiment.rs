@@ -524,13 +524,18 @@ mod tests {
                 "healthy": {"dataset": "there/e", "split": "test"},
                 "pathology": {"dataset": "there/f", "split": "test"},
             }},
+            "evaluation.calibration": {
+                "dataset": "there/k",
+                "healthy": {"dataset": "there/l", "split": "test"},
+                "pathology": {"dataset": "there/m", "split": "test"},
+            },
             "evaluation.lpips": {"weights": ["there/h", "there/i"]},
             "evaluation.fid": {"weights": "there/j"},
         }))
         .unwrap();
         e.trainer.loss.perceptual.weights = Some("there/g".into());
         let named = |e: &Experiment| serde_json::to_string(e).unwrap().matches("there/").count();
-        assert_eq!((named(&e), e.places().len()), (10, 10));
+        assert_eq!((named(&e), e.places().len()), (13, 13));
         let files: Vec<String> = e.places().into_iter().filter(|p| !p.is_folder).map(|p| p.field).collect();
         let scored = ["evaluation.lpips.weights.0", "evaluation.lpips.weights.1", "evaluation.fid.weights"];
         assert_eq!(files[..3], scored);
@@ -538,7 +543,7 @@ mod tests {
         e.places().into_iter().for_each(|p| *p.location = "here".into());
         assert_eq!(named(&e), 0);
         e.trainer.loss.perceptual.weights = Some("random".into());
-        assert_eq!(e.places().len(), 9, "no place, but weights that are drawn");
+        assert_eq!(e.places().len(), 12, "no place, but weights that are drawn");
     }
 
     #[test]
