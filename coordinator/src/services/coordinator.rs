@@ -1,6 +1,7 @@
 //! What people and CI say.
 
 mod events;
+mod lines;
 mod pages;
 mod pins;
 mod prepare;
@@ -17,7 +18,7 @@ use morph_control::{
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
-use morph_spec::{Digest, Experiment, Manifest, RunId, Sweep, manifest};
+use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -38,8 +39,6 @@ const LARGEST_SWEEP: usize = 256 << 20;
 const PACE: Duration = Duration::from_millis(200);
 /// A watch takes one part in so many of the loop's time, at most.
 const SHARE: u32 = 50;
-/// Lines of logs sent at a time.
-const LINES: usize = 1000;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Feed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -560,57 +559,7 @@ impl coordinator_server::Coordinator for Coordinator {
     }
 }
 
-impl Coordinator {
-    /// Sends the lines of `run` that are `wanted`; with `follow` those to come too, until it is over.
-    async fn tell_lines(
-        &self,
-        run: RunId,
-        mut wanted: Lines,
-        follow: bool,
-        to: &mpsc::Sender<Result<v1::LogsResponse, Status>>,
-    ) -> Result<(), Status> {
-        let mut changes = self.core.changes();
-        loop {
-            changes.mark_unchanged();
-            // Asked before the lines are read, so that none that came before the end is missed.
-            let ended = move |v: &View<'_>| v.read_only || v.cluster.runs.get(&run).is_none_or(|r| r.is_over());
-            let over = self.core.ask(ended).await?;
-            let (lines, upto) = self.read(move |s| s.lines(run, wanted)).await?;
-            wanted = Lines { after: upto, tail: 0, ..wanted };
-            let chunks = lines.len().div_ceil(LINES);
-            for (n, some) in lines.chunks(LINES).enumerate() {
-                let upto = if n + 1 == chunks { upto } else { 0 };
-                let lines = some.iter().map(line).collect();
-                if to.send(Ok(v1::LogsResponse { lines, upto })).await.is_err() {
-                    return Ok(());
-                }
-            }
-            if over || !follow {
-                return Ok(());
-            }
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
-                () = to.closed() => return Ok(()),
-                () = self.stop.cancelled() => return Err(stopping()),
-            }
-            tokio::time::sleep(PACE).await;
-        }
-    }
-}
-
 /// What a stream ends with that has not come to its end.
 fn stopping() -> Status {
     Status::unavailable("the coordinator is stopping")
-}
-
-fn line(line: &crate::store::Line) -> v1::LogLine {
-    v1::LogLine {
-        run: line.fence.run.to_string(),
-        attempt: line.fence.attempt,
-        rank: line.rank,
-        seq: line.seq,
-        at: line.at,
-        stream: line.stream.clone(),
-        text: line.text.clone(),
-    }
 }

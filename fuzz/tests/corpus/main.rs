@@ -132,11 +132,13 @@ macro_rules! replays {
 }
 
 replays! {
+    cases: 500,
     certificate: 500,
     checkpoint_manifest: 500,
     dataset_manifest: 500,
     dicom: 500,
     dicom_pixels: 500,
+    evaluation: 500,
     event: 500,
     gate: 500,
     jpeg: 500,
