@@ -290,11 +290,6 @@ impl Worker {
         self.state == WorkerState::Ready && self.cordoned.is_none() && !self.leaving
     }
 
-    /// Runs that are held against it, or were when it was cordoned.
-    pub fn blamed_by(&self) -> impl Iterator<Item = RunId> {
-        self.strikes.iter().chain(self.bad_slots.values().flatten()).map(|(run, _)| *run)
-    }
-
     /// Whether anything is held against it.
     pub(crate) fn is_struck(&self) -> bool {
         !self.strikes.is_empty() || !self.bad_slots.is_empty()

@@ -15,7 +15,7 @@ use morph_control::{
 use morph_proto::v1;
 use morph_spec::{RunId, Timestamp, sweep::Goal};
 
-use crate::{core::preparing::What, store::Point};
+use crate::{auth::Principal, core::preparing::What, store::Point};
 
 /// What is known of a run that is not history: gone with the process, and no harm done.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -216,16 +216,12 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A worker; of runs of projects that `may` not be seen it tells nothing.
-    pub fn worker(&self, worker: &Worker, may: &impl Fn(&str) -> bool) -> v1::Worker {
-        let seen = |run: &Run| may(&run.experiment.scheduling.project);
+    /// A worker; `who` is told nothing of runs of other projects.
+    pub fn worker(&self, worker: &Worker, who: &Principal) -> v1::Worker {
+        let seen = |run: &&Run| who.may_touch(&run.experiment.scheduling.project);
         let cordoned = |cordon: &Cordon| match cordon {
-            // The circuit breaker names runs and what they died of.
-            Cordon { automatic: true, .. }
-                if !worker.blamed_by().all(|run| self.cluster.runs.get(&run).is_some_and(seen)) =>
-            {
-                "runs failed here".to_owned()
-            }
+            // The circuit breaker names runs of whatever project, and what they died of.
+            Cordon { automatic: true, .. } if who.project.is_some() => "runs failed here".to_owned(),
             Cordon { reason, .. } => reason.clone(),
         };
         v1::Worker {
@@ -243,7 +239,7 @@ impl<'a> View<'a> {
             .into(),
             last_seen: self.last_seen.get(&worker.id).map_or(0, |t| t.0),
             version: worker.version.clone(),
-            runs: self.cluster.runs_on(worker.id).filter(|r| seen(r)).map(|r| r.id.to_string()).collect(),
+            runs: self.cluster.runs_on(worker.id).filter(seen).map(|r| r.id.to_string()).collect(),
             joined_at: worker.joined_at.0,
             cordoned: worker.cordoned.as_ref().map(cordoned).unwrap_or_default(),
             labels: worker.labels.clone().into_iter().collect(),
@@ -358,6 +354,7 @@ mod tests {
     use morph_control::{Event, Policy, evolve};
 
     use super::*;
+    use crate::auth::Scope;
 
     #[test]
     fn a_worker_tells_nothing_of_runs_that_may_not_be_seen() {
@@ -368,12 +365,8 @@ mod tests {
                 evolve(&mut cluster, &event);
             }
         }
-        let (run, project) =
-            cluster.runs.values().map(|r| (r.id, r.experiment.scheduling.project.clone())).next().unwrap();
         let mut worker = cluster.workers.values().next().unwrap().clone();
-        let by = |reason: &str, automatic| Cordon { reason: reason.into(), automatic, at: Timestamp(0) };
-        worker.strikes = vec![(run, "secret".into())];
-        let told = |worker: &Worker, own: &str| {
+        let told = |worker: &Worker, project: Option<&str>| {
             let view = View {
                 cluster: &cluster,
                 live: &BTreeMap::new(),
@@ -384,12 +377,16 @@ mod tests {
                 connected: 0,
                 read_only: false,
             };
-            view.worker(worker, &|project: &str| project == own).cordoned
+            let who = Principal { name: "who".into(), scope: Scope::Read, project: project.map(str::to_owned) };
+            view.worker(worker, &who).cordoned
         };
+        let by = |reason: &str, automatic| Cordon { reason: reason.into(), automatic, at: Timestamp(0) };
         worker.cordoned = Some(by("3 runs failed here in a row (secret, …)", true));
-        assert!(told(&worker, &project).contains("secret"));
-        assert_eq!(told(&worker, "another"), "runs failed here");
+        // Runs that have got further there since, and are held against it no more, are still named.
+        worker.strikes.clear();
+        assert!(told(&worker, None).contains("secret"));
+        assert_eq!(told(&worker, Some("another")), "runs failed here");
         worker.cordoned = Some(by("new fans", false));
-        assert_eq!(told(&worker, "another"), "new fans");
+        assert_eq!(told(&worker, Some("another")), "new fans");
     }
 }

@@ -19,7 +19,7 @@ use morph_control::{
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
 use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -386,8 +386,7 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn list_workers(&self, request: Request<v1::ListWorkersRequest>) -> Answer<v1::ListWorkersResponse> {
         let who = Principal::of(&request)?;
-        let may = move |project: &str| who.may_touch(project);
-        let all = move |v: &View<'_>| v.cluster.workers.values().map(|w| v.worker(w, &may)).collect();
+        let all = move |v: &View<'_>| v.cluster.workers.values().map(|w| v.worker(w, &who)).collect();
         let workers = self.core.ask(all).await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
@@ -556,6 +555,23 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn follow_events(&self, request: Request<v1::FollowEventsRequest>) -> Answer<Self::FollowEventsStream> {
         self.follow(request).await
+    }
+}
+
+impl Coordinator {
+    /// Waits for a change of the state, and no less than is polite; false: nobody listens any more.
+    async fn changed<T>(
+        &self,
+        changes: &mut watch::Receiver<u64>,
+        to: &mpsc::Sender<Result<T, Status>>,
+    ) -> Result<bool, Status> {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
+            () = to.closed() => return Ok(false),
+            () = self.stop.cancelled() => return Err(stopping()),
+        }
+        tokio::time::sleep(PACE).await;
+        Ok(true)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Answer, Coordinator, Feed, PACE, stopping};
+use super::{Answer, Coordinator, Feed};
 use crate::{
     auth::Principal,
     store::{Page, Recorded},
@@ -78,12 +78,9 @@ impl Coordinator {
             if over {
                 return Ok(());
             }
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
-                () = to.closed() => return Ok(()),
-                () = self.stop.cancelled() => return Err(stopping()),
+            if !self.changed(&mut changes, to).await? {
+                return Ok(());
             }
-            tokio::time::sleep(PACE).await;
         }
     }
 

@@ -5,7 +5,7 @@ use morph_spec::RunId;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Coordinator, PACE, stopping};
+use super::Coordinator;
 use crate::{store::Lines, view::View};
 
 /// Lines sent at a time.
@@ -39,12 +39,9 @@ impl Coordinator {
             if over || !follow {
                 return Ok(());
             }
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Err(stopping()) },
-                () = to.closed() => return Ok(()),
-                () = self.stop.cancelled() => return Err(stopping()),
+            if !self.changed(&mut changes, to).await? {
+                return Ok(());
             }
-            tokio::time::sleep(PACE).await;
         }
     }
 }
