@@ -27,6 +27,9 @@ pub struct Options {
     pub timeout: Duration,
     /// Time limit of connecting.
     pub connect_timeout: Duration,
+    /// After how long without an answer a read is asked for once more, beside the first; `None`: never. The setting `MORPH_HEDGE_MS`
+    /// stands in for it.
+    pub hedge: Option<Duration>,
     /// Settings that stand before the environment's, by the same names: `AWS_ENDPOINT_URL`, ….
     pub settings: BTreeMap<String, String>,
     /// Where `http(s)` may lead to. [`Policy::open`] asks it of all locations.
@@ -40,6 +43,7 @@ impl Default for Options {
             retry_for: Duration::from_secs(120),
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
+            hedge: None,
             settings: BTreeMap::new(),
             policy: Policy::TRUSTING,
         }
@@ -54,6 +58,7 @@ impl fmt::Debug for Options {
             .field("retry_for", &self.retry_for)
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
+            .field("hedge", &self.hedge)
             .field("settings", &self.settings.keys())
             .field("policy", &self.policy)
             .finish()
@@ -64,7 +69,7 @@ impl fmt::Debug for Options {
 const SECRET: [&str; 6] = ["KEY", "TOKEN", "SECRET", "PASSWORD", "SIGNATURE", "ACCESS_KEY_ID"];
 
 impl Options {
-    fn access(&self) -> Arc<Access> {
+    fn access(&self) -> Result<Arc<Access>, String> {
         let ours = |name: &str| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|p| name.to_ascii_uppercase().starts_with(p));
         let secret = |name: &str| SECRET.iter().any(|end| name.to_ascii_uppercase().ends_with(end));
         let environment = env::vars_os().filter_map(|(name, value)| {
@@ -74,7 +79,17 @@ impl Options {
         let all = environment.chain(self.settings.clone()).filter(|(name, _)| secret(name)).map(|(_, value)| value);
         // Shorter than any key, and a word like "key" would take every key out of the text.
         let secrets = all.filter(|value| value.len() >= 6).collect();
-        Arc::new(Access { patience: Patience { tries: self.retries, time: self.retry_for }, secrets })
+        let patience = Patience { tries: self.retries, time: self.retry_for, hedge: self.late()? };
+        Ok(Arc::new(Access { patience, secrets }))
+    }
+
+    fn late(&self) -> Result<Option<Duration>, String> {
+        let Some(text) = self.setting("MORPH_HEDGE_MS").filter(|_| self.hedge.is_none()) else { return Ok(self.hedge) };
+        let ms = text
+            .trim()
+            .parse()
+            .map_err(|_| format!("MORPH_HEDGE_MS {text:?}: expected a number of milliseconds; 0: never"))?;
+        Ok(Some(Duration::from_millis(ms)).filter(|late| !late.is_zero()))
     }
 
     fn retry(&self) -> RetryConfig {
@@ -163,7 +178,7 @@ pub(crate) fn open(location: &str, options: &Options) -> Result<Objects, Error> 
         root: format!("{scheme}://{bucket}").into(),
         folder,
         read_only: false,
-        access: options.access(),
+        access: options.access().map_err(bad)?,
     })
 }
 
@@ -185,7 +200,8 @@ fn web(location: &str, options: &Options) -> Result<Objects, Error> {
     let built = builder.with_retry(options.retry()).with_client_options(client).build();
     let store = Arc::new(built.map_err(|e| bad(e.to_string()))?);
     let folder = Path::from_url_path(url.path()).map_err(|e| bad(e.to_string()))?;
-    Ok(Objects { store, root: root.into(), folder, read_only: true, access: options.access() })
+    let access = options.access().map_err(bad)?;
+    Ok(Objects { store, root: root.into(), folder, read_only: true, access })
 }
 
 /// Hands out one client.
@@ -281,6 +297,6 @@ fn local(path: &path::Path, location: &str) -> Result<Objects, Error> {
     }
     let folder = Path::from_absolute_path(&clean).map_err(|e| bad(e.to_string()))?;
     let store = LocalFileSystem::new().with_automatic_cleanup(false);
-    let access = Options::default().access();
+    let access = Options::default().access().map_err(bad)?;
     Ok(Objects { store: Arc::new(store), root: "file://".into(), folder, read_only: false, access })
 }

@@ -10,8 +10,11 @@ use std::{
 };
 
 use bytes::BytesMut;
-use futures::TryStreamExt;
-use object_store::{Error, GetOptions, GetRange, ObjectStore, path::Path};
+use futures::{
+    TryStreamExt,
+    future::{Either, select},
+};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectStore, path::Path};
 
 /// Bytes that a try has to bring to count as progress: a server that sends a byte a minute is as good as dead.
 const PROGRESS: u64 = 64 << 10;
@@ -50,6 +53,27 @@ pub(crate) enum Broken {
 pub(crate) struct Patience {
     pub(crate) tries: usize,
     pub(crate) time: Duration,
+    /// After how long without an answer a request is made once more, beside the first.
+    pub(crate) hedge: Option<Duration>,
+}
+
+/// The answer to a read; the better one of two where the first is late: most often it is one server of many that is slow.
+pub(crate) async fn ask(
+    store: &dyn ObjectStore,
+    path: &Path,
+    options: GetOptions,
+    hedge: Option<Duration>,
+) -> Result<GetResult, Error> {
+    let Some(late) = hedge else { return store.get_opts(path, options).await };
+    let mut first = store.get_opts(path, options.clone());
+    if let Ok(answer) = tokio::time::timeout(late, &mut first).await {
+        return answer;
+    }
+    tracing::debug!(%path, "no answer yet: the request is made once more");
+    match select(first, store.get_opts(path, options)).await {
+        Either::Left((Err(e), other)) | Either::Right((Err(e), other)) if !is_final(&e) => other.await,
+        Either::Left((answer, _)) | Either::Right((answer, _)) => answer,
+    }
 }
 
 /// What has come.
@@ -71,7 +95,7 @@ pub(crate) async fn read(
     let (mut fruitless, mut since) = (0, Instant::now());
     loop {
         let before = part.bytes;
-        let error = match go_on(store, path, most, &mut part, sink).await {
+        let error = match go_on(store, path, most, patience.hedge, &mut part, sink).await {
             Ok(()) => return Ok(()),
             Err(Stop::Cut(e)) => e,
             Err(Stop::End(broken)) => return Err(broken),
@@ -103,6 +127,7 @@ async fn go_on(
     store: &dyn ObjectStore,
     path: &Path,
     most: u64,
+    hedge: Option<Duration>,
     part: &mut Part,
     sink: &mut impl Sink,
 ) -> Result<(), Stop> {
@@ -117,7 +142,7 @@ async fn go_on(
             GetOptions::default()
         }
     };
-    let found = match store.get_opts(path, options).await {
+    let found = match ask(store, path, options, hedge).await {
         Ok(found) => found,
         Err(e @ Error::Precondition { .. }) => {
             // Another version lies there now.

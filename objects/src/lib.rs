@@ -182,7 +182,7 @@ impl Objects {
         }
         let part = || async {
             let options = GetOptions { range: Some(range.clone().into()), ..GetOptions::default() };
-            let found = self.store.get_opts(&path, options).await?;
+            let found = download::ask(self.store.as_ref(), &path, options, self.access.patience.hedge).await?;
             if !is_version(&found.meta, &entry.version) || found.range != range {
                 return Err(download::odd("it has changed since it was listed"));
             }

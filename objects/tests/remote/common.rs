@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Slow(usize, Duration),
     /// So many bytes, and then nothing for ever.
     Stall(usize),
+    /// The answer begins only after so long.
+    Late(Duration),
     /// No tag, which a server need not send; cut after so many bytes if any.
     Untagged(Option<usize>),
 }
@@ -120,6 +122,10 @@ async fn start(builder: S3ServiceBuilder) -> Server {
                     if let Fault::Answer(status, body) = fault {
                         return Ok(answer(status, &body, &headers));
                     }
+                    if let Fault::Late(pause) = fault {
+                        tokio::time::sleep(pause).await;
+                        return tower::Service::call(&mut service, request).await;
+                    }
                     let response = tower::Service::call(&mut service, request).await?;
                     Ok::<_, s3s::HttpError>(hurt(response, fault).await)
                 }
@@ -198,7 +204,7 @@ async fn hurt(response: Response<Body>, fault: Fault) -> Response<Body> {
         Fault::Stall(n) => {
             script.steps.extend([Step::Send(all.slice(..n.min(all.len()))), Step::Wait(Duration::MAX)]);
         }
-        Fault::None | Fault::Answer(..) => unreachable!(),
+        Fault::None | Fault::Answer(..) | Fault::Late(_) => unreachable!(),
     }
     Response::from_parts(parts, Body::http_body(script))
 }

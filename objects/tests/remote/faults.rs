@@ -219,6 +219,57 @@ async fn slow_streams_come_and_stalled_ones_do_not() {
 }
 
 #[tokio::test]
+async fn a_read_that_is_not_answered_is_asked_for_once_more() {
+    let (dir, server, plain) = bucket().await;
+    let bytes = body(9, 300_000);
+    plain.put("shard", bytes.clone()).await.unwrap();
+    let opened = |hedge: &str| {
+        let mut limits = options(&server.url, "the-secret");
+        limits.timeout = Duration::from_secs(2);
+        limits.retries = 0;
+        limits.settings.insert("MORPH_HEDGE_MS".into(), hedge.into());
+        Objects::open_with("s3://xrays/some folder/x", &limits)
+    };
+    // Every other request is answered by nobody.
+    let silent = || {
+        let first = server.gets().len();
+        let never = Duration::from_secs(3600);
+        server.plan(move |seen| if seen.is_get() && seen.nth == first { Fault::Late(never) } else { Fault::None });
+    };
+    silent();
+    assert!(opened("0").unwrap().get("shard").await.is_err(), "nobody asks twice who was not told to");
+
+    let hedged = opened("200").unwrap();
+    let before = server.gets().len();
+    silent();
+    assert!(hedged.get("shard").await.unwrap() == bytes);
+    assert_eq!(server.gets().len() - before, 2);
+    silent();
+    let entry = hedged.list("").await.unwrap().into_iter().find(|entry| entry.key == "shard").unwrap();
+    assert!(hedged.get_range(&entry, 10..20_000).await.unwrap() == bytes.slice(10..20_000));
+    silent();
+    let cache = NodeCache::open(&dir.path().join("cache"), 1 << 30).unwrap();
+    let held = cache.fetch(&hedged, "shard", bytes.len() as u64, Digest::of(&bytes)).await.unwrap();
+    assert!(fs::read(held.path()).unwrap() == bytes);
+
+    // The second fails, and the first comes after all.
+    let first = server.gets().len();
+    server.plan(move |seen| match seen.nth.checked_sub(first) {
+        Some(0) if seen.is_get() => Fault::Late(Duration::from_secs(1)),
+        Some(1) if seen.is_get() => Fault::Answer(500, "oops".into()),
+        _ => Fault::None,
+    });
+    assert!(hedged.get("shard").await.unwrap() == bytes);
+    // Who is answered in time asks once.
+    server.plan(|_| Fault::None);
+    let before = server.gets().len();
+    assert!(opened("1000").unwrap().get("shard").await.unwrap() == bytes);
+    assert_eq!(server.gets().len() - before, 1);
+    let why = opened("soon").unwrap_err().to_string();
+    assert!(why.contains("MORPH_HEDGE_MS \"soon\": expected a number of milliseconds"), "{why}");
+}
+
+#[tokio::test]
 async fn wrong_bytes_are_fetched_again_and_never_kept() {
     let (dir, server, objects) = bucket().await;
     let bytes = body(6, 200_000);
