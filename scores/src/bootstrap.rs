@@ -275,6 +275,16 @@ pub struct Difference {
     pub p: f64,
 }
 
+impl Difference {
+    /// Of the values `first` and `second`, and of what each resample found of the two.
+    pub(crate) fn of(first: f64, second: f64, resampled: Vec<f64>, level: f64) -> Self {
+        let side = |f: fn(&f64) -> bool| resampled.iter().filter(|v| f(v)).count() + 1;
+        let smaller = side(|v| *v <= 0.0).min(side(|v| *v >= 0.0));
+        let p = (2.0 * smaller as f64 / (resampled.len() + 1) as f64).min(1.0);
+        Self { estimate: Estimate::percentile(first - second, resampled, level), p }
+    }
+}
+
 /// What the first of two methods detects more than the second on the same cases: both are computed on the same resamples.
 /// `second` has the healthy and the pathological scores in the order of `first`'s.
 ///
@@ -293,11 +303,7 @@ pub fn bootstrap_difference(
         std::array::from_fn(|k| a[k] - b[k])
     })?;
     let differences = std::array::from_fn(|k| {
-        let values: Vec<f64> = resampled.iter().map(|r| r[k]).collect();
-        let side = |f: fn(&f64) -> bool| values.iter().filter(|v| f(v)).count() + 1;
-        let smaller = side(|v| *v <= 0.0).min(side(|v| *v >= 0.0));
-        let p = (2.0 * smaller as f64 / (values.len() + 1) as f64).min(1.0);
-        Difference { estimate: Estimate::percentile(a_values[k] - b_values[k], values, plan.level), p }
+        Difference::of(a_values[k], b_values[k], resampled.iter().map(|r| r[k]).collect(), plan.level)
     });
     Ok(Detection::from_array(differences))
 }

@@ -52,7 +52,7 @@ pub use image::{l1, mse, psnr, smooth, ssim, ssim_map, top_mean, top_score};
 pub use localisation::{BestOverlap, PixelHistogram, Pointing, pointing};
 pub use multiple::{Better, best, format_interval, format_p, format_plus_minus, holm, mean_and_deviation};
 pub use operating::{Confusion, threshold_at_specificity, wilson};
-pub use overall::{Part, Values, bootstrap_mean_over, bootstrap_over};
+pub use overall::{Part, Resampled, Values, bootstrap_mean_over, resample_over};
 pub use platt::Platt;
 pub use quantile::quantile_of;
 pub use ranked::{Point, PrPoint, Ranked};

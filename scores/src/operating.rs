@@ -84,32 +84,50 @@ impl Confusion {
         wilson(self.true_negatives, self.true_negatives + self.false_negatives)
     }
 
-    /// Positive predictive value where `prevalence` of the images are sick, by Bayes' rule; `None` when a class is missing
-    /// or nothing would be called sick.
+    /// Positive predictive value where `prevalence` of the images are sick, by Bayes' rule, with its 95 % interval; `None` when a
+    /// class is missing or nothing would be called sick.
     ///
     /// # Errors
     /// When `prevalence` is not in 0..=1.
-    pub fn ppv_at(&self, prevalence: f64) -> Result<Option<f64>, Error> {
-        share("predictive value", "prevalence", prevalence)?;
-        Ok(self.rates().and_then(|(found, spared)| part(found * prevalence, (1.0 - spared) * (1.0 - prevalence))))
+    pub fn ppv_at(&self, prevalence: f64) -> Result<Option<Estimate>, Error> {
+        let sick = [self.true_positives, self.false_negatives];
+        predictive(sick, [self.false_positives, self.true_negatives], prevalence)
     }
 
     /// Negative predictive value where `prevalence` of the images are sick.
     ///
     /// # Errors
     /// When `prevalence` is not in 0..=1.
-    pub fn npv_at(&self, prevalence: f64) -> Result<Option<f64>, Error> {
+    pub fn npv_at(&self, prevalence: f64) -> Result<Option<Estimate>, Error> {
+        let healthy = [self.true_negatives, self.false_positives];
         share("predictive value", "prevalence", prevalence)?;
-        Ok(self.rates().and_then(|(found, spared)| part(spared * (1.0 - prevalence), (1.0 - found) * prevalence)))
-    }
-
-    fn rates(&self) -> Option<(f64, f64)> {
-        Some((self.sensitivity()?.value, self.specificity()?.value))
+        predictive(healthy, [self.false_negatives, self.true_positives], 1.0 - prevalence)
     }
 }
 
-fn part(a: f64, b: f64) -> Option<f64> {
-    (a + b > 0.0).then(|| a / (a + b))
+/// The share of images of a class among those that are judged to be of it, where the class has the share `prevalence` of all. `own`
+/// and `other` count, of the class and of the other one, the images that are judged so and those that are not. The interval is the
+/// logit one (Mercaldo, Lau, Zhou 2007, Stat. Med. 26:2170); where a count is 0, half a case is added to all, and it is widened to the value.
+fn predictive(own: [u64; 2], other: [u64; 2], prevalence: f64) -> Result<Option<Estimate>, Error> {
+    share("predictive value", "prevalence", prevalence)?;
+    let [own, other] = [own, other].map(|counts| counts.map(|n| n as f64));
+    let of = |[judged, not]: [f64; 2]| judged / (judged + not);
+    let [right, wrong] = [of(own) * prevalence, of(other) * (1.0 - prevalence)];
+    let value = right / (right + wrong);
+    if value.is_nan() {
+        return Ok(None);
+    }
+    if prevalence == 0.0 || prevalence == 1.0 {
+        return Ok(Some(Estimate { value, low: value, high: value }));
+    }
+    let z = normal::half_width(0.95);
+    let variance = |[judged, not]: [f64; 2]| not / (judged * (judged + not));
+    let more = if [own, other].concat().contains(&0.0) { 0.5 } else { 0.0 };
+    let [own, other] = [own, other].map(|counts| counts.map(|n| n + more));
+    let middle = (of(own) * prevalence / (of(other) * (1.0 - prevalence))).ln();
+    let reach = z * (variance(own) + variance(other)).sqrt();
+    let share = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+    Ok(Some(Estimate { value, low: share(middle - reach).min(value), high: share(middle + reach).max(value) }))
 }
 
 /// `hits` of `n` with the 95 % score interval (Wilson 1927, JASA 22:209), which holds at 0 and 1, too; `None` of none.
@@ -159,10 +177,61 @@ mod tests {
         assert_eq!(confusion.specificity().unwrap().value, 0.75);
         assert_eq!(confusion.ppv().unwrap().value, 2.0 / 3.0);
         // The set's own prevalence gives the set's own value.
-        assert!((confusion.ppv_at(3.0 / 7.0).unwrap().unwrap() - 2.0 / 3.0).abs() < 1e-15);
-        assert!((confusion.npv_at(3.0 / 7.0).unwrap().unwrap() - 0.75).abs() < 1e-15);
-        assert_eq!(confusion.ppv_at(0.0), Ok(Some(0.0)));
-        assert!(confusion.ppv_at(1.5).is_err());
+        assert!((confusion.ppv_at(3.0 / 7.0).unwrap().unwrap().value - 2.0 / 3.0).abs() < 1e-15);
+        assert!((confusion.npv_at(3.0 / 7.0).unwrap().unwrap().value - 0.75).abs() < 1e-15);
+        assert_eq!(confusion.ppv_at(0.0), Ok(Some(Estimate { value: 0.0, low: 0.0, high: 0.0 })));
+        assert_eq!(confusion.npv_at(0.0), Ok(Some(Estimate { value: 1.0, low: 1.0, high: 1.0 })));
+        assert!(confusion.ppv_at(1.5).is_err() && confusion.npv_at(f64::NAN).is_err());
+    }
+
+    /// `[true positives, false positives, true negatives, false negatives]`.
+    fn counted([true_positives, false_positives, true_negatives, false_negatives]: [u64; 4]) -> Confusion {
+        Confusion { true_positives, false_positives, true_negatives, false_negatives }
+    }
+
+    #[test]
+    fn predictive_values_at_the_edges_have_their_value_in_their_interval() {
+        let perfect = counted([20, 0, 30, 0]);
+        for value in [perfect.ppv_at(0.1), perfect.npv_at(0.1)] {
+            let e = value.unwrap().unwrap();
+            assert!(e.value == 1.0 && e.high == 1.0 && e.low > 0.1 && e.low < 1.0, "{e:?}");
+        }
+        let blind = counted([0, 5, 25, 20]).ppv_at(0.1).unwrap().unwrap();
+        assert!(blind.value == 0.0 && blind.low == 0.0 && blind.high > 0.0, "{blind:?}");
+        assert_eq!(counted([0, 0, 30, 20]).ppv_at(0.1), Ok(None), "nothing is called sick");
+        assert_eq!(counted([20, 30, 0, 0]).npv_at(0.1), Ok(None), "nothing is left alone");
+        // More cases, a narrower interval.
+        let width = |n: u64| {
+            let e = counted([8 * n, 3 * n, 27 * n, 2 * n]).ppv_at(0.05).unwrap().unwrap();
+            e.high - e.low
+        };
+        assert!(width(100) < width(10) && width(10) < width(1));
+    }
+
+    #[test]
+    fn intervals_of_predictive_values_hold_what_they_promise() {
+        let mut rng = morph_spec::Rng::keyed(11, "predictive", 0);
+        let mut count = |n: u64, share: f64| (0..n).filter(|_| rng.uniform() < share).count() as u64;
+        let (prevalence, times) = (0.05, 2000);
+        for (sensitivity, specificity, sick, healthy) in
+            [(0.85, 0.9, 60, 90), (0.5, 0.95, 60, 90), (0.95, 0.95, 40, 60), (0.9, 0.9, 20, 20), (0.7, 0.8, 300, 500)]
+        {
+            let of = |a: f64, b: f64| a / (a + b);
+            let ppv = of(sensitivity * prevalence, (1.0 - specificity) * (1.0 - prevalence));
+            let npv = of(specificity * (1.0 - prevalence), (1.0 - sensitivity) * prevalence);
+            let mut held = [0, 0];
+            for _ in 0..times {
+                let (found, spared) = (count(sick, sensitivity), count(healthy, specificity));
+                let confusion = counted([found, healthy - spared, spared, sick - found]);
+                let estimates = [(confusion.ppv_at(prevalence), ppv), (confusion.npv_at(prevalence), npv)];
+                for (held, (estimate, truth)) in held.iter_mut().zip(estimates) {
+                    let e = estimate.unwrap().unwrap();
+                    *held += u32::from(e.low <= truth && truth <= e.high);
+                }
+            }
+            let shares = held.map(|n| f64::from(n) / f64::from(times));
+            assert!(shares.iter().all(|share| (0.93..0.985).contains(share)), "{shares:?} of {sick} and {healthy}");
+        }
     }
 
     #[test]

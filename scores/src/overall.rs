@@ -4,7 +4,7 @@
 //! for all comparisons that it is part of, so that the interval knows how far they rise and fall together.
 
 use crate::{
-    Detection, Error, Estimate, Plan,
+    Detection, Difference, Error, Estimate, Plan,
     bootstrap::{Places, Stratum, paired},
     checked,
 };
@@ -57,13 +57,46 @@ impl<'a> Sets<'a> {
     }
 }
 
+/// A method's mean detection over several comparisons, in the sample and in each resample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resampled {
+    values: [f64; 6],
+    all: Vec<[f64; 6]>,
+    plan: Plan,
+    /// The sets that were drawn, with their cases.
+    sets: Vec<(String, usize)>,
+}
+
+impl Resampled {
+    /// The mean with its interval.
+    pub fn detection(&self) -> Detection<Estimate> {
+        let of = |k: usize| self.all.iter().map(|r| r[k]).collect();
+        let estimate = |k| Estimate::percentile(self.values[k], of(k), self.plan.level);
+        Detection::from_array(std::array::from_fn(estimate))
+    }
+
+    /// How much more this method detects than the `other` one in the mean: both were computed on the same resamples.
+    ///
+    /// # Errors
+    /// When they were not: the comparisons or the plans differ.
+    pub fn minus(&self, other: &Self) -> Result<Detection<Difference>, Error> {
+        if (self.plan, &self.sets) != (other.plan, &other.sets) {
+            let why = "the methods have not scored the same sets, or by other resamples".to_owned();
+            return Err(Error::Shape { what: WHAT, why });
+        }
+        let of = |k: usize| self.all.iter().zip(&other.all).map(|(a, b)| a[k] - b[k]).collect();
+        let difference = |k| Difference::of(self.values[k], other.values[k], of(k), self.plan.level);
+        Ok(Detection::from_array(std::array::from_fn(difference)))
+    }
+}
+
 /// The mean over `parts` of a method's detection, itself the mean over the times that it was trained. Of one part it is what
-/// [`crate::bootstrap_repeats`] finds.
+/// [`crate::bootstrap_repeats`] finds. The same plan draws the same cases of the same sets, whatever they were scored by.
 ///
 /// # Errors
 /// When there is no part or no time, a set is empty or has two sizes, a score is not finite, or the plan or the patients do not
 /// fit.
-pub fn bootstrap_over(parts: &[Part<'_>], plan: Plan) -> Result<Detection<Estimate>, Error> {
+pub fn resample_over(parts: &[Part<'_>], plan: Plan) -> Result<Resampled, Error> {
     let plan = plan.checked()?;
     let mut sets = Sets::default();
     let mut all: Vec<([usize; 2], Vec<Places>)> = Vec::new();
@@ -101,8 +134,8 @@ pub fn bootstrap_over(parts: &[Part<'_>], plan: Plan) -> Result<Detection<Estima
         }
         resampled.push(sum);
     }
-    let estimate = |k: usize| Estimate::percentile(values[k], resampled.iter().map(|r| r[k]).collect(), plan.level);
-    Ok(Detection::from_array(std::array::from_fn(estimate)))
+    let sets = sets.all.iter().map(|(name, stratum)| ((*name).to_owned(), stratum.cases)).collect();
+    Ok(Resampled { values, all: resampled, plan, sets })
 }
 
 /// What each case of a set has by itself.
@@ -159,6 +192,10 @@ mod tests {
         (0..n).map(|_| rng.uniform() + shift).collect()
     }
 
+    fn bootstrap_over(parts: &[Part<'_>], plan: Plan) -> Result<Detection<Estimate>, Error> {
+        resample_over(parts, plan).map(|resampled| resampled.detection())
+    }
+
     const PLAN: Plan = Plan { resamples: 400, level: 0.95, seed: 3 };
 
     #[test]
@@ -200,6 +237,37 @@ mod tests {
         let of = |parts: &[Part<'_>]| bootstrap_over(parts, PLAN).unwrap().auroc.value;
         let both = of(&[part("healthy", healthy), part("other", other)]);
         assert!((both - (of(&[part("healthy", healthy)]) + of(&[part("other", other)])) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn two_methods_differ_by_what_they_differ_on_the_same_cases() {
+        let [healthy, better] = [1, 2].map(|seed| sample(60, 0.0, seed));
+        let sick = [sample(50, 0.1, 3), sample(40, 0.2, 4)];
+        let part = |at: usize, healthy: &[f64], shift: f64| {
+            let sick = sick[at].iter().map(|v| v + shift).collect::<Vec<f64>>();
+            let names: [&str; 2] = [["healthy", "covid"], ["healthy", "opacity"]][at];
+            Part { sets: names, times: vec![[healthy.to_vec().leak(), sick.leak()]], patients: None }
+        };
+        let method = |healthy: &[f64], shift: f64| {
+            resample_over(&[part(0, healthy, shift), part(1, healthy, shift)], PLAN).unwrap()
+        };
+        let (plain, same, much) = (method(&healthy, 0.0), method(&healthy, 0.0), method(&better, 0.6));
+        let none = plain.minus(&same).unwrap().auroc;
+        assert_eq!((none.estimate.value, none.estimate.low, none.estimate.high, none.p), (0.0, 0.0, 0.0, 1.0));
+        let found = much.minus(&plain).unwrap().auroc;
+        let values = much.detection().auroc.value - plain.detection().auroc.value;
+        assert!((found.estimate.value - values).abs() < 1e-12 && found.estimate.low > 0.0, "{found:?}");
+        assert!((found.p - 2.0 / 401.0).abs() < 1e-12, "{found:?}");
+        let back = plain.minus(&much).unwrap().auroc;
+        assert!((back.estimate.low + found.estimate.high).abs() < 1e-12 && back.p == found.p);
+        // Of one comparison it is what the bootstrap of that one says.
+        let (a, b) = (part(0, &healthy, 0.3), part(0, &better, 0.0));
+        let cases = crate::Cases { healthy: a.times[0][0], pathology: a.times[0][1], patients: None };
+        let alone = crate::bootstrap_difference(&cases, b.times[0], PLAN).unwrap();
+        let [a, b] = [&[a], &[b]].map(|parts| resample_over(parts, PLAN).unwrap());
+        assert_eq!(a.minus(&b).unwrap(), alone);
+        assert!(a.minus(&plain).is_err(), "not the same sets");
+        assert!(a.minus(&resample_over(&[part(0, &healthy, 0.0)], Plan { seed: 4, ..PLAN }).unwrap()).is_err());
     }
 
     #[test]

@@ -138,7 +138,8 @@ fn every_number_is_that_of_its_function() {
     let at = |p: &morph_scores::evaluation::Predictive| (p.prevalence, p.ppv, p.npv);
     let of = |p: f64| (p, o.confusion.ppv_at(p).unwrap(), o.confusion.npv_at(p).unwrap());
     assert_eq!(c.predictive.iter().map(at).collect::<Vec<_>>(), [of(0.01), of(0.2)]);
-    assert!(c.predictive[0].ppv < c.predictive[1].ppv && c.predictive[0].npv > c.predictive[1].npv);
+    let [rare, common] = [0, 1].map(|i| [c.predictive[i].ppv, c.predictive[i].npv].map(|e| e.unwrap().value));
+    assert!(rare[0] < common[0] && rare[1] > common[1]);
     let (persons, pointing) = (&e.sets["opacity"].persons, &e.sets["opacity"].means["pointing"]);
     assert_eq!((*persons, pointing.cases, pointing.estimate.value), (Some(25), 25, 13.0 / 25.0));
     assert!(!e.sets["healthy"].means.contains_key("pointing"), "no healthy case has it");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use morph_scores::{format_interval, format_p};
 
 use super::{
-    mean::{Line, MEAN},
+    mean::{Grid, Line, MEAN},
     table::{Cell, Comparison, DECIMALS, Fids, Row, Table},
 };
 use crate::print;
@@ -124,7 +124,23 @@ pub fn legend(table: &Table) -> Vec<String> {
             ));
         }
     }
+    lines.extend(mean_tests(table));
     lines
+}
+
+/// What the p-values of the means are; `None` where there are none.
+fn mean_tests(table: &Table) -> Option<String> {
+    let tests = table.mean.iter().filter(|row| row.test.is_some()).count();
+    let chosen = table.comparisons.iter().any(|c| c.against_best);
+    let chosen = if chosen { ", the best in this very mean" } else { "" };
+    (tests > 0).then(|| {
+        format!(
+            "mean: p is of the difference in mean AUROC to {}{chosen}, by the same resamples for both (at least 2 in {}), corrected by Holm \
+             for {tests} tests.",
+            table.mean_against,
+            table.bootstrap.resamples + 1
+        )
+    })
 }
 
 /// Heads of a grid's columns after the method's: the comparisons, then their mean.
@@ -135,6 +151,17 @@ pub fn across(table: &Table) -> Vec<&str> {
 /// A method's number in each column of [`across`].
 pub fn along<'a>(table: &'a Table, line: &'a Line) -> impl Iterator<Item = Option<&'a Cell>> {
     across(table).into_iter().map(|name| line.by.get(name))
+}
+
+/// Whether the means of a grid are tested: those of AUROC are.
+pub fn is_tested(grid: &Grid) -> bool {
+    grid.number == NAMES[0]
+}
+
+/// p of a method's mean AUROC.
+pub fn mean_p(table: &Table, line: &Line) -> String {
+    let row = table.mean.iter().find(|row| row.method == line.method && row.baseline == line.baseline);
+    row.map_or_else(String::new, p)
 }
 
 /// What the mean over comparisons is, in a sentence.
@@ -173,9 +200,10 @@ fn overall(table: &Table) -> String {
         out.push_str(&format!("{}, all comparisons\n{}\n\n", grid.head, print::table(&heads, rows)));
     }
     if !table.mean.is_empty() {
-        let heads: Vec<&str> = ["METHOD", "RUN"].into_iter().chain(HEADS).collect();
+        let heads: Vec<&str> = ["METHOD", "RUN"].into_iter().chain(HEADS).chain(["P"]).collect();
         let row = |row: &Row| -> Vec<String> {
-            [label(&row.method, row.baseline), runs(row)].into_iter().chain(cells(row).map(starred)).collect()
+            let before = [label(&row.method, row.baseline), runs(row)];
+            before.into_iter().chain(cells(row).map(starred)).chain([p(row)]).collect()
         };
         let rows = table.mean.iter().map(row).collect();
         out.push_str(&format!("mean over all comparisons\n{}\n\n", print::table(&heads, rows)));
@@ -247,7 +275,7 @@ pub fn csv(table: &Table) -> Result<String> {
         lines.extend(c.rows.iter().map(|row| record(&of, &table.score, row, &c.against)));
     }
     let of = [MEAN, "", "", "", ""].map(str::to_owned);
-    lines.extend(table.mean.iter().map(|row| record(&of, &table.score, row, "")));
+    lines.extend(table.mean.iter().map(|row| record(&of, &table.score, row, &table.mean_against)));
     text_of(&lines)
 }
 
@@ -329,10 +357,12 @@ pub fn markdown(table: &Table) -> String {
         }
     }
     for grid in &table.matrix {
-        let columns: Vec<String> = across(table).into_iter().map(escaped).collect();
+        let mut columns: Vec<String> = across(table).into_iter().map(escaped).collect();
+        columns.extend(is_tested(grid).then(|| "p".to_owned()));
         out.push_str(&format!("| {} | {} |\n|---|{}\n", grid.head, columns.join(" | "), "---:|".repeat(columns.len())));
         for line in &grid.rows {
-            let cells: Vec<String> = along(table, line).map(shown).collect();
+            let mut cells: Vec<String> = along(table, line).map(shown).collect();
+            cells.extend(is_tested(grid).then(|| mean_p(table, line)));
             out.push_str(&format!("| {} | {} |\n", method(&line.method, line.baseline), cells.join(" | ")));
         }
         out.push('\n');
@@ -359,9 +389,9 @@ pub fn latex(table: &Table) -> String {
     let all = || table.comparisons.iter().flat_map(|c| &c.rows);
     let (lpips, fid) = (all().any(|r| r.lpips.is_some()), all().any(|r| r.fid.is_some()));
     heads.extend(lpips.then_some("LPIPS\\,$\\downarrow$"));
-    // A mean has no FID and no p.
-    let mean = if table.mean.is_empty() { 0 } else { heads.len() };
-    let of_mean = heads.clone();
+    // A mean has no FID.
+    let of_mean = [heads.as_slice(), &["$p$"]].concat();
+    let mean = if table.mean.is_empty() { 0 } else { of_mean.len() };
     if fid {
         heads.extend(["FID\\,$\\downarrow$", "FID, restored\\,$\\downarrow$", "FID, untouched"]);
     }
@@ -401,6 +431,7 @@ pub fn latex(table: &Table) -> String {
         .comparisons
         .first()
         .map_or_else(Vec::new, |c| c.rows.iter().map(|r| (r.method.as_str(), r.baseline)).collect());
+    let tested = |row: &Row| if row.test.is_some() { p(row).replace('<', "$<$") } else { "--".to_owned() };
     let mut ruled = false;
     for (label, baseline) in labels {
         if baseline && !std::mem::replace(&mut ruled, true) {
@@ -417,7 +448,7 @@ pub fn latex(table: &Table) -> String {
                         let of = |f: &Fids| [f.healthy, f.restored, f.untouched].map(|v| format!("{v:.DECIMALS$}"));
                         line.extend(row.fid.as_ref().map_or_else(|| std::array::from_fn(|_| "--".to_owned()), of));
                     }
-                    line.push(if row.test.is_some() { p(row).replace('<', "$<$") } else { "--".to_owned() });
+                    line.push(tested(row));
                     out.push_str(&format!(" & {}", line.join(" & ")));
                 }
                 None => out.push_str(&" & --".repeat(columns)),
@@ -427,7 +458,7 @@ pub fn latex(table: &Table) -> String {
             let row = table.mean.iter().find(|r| r.method == label && r.baseline == baseline);
             let line = row.map(|row| {
                 let lpips = lpips.then(|| shown(row.lpips.as_ref()));
-                cells(row).map(shown).into_iter().chain(lpips).collect::<Vec<_>>().join(" & ")
+                cells(row).map(shown).into_iter().chain(lpips).chain([tested(row)]).collect::<Vec<_>>().join(" & ")
             });
             out.push_str(&line.map_or_else(|| " & --".repeat(mean), |line| format!(" & {line}")));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use morph_scores::{Detection, Part, Plan, Ranked, Values, bootstrap_mean_over, bootstrap_over};
+use morph_scores::{Detection, Part, Plan, Ranked, Resampled, Values, bootstrap_mean_over, holm, resample_over};
 use serde::Serialize;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     gather::Scored,
     groups::Group,
     same::Pairs,
-    table::{Cell, Comparison, Found, Row, baselines, cell, mark_best, said},
+    table::{Asked, Cell, Comparison, Found, Row, Test, against, baselines, cell, mark_best, said},
 };
 
 /// What the mean over comparisons is called, beside their names; no comparison may have it.
@@ -38,39 +38,64 @@ pub struct Line {
     pub by: BTreeMap<String, Cell>,
 }
 
-/// The mean of each row over `comparisons`: methods, then those baselines that all comparisons have. Empty of a single one.
+/// The mean of each row over `comparisons`: methods, then those baselines that all comparisons have; and the label of the method that
+/// they are tested against. `None` of a single comparison.
 ///
 /// # Errors
 /// When a case has no score.
-pub fn mean(groups: &[Group<'_>], score: &str, pairs: &[Pairs<'_>], plan: Plan) -> Result<Vec<Row>, String> {
+pub fn mean(
+    groups: &[Group<'_>],
+    score: &str,
+    pairs: &[Pairs<'_>],
+    asked: &Asked,
+) -> Result<Option<(String, Vec<Row>)>, String> {
     if pairs.len() < 2 {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let mut rows = Vec::new();
+    let plan = asked.plan;
+    let (mut rows, mut resampled) = (Vec::new(), Vec::new());
     for group in groups {
-        let detected = detection(&group.runs, score, pairs, plan)?;
+        let (detected, all) = detection(&group.runs, score, pairs, plan)?;
+        resampled.push(all);
         let of = |column: &str| fidelity(&group.runs, column, pairs, plan);
         let (ssim, l1, lpips) = (of("ssim")?, of("l1")?, of("lpips")?);
         rows.push(Row { method: group.label.clone(), ssim, l1, lpips, ..Row::new(&detected, &group.runs) });
     }
     mark_best(&mut rows);
+    let against = against(groups, &rows, asked)?;
     let first = groups.first().and_then(|g| g.runs.first()).copied();
     for (label, column) in baselines(groups) {
         let Some(run) = first.filter(|run| pairs.iter().all(|p| p.values(run, column).is_ok())) else { continue };
-        let detected = detection(&[run], column, pairs, plan)?;
+        let (detected, all) = detection(&[run], column, pairs, plan)?;
+        resampled.push(all);
         rows.push(Row { method: label, baseline: true, ..Row::new(&detected, &[]) });
     }
-    Ok(rows)
+    test(&mut rows, &resampled, against)?;
+    Ok(Some((rows[against].method.clone(), rows)))
 }
 
-/// Detection by `column`, the mean over comparisons; and that of each time that the method was trained.
-fn detection(runs: &[&Scored], column: &str, pairs: &[Pairs<'_>], plan: Plan) -> Result<Found, String> {
+/// Tests every row but `against` for another mean AUROC than that one's.
+fn test(rows: &mut [Row], resampled: &[Resampled], against: usize) -> Result<(), String> {
+    let others: Vec<usize> = (0..rows.len()).filter(|at| *at != against).collect();
+    let mut found = Vec::new();
+    for at in &others {
+        found.push(resampled[*at].minus(&resampled[against]).map_err(said)?.auroc);
+    }
+    let corrected = holm(&found.iter().map(|d| d.p).collect::<Vec<_>>()).map_err(said)?;
+    for ((at, d), p_holm) in others.into_iter().zip(found).zip(corrected) {
+        rows[at].test = Some(Test { difference: d.estimate, p: d.p, p_holm });
+    }
+    Ok(())
+}
+
+/// Detection by `column`, the mean over comparisons, with that of each time that the method was trained; and its resamples.
+fn detection(runs: &[&Scored], column: &str, pairs: &[Pairs<'_>], plan: Plan) -> Result<(Found, Resampled), String> {
     let mut values = Vec::new();
     for p in pairs {
         values.push(runs.iter().map(|run| p.values(run, column)).collect::<Result<Vec<_>, String>>()?);
     }
     let parts: Vec<Part<'_>> = pairs.iter().zip(&values).map(|(p, times)| part(p, times)).collect();
-    let mean = bootstrap_over(&parts, plan).map_err(said)?;
+    let resampled = resample_over(&parts, plan).map_err(said)?;
     let mut times = Vec::new();
     for time in 0..runs.len() {
         let mut each = Vec::new();
@@ -79,7 +104,7 @@ fn detection(runs: &[&Scored], column: &str, pairs: &[Pairs<'_>], plan: Plan) ->
         }
         times.extend(Detection::mean(&each));
     }
-    Ok(Found { mean, times })
+    Ok((Found { mean: resampled.detection(), times }, resampled))
 }
 
 /// A comparison with the scores of each time that a method was trained.

@@ -49,8 +49,11 @@ pub struct Table {
     pub bootstrap: Plan,
     /// Each comparison of healthy with a pathology.
     pub comparisons: Vec<Comparison>,
-    /// Each row's mean over all comparisons, where there are several. Intervals are of the mean; it has no p-values and no FID.
+    /// Each row's mean over all comparisons, where there are several. Intervals are of the mean, tests are by the paired bootstrap; it
+    /// has no FID.
     pub mean: Vec<Row>,
+    /// Label of the method that the means of all others are tested against; empty where there is no mean.
+    pub mean_against: String,
     /// The same numbers once more as methods × comparisons, where there are several.
     pub matrix: Vec<Grid>,
     /// How often the test sets were used.
@@ -113,7 +116,8 @@ pub struct Row {
     pub lpips: Option<Cell>,
     /// Fréchet Inception distances, where the runs have them.
     pub fid: Option<Fids>,
-    /// Whether its AUROC is another than that of [`Comparison::against`]; `None` of that one itself.
+    /// Whether its AUROC is another than that of [`Comparison::against`] (in the mean: [`Table::mean_against`]); `None` of that one
+    /// itself.
     pub test: Option<Test>,
 }
 
@@ -142,7 +146,7 @@ pub struct Cell {
     pub best: bool,
 }
 
-/// DeLong's test of a row against another.
+/// The test of a row against another: DeLong's, of means the paired bootstrap's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Test {
     /// AUROC of this row minus that of the other.
@@ -168,7 +172,7 @@ pub fn table(groups: &[Group<'_>], asked: &Asked) -> Result<Table, String> {
         comparisons.push(comparison(groups, &name, &score, &pairs, asked, &mut notes)?);
         compared.push(pairs);
     }
-    let mean = mean::mean(groups, &score, &compared, asked.plan)?;
+    let (mean_against, mean) = mean::mean(groups, &score, &compared, asked)?.unwrap_or_default();
     let matrix = mean::matrix(&comparisons, &mean);
     notes.extend(general(groups));
     let mut kept: Vec<String> = Vec::new();
@@ -178,7 +182,17 @@ pub fn table(groups: &[Group<'_>], asked: &Asked) -> Result<Table, String> {
         }
     }
     let bootstrap = asked.plan;
-    Ok(Table { version: VERSION, score, bootstrap, comparisons, mean, matrix, tests: Vec::new(), notes: kept })
+    Ok(Table {
+        version: VERSION,
+        score,
+        bootstrap,
+        comparisons,
+        mean,
+        mean_against,
+        matrix,
+        tests: Vec::new(),
+        notes: kept,
+    })
 }
 
 fn all<'g>(groups: &'g [Group<'g>]) -> impl Iterator<Item = &'g Scored> {
@@ -431,7 +445,8 @@ pub(super) fn mark_best(rows: &mut [Row]) {
 }
 
 /// The row that all others are tested against.
-fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Result<usize, String> {
+/// Which of the methods all others are tested against.
+pub(super) fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Result<usize, String> {
     match &asked.baseline {
         None => {
             let best = (0..rows.len())

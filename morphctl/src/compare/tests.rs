@@ -312,7 +312,18 @@ fn several_test_sets_stand_side_by_side_with_their_mean() {
         assert_eq!(t.mean[i].method, t.comparisons[0].rows[i].method);
     }
     let row = &t.mean[0];
-    assert_eq!((row.runs.len(), row.test, row.baseline, t.mean[2].baseline), (2, None, false, true));
+    assert_eq!((row.runs.len(), row.baseline, t.mean[2].baseline), (2, false, true));
+    let best = t.mean[..2].iter().max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)).unwrap();
+    assert_eq!(t.mean_against, best.method);
+    for row in &t.mean {
+        let test = row.test.map(|test| (test.difference.value, test.p_holm >= test.p));
+        let difference = row.auroc.estimate.value - best.auroc.estimate.value;
+        assert!(
+            row.method == best.method || test.is_some_and(|(d, holm)| (d - difference).abs() < 1e-12 && holm),
+            "{row:?}"
+        );
+        assert!(row.method != best.method || test.is_none());
+    }
     let width = |cell: &Cell| cell.estimate.high - cell.estimate.low;
     assert!(width(&row.auroc) < width(&t.comparisons[1].rows[0].auroc), "two test sets are more evidence than one");
     let seeds = |s: &Scored| {
@@ -336,6 +347,8 @@ fn several_test_sets_stand_side_by_side_with_their_mean() {
         assert!(line.contains(&shown(cell)), "{line}");
     }
     assert!(text.contains("mean over all comparisons") && text.contains("images that comparisons share"), "{text}");
+    let tests = format!("mean: p is of the difference in mean AUROC to {}, the best in this very mean", t.mean_against);
+    assert!(text.contains(&tests) && text.contains("for 3 tests"), "{text}");
     let markdown = formats::markdown(&t);
     assert!(
         markdown.contains("| AUROC | covid | opacity | mean |") && markdown.contains("| SSIM | covid |"),
@@ -345,11 +358,12 @@ fn several_test_sets_stand_side_by_side_with_their_mean() {
     let means: Vec<&str> = csv.lines().filter(|l| l.starts_with("mean,,,,,l1,")).collect();
     assert_eq!((means.len(), csv.lines().count()), (4, 13), "{csv}");
     assert!(means[0].contains(&row.auroc.estimate.value.to_string()), "{csv}");
+    assert_eq!(means.iter().filter(|l| l.contains(&format!(",{},", t.mean_against))).count(), 4, "{csv}");
     let latex = formats::latex(&t);
     let lines: Vec<&str> = latex.lines().filter(|l| l.ends_with("\\\\") && !l.contains("multicolumn")).collect();
     let widths: Vec<usize> = lines.iter().map(|line| line.matches(" & ").count()).collect();
-    assert_eq!(widths, [9 + 9 + 8; 6], "{latex}");
-    assert!(latex.contains("\\multicolumn{8}{c}{mean}") && latex.contains("\\cmidrule(lr){20-27}"), "{latex}");
+    assert_eq!(widths, [9 + 9 + 9; 6], "{latex}");
+    assert!(latex.contains("\\multicolumn{9}{c}{mean}") && latex.contains("\\cmidrule(lr){20-28}"), "{latex}");
     let json = serde_json::to_value(&t).unwrap();
     assert_eq!(json["matrix"][0]["number"], "auroc");
     assert_eq!(json["matrix"][0]["rows"][0]["by"]["mean"]["value"], row.auroc.estimate.value);

@@ -90,11 +90,14 @@ fn matrix(m: &Material) -> Html {
     let mut parts = Vec::new();
     for grid in &m.table.matrix {
         let columns = formats::across(&m.table).into_iter().map(Head::number);
-        let heads: Vec<Head> = std::iter::once(Head::text("Method")).chain(columns).collect();
+        let tested = formats::is_tested(grid);
+        let heads: Vec<Head> =
+            std::iter::once(Head::text("Method")).chain(columns).chain(tested.then(|| Head::number("p"))).collect();
         let row = |line: &Line| -> Vec<Cell> {
             let label = Html::from(line.method.as_str());
             let label = if line.baseline { tag("span", &[("class", "baseline")], label) } else { label };
-            std::iter::once(Cell::of(label)).chain(formats::along(&m.table, line).map(number)).collect()
+            let p = tested.then(|| Cell::of(formats::mean_p(&m.table, line)));
+            std::iter::once(Cell::of(label)).chain(formats::along(&m.table, line).map(number)).chain(p).collect()
         };
         parts.push(table(&format!("{} on all test sets.", grid.head), &heads, grid.rows.iter().map(row).collect()));
     }
@@ -237,8 +240,8 @@ fn predictive(name: &str, groups: &[Group<'_>]) -> Html {
     let mut rows = Vec::new();
     for (_, label, s) in each(groups) {
         for at in own(s, name).map(|o| o.predictive.as_slice()).unwrap_or_default() {
-            let value = |v: Option<f64>| v.map_or_else(Cell::empty, |v| Cell::number(v, 3));
-            rows.push(vec![Cell::of(label.as_str()), Cell::number(at.prevalence, 3), value(at.ppv), value(at.npv)]);
+            let value = |e: &Option<Estimate>| e.as_ref().map_or_else(Cell::empty, estimate);
+            rows.push(vec![Cell::of(label.as_str()), Cell::number(at.prevalence, 3), value(&at.ppv), value(&at.npv)]);
         }
     }
     if rows.is_empty() {

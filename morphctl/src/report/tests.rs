@@ -142,7 +142,7 @@ fn what_a_score_says_of_an_image_is_told() {
     let predictive = &m.gathered.runs[0].evaluation.comparisons["opacity"].predictive;
     assert_eq!(predictive.len(), 2);
     for value in predictive.iter().flat_map(|p| [p.ppv.unwrap(), p.npv.unwrap()]) {
-        assert!(page.contains(&format!("data-value=\"{value:?}\"")), "{value}");
+        assert!(page.contains(&format!("data-value=\"{:?}\"", value.value)), "{value:?}");
     }
     let judged = |brier: f64| Judged { brier, expected_calibration_error: 0.0625, reliability: Vec::new() };
     m.gathered.runs[0].evaluation.comparisons.get_mut("opacity").unwrap().calibration = Some(Calibration {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Design, Operating, Pair};
 use crate::{
-    Error, Isotonic, Platt, ReliabilityBin, brier,
+    Error, Estimate, Isotonic, Platt, ReliabilityBin, brier,
     cases::{Case, Cases},
     expected_calibration_error, reliability,
 };
@@ -22,9 +22,9 @@ pub struct Predictive {
     /// The share of sick images.
     pub prevalence: f64,
     /// The chance that an image that is called sick is; `None` where none is called sick.
-    pub ppv: Option<f64>,
+    pub ppv: Option<Estimate>,
     /// The chance that an image that is left alone is healthy; `None` where none is left alone.
-    pub npv: Option<f64>,
+    pub npv: Option<Estimate>,
 }
 
 impl Predictive {

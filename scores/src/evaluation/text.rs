@@ -106,8 +106,8 @@ impl Evaluation {
             self.threshold(out, s);
         }
         if !c.predictive.is_empty() {
-            let value = |v: Option<f64>| v.map_or("-".to_owned(), |v| format!("{v:.3}"));
-            let at = |p: &Predictive| format!("{}: PPV {}, NPV {}", p.prevalence, value(p.ppv), value(p.npv));
+            let value = |e: &Option<Estimate>| e.as_ref().map_or("-".to_owned(), shown);
+            let at = |p: &Predictive| format!("{}: PPV {}, NPV {}", p.prevalence, value(&p.ppv), value(&p.npv));
             let all: Vec<String> = c.predictive.iter().map(at).collect();
             line(out, &format!("  there, where this share of images is sick: {}", all.join("; ")));
         }
