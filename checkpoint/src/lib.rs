@@ -64,6 +64,9 @@ pub struct State {
     pub experiment: serde_json::Value,
     /// BLAKE3 of the dataset's manifest.
     pub dataset: Digest,
+    /// BLAKE3 of the file of weights that training began with, where the experiment names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Digest>,
 }
 
 /// State of early stopping.

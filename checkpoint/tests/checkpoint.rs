@@ -28,6 +28,7 @@ fn snapshot() -> Snapshot {
         schedulers: serde_json::Value::Null,
         experiment: serde_json::json!({"name": "x"}),
         dataset: Digest::of(b"dataset"),
+        weights: Some(Digest::of(b"weights")),
     };
     Snapshot { tensors, state }
 }

@@ -44,6 +44,7 @@ fn checkpoint(home: &Path) -> Tensors {
             "model": {"method": "ae-s", "weights": "/somewhere/w.pt", "image_size": 32},
         }),
         dataset: Digest::of(b"dataset"),
+        weights: None,
     };
     let objects = Objects::open(home.to_str().unwrap()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -2,7 +2,7 @@
 
 use morph_checkpoint::{MANIFEST, weights};
 use morph_model::paper;
-use morph_spec::Experiment;
+use morph_spec::{Digest, Experiment};
 use tokio::runtime::Runtime;
 
 use crate::rank::{failure::Failure, progress::Position, schedule, snapshot, snapshot::Net, split_location};
@@ -20,8 +20,11 @@ pub fn begin(net: &mut Net, experiment: &Experiment, runtime: &Runtime) -> Resul
         e => Failure::User(format!("model.weights {location} ({}): {e}", experiment.model.method.name())),
     };
     let (folder, key) = split_location(location)?;
+    let bytes = runtime.block_on(folder.get(&key))?;
+    let digest = Digest::of(&bytes);
+    net.begun = Some(snapshot::beginning(location, digest));
     let at = if key == MANIFEST {
-        let snapshot = runtime.block_on(morph_checkpoint::load(&folder.url_of(&key), None))?;
+        let snapshot = runtime.block_on(morph_checkpoint::load(&folder.url_of(&key), Some(digest)))?;
         morph_model::load_state_dict(net.method.as_ref(), &weights::state_dict(&snapshot.tensors)).map_err(misfit)?;
         if !resume {
             return begun(location, Position::default());
@@ -35,7 +38,6 @@ pub fn begin(net: &mut Net, experiment: &Experiment, runtime: &Runtime) -> Resul
         snapshot::load_optimizers(net, &snapshot)?;
         Position { best: None, ..snapshot::position(&snapshot.state)? }
     } else {
-        let bytes = runtime.block_on(folder.get(&key))?;
         let document = weights::read_document(&bytes, location)?;
         morph_model::load_state_dict(net.method.as_ref(), &weights::state_dict(&document.tensors)).map_err(misfit)?;
         if !resume {
