@@ -155,7 +155,7 @@ impl Agent {
     async fn begin(&mut self, fence: &Fence) -> Option<()> {
         let fence = Some(fence.clone());
         self.say(Said::Store(v1::StoreReady { fence: fence.clone(), address: "127.0.0.1:1".into() })).await?;
-        self.say(Said::Ready(v1::RankReady { fence, rank: 0, step: 0, total_steps: 100 })).await
+        self.say(Said::Ready(v1::RankReady { fence, rank: 0, step: 0, total_steps: 100, cached: Vec::new() })).await
     }
 
     async fn finish(&mut self, fence: &Fence) -> Option<()> {

@@ -1,6 +1,6 @@
 //! A coordinator with a long past.
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeSet, path::Path, time::Instant};
 
 use anyhow::{Context, Result};
 use morph_control::{Cluster, Command, Exit, Hello, Policy, Report, Submission, apply};
@@ -63,7 +63,7 @@ impl Past {
         let worker = known.attempt().context("it was placed")?.ranks[0].worker;
         for report in [
             Report::StoreReady { address: "127.0.0.1:1".into() },
-            Report::RankReady { rank: 0, step: 0, total_steps: 100 },
+            Report::RankReady { rank: 0, step: 0, total_steps: 100, cached: BTreeSet::new() },
             Report::RankExited { rank: 0, exit: Exit::Succeeded, error: String::new() },
         ] {
             self.tell(Command::Report { worker, fence, report })?;
@@ -95,9 +95,10 @@ fn write(home: &Path, events: u64, queue: usize) -> Result<u64> {
             slots: 1,
             version: env!("CARGO_PKG_VERSION").into(),
             live: Vec::new(),
-            cached: Vec::new(),
+            cached: BTreeSet::new(),
             labels: Default::default(),
             memory: 0,
+            certificate: String::new(),
         };
         past.tell(Command::Hello(Box::new(hello)))?;
     }

@@ -151,11 +151,13 @@ pub struct Hello {
     /// Attempts whose ranks run there.
     pub live: Vec<Fence>,
     /// Datasets in its cache.
-    pub cached: Vec<Digest>,
+    pub cached: BTreeSet<Digest>,
     /// What it is.
     pub labels: BTreeMap<String, String>,
     /// Main memory in bytes for all its ranks; 0: not counted.
     pub memory: u64,
+    /// The name in the certificate with which it proved who it is; empty: it had none.
+    pub certificate: String,
 }
 
 /// News of an attempt.
@@ -174,6 +176,8 @@ pub enum Report {
         step: u64,
         /// Steps of the whole training.
         total_steps: u64,
+        /// Datasets in its node's cache.
+        cached: BTreeSet<Digest>,
     },
     /// A checkpoint is complete.
     Checkpoint(Checkpoint),
@@ -217,4 +221,7 @@ pub enum Refusal {
     /// Somebody else has taken the place of whoever asks.
     #[error("{0}")]
     Replaced(String),
+    /// Whoever asks is not who it says.
+    #[error("{0}")]
+    Forbidden(String),
 }

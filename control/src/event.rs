@@ -118,6 +118,9 @@ pub enum What {
         step: u64,
         /// Steps of the whole training.
         total_steps: u64,
+        /// Datasets in its node's cache; empty: the run's own, beside those that are known to be there.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        cached: BTreeSet<Digest>,
     },
     /// A checkpoint is recorded.
     CheckpointCommitted {
@@ -263,7 +266,10 @@ pub enum What {
         /// Attempts that run there.
         live: Vec<Fence>,
         /// Datasets in its cache.
-        cached: Vec<Digest>,
+        cached: BTreeSet<Digest>,
+        /// Whether these are all of them; else they are beside those that are known to be there.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cached_is_all: bool,
         /// What it is.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         labels: BTreeMap<String, String>,
@@ -273,6 +279,9 @@ pub enum What {
         /// The process that speaks for it.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         process: String,
+        /// The name in its certificate; empty: it had none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        certificate: String,
     },
     /// A worker gets no new work.
     WorkerCordoned {

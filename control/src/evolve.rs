@@ -106,7 +106,7 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
                 run.state = RunState::Starting { attempt };
             });
         }
-        What::RankReady { fence, rank, step, total_steps } => ready(cluster, event, *fence, *rank, *step, *total_steps),
+        What::RankReady { .. } => ready(cluster, event),
         What::StoreReady { fence, .. }
         | What::CheckpointCommitted { fence, .. }
         | What::Evaluated { fence, .. }
@@ -242,14 +242,28 @@ const CRASHES: usize = 32;
 const REPLACED: usize = 32;
 
 fn joined(cluster: &mut Cluster, event: &Event) {
-    let What::WorkerJoined { worker: id, incarnation, host, slots, version, live, cached, labels, memory, process } =
-        &event.what
+    let What::WorkerJoined {
+        worker: id,
+        incarnation,
+        host,
+        slots,
+        version,
+        live,
+        cached,
+        cached_is_all,
+        labels,
+        memory,
+        process,
+        certificate,
+    } = &event.what
     else {
         return;
     };
     let known = cluster.workers.get(id);
-    let mut lies: BTreeSet<_> = known.map(|w| w.cached.clone()).unwrap_or_default();
-    lies.extend(cached);
+    let mut lies = cached.clone();
+    if !cached_is_all {
+        lies.extend(known.iter().flat_map(|w| &w.cached));
+    }
     let (mut replaced, mut processes) = known.map(|w| (w.replaced.clone(), w.processes.clone())).unwrap_or_default();
     match known {
         Some(earlier) if earlier.incarnation != *incarnation => {
@@ -268,6 +282,10 @@ fn joined(cluster: &mut Cluster, event: &Event) {
         replaced,
         process: process.clone(),
         processes,
+        certificate: match known {
+            Some(known) if certificate.is_empty() => known.certificate.clone(),
+            _ => certificate.clone(),
+        },
         host: host.clone(),
         slots: *slots,
         version: version.clone(),
@@ -302,7 +320,9 @@ fn joined(cluster: &mut Cluster, event: &Event) {
     }
 }
 
-fn ready(cluster: &mut Cluster, event: &Event, fence: Fence, rank: u32, step: u64, total_steps: u64) {
+fn ready(cluster: &mut Cluster, event: &Event) {
+    let What::RankReady { fence, rank, step, total_steps, cached } = &event.what else { return };
+    let (fence, rank, step, total_steps) = (*fence, *rank, *step, *total_steps);
     let Some(run) = cluster.runs.get(&fence.run) else { return };
     let dataset = run.dataset;
     let attempt = run.attempt().filter(|a| a.number == fence.attempt);
@@ -322,6 +342,9 @@ fn ready(cluster: &mut Cluster, event: &Event, fence: Fence, rank: u32, step: u6
     });
     // A rank opens its dataset before it joins, so now it lies in that node's cache.
     if let Some(worker) = cluster.workers.get_mut(&worker) {
+        if !cached.is_empty() {
+            worker.cached.clone_from(cached);
+        }
         worker.cached.insert(dataset);
     }
 }

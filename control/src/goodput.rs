@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn ready(attempt: u32, rank: u32) -> What {
-        What::RankReady { fence: fence(attempt), rank, step: 0, total_steps: 9 }
+        What::RankReady { fence: fence(attempt), rank, step: 0, total_steps: 9, cached: Default::default() }
     }
 
     fn saved(attempt: u32) -> What {

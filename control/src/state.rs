@@ -130,6 +130,8 @@ pub struct Worker {
     pub process: String,
     /// Those that did before it, newest last; not all that there ever were.
     pub processes: Vec<String>,
+    /// The name in the certificate that it last had; empty: it never had one. Others may not join in its place.
+    pub certificate: String,
     /// Where its ranks can be reached.
     pub host: String,
     /// Ranks that fit on it.

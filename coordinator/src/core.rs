@@ -174,6 +174,7 @@ pub fn status(refusal: Refusal) -> Status {
         Refusal::Invalid(why) => Status::invalid_argument(why),
         Refusal::Precondition(why) => Status::failed_precondition(why),
         Refusal::Replaced(why) => Status::aborted(why),
+        Refusal::Forbidden(why) => Status::permission_denied(why),
     }
 }
 

@@ -332,9 +332,11 @@ mod tests {
             slots: 2,
             version: "1".into(),
             live: Vec::new(),
-            cached: Vec::new(),
+            cached: Default::default(),
+            cached_is_all: true,
             labels: BTreeMap::new(),
             memory: 0,
+            certificate: String::new(),
             process: String::new(),
         };
         Event::new(Timestamp(n), what)

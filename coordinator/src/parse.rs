@@ -1,5 +1,7 @@
 //! What agents say, from the wire's words into the core's: parsed at the border, or refused with the field's name.
 
+use std::collections::BTreeSet;
+
 use morph_control::{Checkpoint, Exit, Hello, Report, leases};
 use morph_proto::v1::{self, report};
 use morph_spec::{Digest, Fence, Timestamp};
@@ -54,7 +56,7 @@ const MOST_BEFORE: usize = 10_000;
 /// Attempts that an agent may still run: more than it has slots.
 const MOST_LIVE: usize = 2 * MOST_SLOTS as usize;
 /// Datasets in an agent's cache.
-const MOST_CACHED: usize = 100_000;
+const MOST_CACHED: usize = 1024;
 /// Labels of a node.
 const MOST_LABELS: usize = 256;
 /// Bytes of a name.
@@ -68,11 +70,11 @@ fn word(field: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An agent's introduction.
+/// An agent's introduction, on a connection with a certificate of the name `certificate`, if that is not empty.
 ///
 /// # Errors
 /// Names the field that makes no sense.
-pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
+pub fn hello(hello: &v1::Hello, certificate: String) -> Result<Hello, String> {
     if hello.incarnation.is_empty() {
         return Err("hello.incarnation: missing".into());
     }
@@ -82,11 +84,7 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
     if hello.before.len() > MOST_BEFORE {
         return Err(format!("hello.before: {} processes, {MOST_BEFORE} are the most", hello.before.len()));
     }
-    for (field, found, most) in [
-        ("live", hello.live.len(), MOST_LIVE),
-        ("cached", hello.cached.len(), MOST_CACHED),
-        ("labels", hello.labels.len(), MOST_LABELS),
-    ] {
+    for (field, found, most) in [("live", hello.live.len(), MOST_LIVE), ("labels", hello.labels.len(), MOST_LABELS)] {
         if found > most {
             return Err(format!("hello.{field}: {found}, {most} are the most"));
         }
@@ -105,10 +103,18 @@ pub fn hello(hello: &v1::Hello) -> Result<Hello, String> {
         slots: hello.slots,
         version: hello.version.clone(),
         live: hello.live.iter().map(|f| fence(Some(f))).collect::<Result<_, _>>()?,
-        cached: hello.cached.iter().map(|d| parsed("hello.cached", d)).collect::<Result<_, _>>()?,
+        cached: datasets("hello.cached", &hello.cached)?,
         labels: hello.labels.clone().into_iter().collect(),
         memory: hello.memory,
+        certificate,
     })
+}
+
+fn datasets(field: &str, digests: &[String]) -> Result<BTreeSet<Digest>, String> {
+    if digests.len() > MOST_CACHED {
+        return Err(format!("{field}: {}, {MOST_CACHED} are the most", digests.len()));
+    }
+    digests.iter().map(|digest| parsed(field, digest)).collect()
 }
 
 /// The number of a report, by which it is acknowledged.
@@ -127,7 +133,8 @@ pub fn report(report: report::Report) -> Result<Said, String> {
     use report::Report as R;
     Ok(match report {
         R::Ready(r) => {
-            let report = Report::RankReady { rank: r.rank, step: r.step, total_steps: r.total_steps };
+            let cached = datasets("ready.cached", &r.cached)?;
+            let report = Report::RankReady { rank: r.rank, step: r.step, total_steps: r.total_steps, cached };
             Said::Core(fence(r.fence.as_ref())?, report)
         }
         R::Store(s) => Said::Core(fence(s.fence.as_ref())?, Report::StoreReady { address: s.address }),
@@ -229,15 +236,18 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         let bad = v1::Hello { worker: "nobody".into(), incarnation: "a".into(), ..v1::Hello::default() };
-        assert!(hello(&bad).unwrap_err().contains("hello.worker"));
+        assert!(hello(&bad, String::new()).unwrap_err().contains("hello.worker"));
         let many = v1::Hello { slots: MOST_SLOTS + 1, ..bad.clone() };
-        assert!(hello(&many).unwrap_err().contains("hello.slots"));
+        assert!(hello(&many, String::new()).unwrap_err().contains("hello.slots"));
         let loud = v1::Hello { host: "a\nfake log line".into(), ..bad.clone() };
-        assert!(hello(&loud).unwrap_err().contains("hello.host"));
+        assert!(hello(&loud, String::new()).unwrap_err().contains("hello.host"));
         let labels = [("x".repeat(LONGEST + 1), "y".to_owned())].into();
-        assert!(hello(&v1::Hello { labels, ..bad.clone() }).unwrap_err().contains("hello.labels"));
+        assert!(hello(&v1::Hello { labels, ..bad.clone() }, String::new()).unwrap_err().contains("hello.labels"));
+        let cached = vec![Digest::of(b"x").to_string(); MOST_CACHED + 1];
+        let cached = v1::Hello { cached, worker: RUN.into(), ..bad.clone() };
+        assert!(hello(&cached, String::new()).unwrap_err().contains("hello.cached: 1025"));
         let live = vec![v1::Fence { run: RUN.into(), attempt: 1 }; MOST_LIVE + 1];
-        assert!(hello(&v1::Hello { live, ..bad }).unwrap_err().contains("hello.live"));
+        assert!(hello(&v1::Hello { live, ..bad }, String::new()).unwrap_err().contains("hello.live"));
         assert!(report(report::Report::Store(v1::StoreReady::default())).unwrap_err().contains("fence"));
     }
 

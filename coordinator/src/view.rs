@@ -244,6 +244,7 @@ impl<'a> View<'a> {
             cordoned: worker.cordoned.as_ref().map(cordoned).unwrap_or_default(),
             labels: worker.labels.clone().into_iter().collect(),
             memory: worker.memory,
+            cached: worker.cached.iter().map(ToString::to_string).collect(),
         }
     }
 }

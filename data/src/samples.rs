@@ -84,13 +84,14 @@ impl Samples {
     }
 
     /// Has all shards of `subsets` in `cache`, each once, and holds them there: whoever opens several subsets is refused at once when they
-    /// do not fit there together, and there is no pause between them.
+    /// do not fit there together, and there is no pause between them. The cache knows them by `digest`, the manifest's, from then on.
     ///
     /// # Errors
     /// What object storage says.
     pub async fn fetch(
         dataset: &Objects,
         manifest: &Manifest,
+        digest: Digest,
         subsets: &[&Subset],
         cache: &NodeCache,
     ) -> Result<Vec<CachedFile>, Error> {
@@ -100,7 +101,9 @@ impl Samples {
                 all.push(wanted(shard));
             }
         }
-        Ok(cache.fetch_all(dataset, &all).await?)
+        let held = cache.fetch_all(dataset, &all).await?;
+        cache.note(digest, all.iter().map(|shard| shard.digest));
+        Ok(held)
     }
 
     /// How many there are; at least one.

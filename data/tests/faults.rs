@@ -267,12 +267,15 @@ async fn subsets_that_do_not_fit_together_are_refused_together() {
     let both = bytes("train") + bytes("test");
     let cache = |name: &str, most| NodeCache::open(&folder.path().join(name), most).unwrap();
     let small = cache("small", both - 1);
-    let refused = Samples::fetch(&dataset, &report.manifest, &subsets, &small).await.unwrap_err().to_string();
+    let refused =
+        Samples::fetch(&dataset, &report.manifest, report.digest, &subsets, &small).await.unwrap_err().to_string();
     assert!(refused.contains(&format!("{both} bytes are wanted")), "{refused}");
     assert_eq!(fs::read_dir(folder.path().join("small/blake3")).unwrap().count(), 0, "before anything is fetched");
+    assert!(small.sets().is_empty());
     let enough = cache("enough", both);
-    let held = Samples::fetch(&dataset, &report.manifest, &subsets, &enough).await.unwrap();
+    let held = Samples::fetch(&dataset, &report.manifest, report.digest, &subsets, &enough).await.unwrap();
     assert_eq!(held.len(), report.manifest.shards.len(), "each once");
+    assert_eq!(enough.sets(), [report.digest]);
     // What is held there needs the dataset no more.
     fs::remove_file(folder.path().join("out").join(&report.manifest.shards[0].file)).unwrap();
     for wanted in [&train, &test, &again] {

@@ -127,6 +127,37 @@ fn pause_resume_cancel_retry_and_drain() -> Result<()> {
 }
 
 #[test]
+fn an_agent_says_which_datasets_lie_in_its_cache() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let _coordinator = lab.cluster.coordinator()?;
+    let first = lab.cluster.agent("agent", 2)?;
+    let cached = || -> Result<Vec<Value>> {
+        let workers: Vec<Value> = serde_json::from_str(&lab.ctl(0, &["get", "workers", "-o", "json"])?)?;
+        let ready = workers.iter().find(|w| w["state"] == "ready");
+        Ok(ready.and_then(|w| w["cached"].as_array()).cloned().unwrap_or_default())
+    };
+    lab.train("x", &[])?;
+    lab.wait("x", "succeeded", 1)?;
+    let datasets: Vec<Value> = serde_json::from_str(&lab.ctl(0, &["get", "datasets", "-o", "json"])?)?;
+    let digest = datasets.first().context("a dataset")?["digest"].clone();
+    ensure!(cached()? == [digest.clone()], "{:?}", cached()?);
+
+    // It is looked for on the disk at each start.
+    drop(first);
+    let second = lab.cluster.agent("agent", 2)?;
+    wait_for("the next agent of the home", LIMIT, || Ok(cached()? == [digest.clone()]))?;
+    drop(second);
+    let shards = lab.home.path().join("agent/cache/blake3");
+    for shard in fs::read_dir(&shards)?.take(1) {
+        fs::remove_file(shard?.path())?;
+    }
+    let _third = lab.cluster.agent("agent", 2)?;
+    wait_for("the agent whose dataset is not whole", LIMIT, || {
+        Ok(lab.ctl(0, &["get", "workers"])?.contains("ready") && cached()?.is_empty())
+    })
+}
+
+#[test]
 fn a_failed_run_is_tried_again_in_place_by_the_same_command() -> Result<()> {
     let home = Home::new()?;
     job::dataset(&home, 40, 8)?;

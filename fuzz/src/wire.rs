@@ -141,7 +141,7 @@ pub fn session(mut data: &[u8]) {
     while let Ok(request) = v1::SessionRequest::decode_length_delimited(&mut data) {
         match (request.message, &agent) {
             (Some(Request::Hello(hello)), None) => {
-                let Ok(hello) = parse::hello(&hello) else { return };
+                let Ok(hello) = parse::hello(&hello, String::new()) else { return };
                 agent = Some((hello.worker, hello.incarnation.clone()));
                 world.tell(Command::Hello(Box::new(hello)));
             }

@@ -241,6 +241,7 @@ fn worker_text(worker: &v1::Worker) -> String {
     page.field("Joined", instant(worker.joined_at));
     page.field("Heard", instant(worker.last_seen));
     page.section("Runs", &["ID"], worker.runs.iter().map(|r| vec![r.clone()]).collect());
+    page.section("Datasets in its cache", &["DIGEST"], worker.cached.iter().map(|d| vec![d.clone()]).collect());
     page.0
 }
 

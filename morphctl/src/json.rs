@@ -137,6 +137,7 @@ pub fn worker(w: &v1::Worker) -> Value {
         "cordoned": if w.cordoned.is_empty() { Value::Null } else { Value::from(w.cordoned.clone()) },
         "labels": w.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
         "memory": w.memory,
+        "cached": w.cached,
         "joined_at": when(w.joined_at),
         "last_seen": when(w.last_seen),
     })

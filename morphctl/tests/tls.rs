@@ -12,10 +12,13 @@ use std::{
 
 use assert_cmd::Command;
 use morph_coordinator::{Handle, Options, Tls};
-use morph_proto::v1::{SessionRequest, agents_client::AgentsClient};
+use morph_proto::v1::{
+    Hello, SessionRequest, SessionResponse, agents_client::AgentsClient, session_request, session_response,
+};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
@@ -81,6 +84,11 @@ impl World {
 
     /// What an agent hears that presents the certificate `pair` (certificate and key), having said nothing.
     fn agent(&self, pair: Option<(&str, &str)>) -> Result<(), Status> {
+        self.hears(pair, Vec::new()).map(drop)
+    }
+
+    /// The first that an agent hears that presents the certificate `pair` and says `all`.
+    fn hears(&self, pair: Option<(&str, &str)>, all: Vec<SessionRequest>) -> Result<Option<SessionResponse>, Status> {
         let read = |name: &str| fs::read(self.path(name)).unwrap();
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("own/ca.crt")));
         if let Some((cert, key)) = pair {
@@ -90,9 +98,15 @@ impl World {
         self.runtime.block_on(async {
             let gone = |e: tonic::transport::Error| Status::unavailable(format!("{e:?}"));
             let channel = endpoint.connect().await.map_err(gone)?;
-            let nothing = tokio_stream::iter(Vec::<SessionRequest>::new());
             let mut client = AgentsClient::new(channel);
-            tokio::time::timeout(Duration::from_secs(5), client.session(nothing)).await.unwrap().map(|_| ())
+            let (says, stream) = mpsc::channel(4);
+            // Who says something stays and listens.
+            let _stays = (!all.is_empty()).then(|| says.clone());
+            all.into_iter().for_each(|message| says.try_send(message).unwrap());
+            drop(says);
+            let session = tokio::time::timeout(Duration::from_secs(5), client.session(ReceiverStream::new(stream)));
+            let mut answers = session.await.unwrap()?.into_inner();
+            tokio::time::timeout(Duration::from_secs(5), answers.message()).await.unwrap()
         })
     }
 }
@@ -140,6 +154,34 @@ fn agents_are_let_in_by_their_certificates_alone() {
         let shut = matches!(refused.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
         assert!(shut, "{why} was let in: {refused:?}");
     }
+}
+
+#[test]
+fn an_agent_cannot_take_the_place_of_a_worker_with_another_certificate() {
+    let world = World::new(&["own"]);
+    let issue = ["issue", "--ca", "own", "--kind", "agent", "--name", "node-9", "--out", "own"];
+    assert_eq!(certs(&world.dir, &issue).0, 0);
+    let hello = |incarnation: &str| {
+        let hello = Hello {
+            worker: "01J00000000000000000000000".into(),
+            incarnation: incarnation.into(),
+            process: incarnation.into(),
+            host: "127.0.0.1".into(),
+            slots: 1,
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Hello::default()
+        };
+        vec![SessionRequest { message: Some(session_request::Message::Hello(hello)) }]
+    };
+    let welcome = |answer: Option<SessionResponse>| {
+        assert!(matches!(answer.unwrap().message, Some(session_response::Message::Welcome(_))));
+    };
+    let own = Some(("own/agent.crt", "own/agent.key"));
+    welcome(world.hears(own, hello("a")).unwrap());
+    let refused = world.hears(Some(("own/node-9.crt", "own/node-9.key")), hello("b")).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("certificate \"agent\", this one's is \"node-9\""), "{refused}");
+    welcome(world.hears(own, hello("b")).unwrap());
 }
 
 #[test]

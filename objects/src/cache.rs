@@ -9,6 +9,7 @@
 //!    lock on it, and takes it under the object's own, which eviction needs, too. So the bound on the size is soft: what is in
 //!    use may exceed it. What is wanted at a time may not, nor may it be more than the disk has room for: that is said before
 //!    anything is fetched.
+//! 5. Who uses a set of files notes which ones they are; a set is told as being here while all of them are.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +29,8 @@ use morph_spec::Digest;
 
 use crate::{Error, Objects, download::Sink};
 
+mod sets;
+
 /// Objects that are fetched at a time: enough to fill a line on which one stream cannot, few enough for any server.
 const AT_ONCE: usize = 6;
 /// How often an object is fetched whose bytes arrive wrong: they may have been hurt on the way.
@@ -39,6 +42,7 @@ pub struct NodeCache {
     files: PathBuf,
     locks: PathBuf,
     stamps: PathBuf,
+    sets: PathBuf,
     max_bytes: u64,
     hashed: Arc<AtomicU64>,
 }
@@ -79,9 +83,9 @@ impl NodeCache {
     /// # Errors
     /// When the folder cannot be made.
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, Error> {
-        let [files, locks, stamps] = ["blake3", "locks", "stamps"].map(|name| dir.join(name));
-        let cache = Self { files, locks, stamps, max_bytes, hashed: Arc::default() };
-        for folder in [&cache.files, &cache.locks, &cache.stamps] {
+        let [files, locks, stamps, sets] = ["blake3", "locks", "stamps", "sets"].map(|name| dir.join(name));
+        let cache = Self { files, locks, stamps, sets, max_bytes, hashed: Arc::default() };
+        for folder in [&cache.files, &cache.locks, &cache.stamps, &cache.sets] {
             fs::create_dir_all(folder).map_err(|e| Error::io("create", folder, e))?;
         }
         cache.sweep_temporaries();
@@ -298,12 +302,12 @@ impl NodeCache {
     }
 
     fn sweep_temporaries(&self) {
-        for folder in [&self.files, &self.stamps] {
+        for folder in [&self.files, &self.stamps, &self.sets] {
             let Ok(listing) = fs::read_dir(folder) else { continue };
             for path in listing.flatten().map(|entry| entry.path()) {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let Some((digest, _)) = name.split_once(".tmp.") else { continue };
-                // Who writes it holds the object's lock.
+                // Who writes it holds the object's lock; of a set's note, which nobody waits for, nothing is lost.
                 let lock = OpenOptions::new().create(true).truncate(false).write(true).open(self.locks.join(digest));
                 if lock.is_ok_and(|lock| lock.try_lock().is_ok() && fs::remove_file(&path).is_ok()) {
                     tracing::info!(path = %path.display(), "swept away what a crash had left");

@@ -1,10 +1,12 @@
 //! A machine: an agent process, when it lives, with the real protocol in it.
 
+use std::collections::BTreeSet;
+
 use morph_control::{
     Hello,
     agent::{Agent, Entry},
 };
-use morph_spec::WorkerId;
+use morph_spec::{Digest, WorkerId};
 
 use crate::mail::Mail;
 
@@ -29,6 +31,8 @@ pub struct Node {
     pub turned_away: bool,
     /// On the agent's disk while the coordinator has not heard everything.
     pub journal: Option<Vec<Entry<Mail>>>,
+    /// Datasets on its disk.
+    pub cached: BTreeSet<Digest>,
     /// `None`: it is dead.
     pub agent: Option<Agent<Mail>>,
     /// It has been stopped, and what its ranks said meanwhile it has not written down: it has not even read it.
@@ -55,6 +59,7 @@ impl Node {
             writers: Vec::new(),
             turned_away: false,
             journal: None,
+            cached: BTreeSet::new(),
             agent: None,
             behind: false,
             session: None,
@@ -67,7 +72,13 @@ impl Node {
     /// Another machine with a copy of this one's home as it is on its disk.
     pub fn twin(&self) -> Self {
         let (incarnation, journal, writers) = (self.incarnation, self.journal.clone(), self.writers.clone());
-        Self { incarnation, journal, writers, ..Self::new(self.worker, self.slots, self.zone) }
+        Self {
+            incarnation,
+            journal,
+            writers,
+            cached: self.cached.clone(),
+            ..Self::new(self.worker, self.slots, self.zone)
+        }
     }
 
     /// A new agent begins `life`: what an earlier one left behind comes first.
@@ -127,9 +138,10 @@ impl Node {
             slots: self.slots,
             version: "sim".into(),
             live: self.agent.as_ref().map(Agent::live).unwrap_or_default(),
-            cached: Vec::new(),
+            cached: self.cached.clone(),
             labels: [("zone".to_owned(), self.zone.to_owned())].into(),
             memory: MEMORY,
+            certificate: String::new(),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use morph_proto::v1;
+use morph_spec::Digest;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +117,8 @@ pub enum Event {
         step: u64,
         /// Steps of the whole training, should it not stop early.
         total_steps: u64,
+        /// Datasets in the node's cache, its own among them.
+        cached: Vec<Digest>,
     },
     /// How far training is.
     Progress {
@@ -163,7 +166,10 @@ impl Event {
         let fence = Some(fence.clone());
         Ok(match self {
             Self::StoreReady { address } => Report::Store(v1::StoreReady { fence, address }),
-            Self::Ready { step, total_steps } => Report::Ready(v1::RankReady { fence, rank, step, total_steps }),
+            Self::Ready { step, total_steps, cached } => {
+                let cached = cached.iter().map(ToString::to_string).collect();
+                Report::Ready(v1::RankReady { fence, rank, step, total_steps, cached })
+            }
             Self::Progress { step, epoch, total_steps, images_per_second } => {
                 Report::Progress(v1::Progress { fence, step, epoch, total_steps, images_per_second })
             }

@@ -22,10 +22,14 @@ pub(super) fn report(
         Report::StoreReady { address } if first && attempt.store.as_ref() != Some(&address) => {
             vec![What::StoreReady { fence, address }]
         }
-        Report::RankReady { rank, step, total_steps }
+        Report::RankReady { rank, step, total_steps, mut cached }
             if live(rank).is_some_and(|r| matches!(r.state, RankState::Placed)) =>
         {
-            vec![What::RankReady { fence, rank, step, total_steps }]
+            // Said with each rank, and mostly known: then it is not recorded again.
+            if cluster.workers.get(&worker).is_some_and(|w| w.cached == cached) {
+                cached.clear();
+            }
+            vec![What::RankReady { fence, rank, step, total_steps, cached }]
         }
         Report::Checkpoint(mut checkpoint) if first && run.checkpoints.iter().all(|c| c.url != checkpoint.url) => {
             checkpoint.attempt = fence.attempt;

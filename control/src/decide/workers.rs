@@ -16,6 +16,12 @@ use crate::{
 /// are still to be reported, or they were never started and the orders are repeated.
 pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hello) -> Result<Vec<What>, Refusal> {
     let known = cluster.workers.get(&hello.worker);
+    if let Some(other) = known.filter(|w| is_anothers(w, &hello)) {
+        return Err(Refusal::Forbidden(format!(
+            "{} is the worker of certificate {:?}, this one's is {:?}: give the agent that certificate, or a --home of its own",
+            hello.worker, other.certificate, hello.certificate
+        )));
+    }
     if let Some(newer) = known.filter(|w| is_replaced(w, &hello)) {
         return Err(Refusal::Replaced(format!(
             "another agent with its id, {}, has joined since, at {}: was it started twice, or its home copied? Each agent needs a \
@@ -36,10 +42,19 @@ pub(super) fn hello(cluster: &Cluster, now: Timestamp, rng: &mut Rng, hello: Hel
         version: hello.version,
         live: hello.live,
         cached: hello.cached,
+        cached_is_all: true,
         labels: hello.labels,
         memory: hello.memory,
+        certificate: hello.certificate,
     });
     Ok(events)
+}
+
+/// Whether the worker is known by another certificate. Without one nobody is told apart: then the coordinator asks for tokens, or for
+/// nothing.
+fn is_anothers(worker: &Worker, hello: &Hello) -> bool {
+    let names = [&worker.certificate, &hello.certificate];
+    names.iter().all(|name| !name.is_empty()) && names[0] != names[1]
 }
 
 /// Whether another agent has taken the place of the one that says `hello`.

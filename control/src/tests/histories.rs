@@ -146,7 +146,12 @@ impl World {
             }
             Step::Drain => drop(self.tell(Command::Drain { reason: "drain".into() }).unwrap()),
             Step::Ready(i, rank) => {
-                report(self, i, *rank, Report::RankReady { rank: *rank as u32, step: 0, total_steps: 100 });
+                report(
+                    self,
+                    i,
+                    *rank,
+                    Report::RankReady { rank: *rank as u32, step: 0, total_steps: 100, cached: BTreeSet::new() },
+                );
             }
             Step::Store(i) => report(self, i, 0, Report::StoreReady { address: "127.0.0.1:9".into() }),
             Step::Save(i, s, best) => {

@@ -1,7 +1,7 @@
 //! A small cluster under test: every command goes through [`invariants::check`], and after each the state is folded again
 //! from the JSON of its events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use morph_spec::{
     Digest, Experiment, Fence, Manifest, Rng, RunId, SweepId, Timestamp, WorkerId,
@@ -18,6 +18,7 @@ use crate::{
 mod failures;
 mod gaps;
 mod histories;
+mod locality;
 mod scheduling;
 mod twins;
 
@@ -85,9 +86,10 @@ fn introduction(n: u64, slots: u32, incarnation: &str) -> Hello {
         slots,
         version: "0.1.0".into(),
         live: Vec::new(),
-        cached: Vec::new(),
+        cached: BTreeSet::new(),
         labels: BTreeMap::new(),
         memory: 0,
+        certificate: String::new(),
     }
 }
 
@@ -173,7 +175,11 @@ impl World {
         let fence = self.fence(run);
         self.say(fence, 0, Report::StoreReady { address: "127.0.0.1:9".into() });
         for rank in 0..self.cluster.runs[&run].width() {
-            self.say(fence, rank as usize, Report::RankReady { rank, step: 0, total_steps: 100 });
+            self.say(
+                fence,
+                rank as usize,
+                Report::RankReady { rank, step: 0, total_steps: 100, cached: BTreeSet::new() },
+            );
         }
         assert!(matches!(self.state(run), RunState::Running { .. }), "{:?}", self.state(run));
     }
@@ -221,7 +227,7 @@ fn checkpoint(fence: Fence, step: u64, best: bool) -> Checkpoint {
 /// Ranks that are to be started; orders may be repeated.
 fn starts(effects: &[Effect]) -> usize {
     let starts = effects.iter().filter(|e| matches!(e, Effect::StartRank { .. }));
-    starts.collect::<std::collections::BTreeSet<_>>().len()
+    starts.collect::<BTreeSet<_>>().len()
 }
 
 #[test]
@@ -424,7 +430,7 @@ fn keeps(recorded: &Value, written: &Value) {
 #[test]
 fn every_recorded_kind_of_event_still_parses() {
     let golden = include_str!("../../tests/golden/events.jsonl");
-    let mut kinds = std::collections::BTreeSet::new();
+    let mut kinds = BTreeSet::new();
     for line in golden.lines() {
         let event: Event = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         assert_eq!(Event::from_json(line).unwrap(), event, "both ways of reading agree");

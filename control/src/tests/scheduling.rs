@@ -467,7 +467,7 @@ fn workers_that_left_long_ago_are_forgotten() {
     w.tell(Command::Cordon { worker: worker(1), reason: "burnt out".into(), drain: false }).unwrap();
     (1..=5).for_each(|n| leave(&mut w, n));
     let newest = (2..=5).map(worker).max().unwrap();
-    let kept = std::collections::BTreeSet::from([worker(1), newest, worker(6)]);
+    let kept = BTreeSet::from([worker(1), newest, worker(6)]);
     assert!(w.cluster.workers.keys().eq(&kept), "what somebody said of one is kept, and who is here");
     // Back again it is new, and what it was acknowledged before does not count.
     let forgotten = (2..=5).find(|n| worker(*n) != newest).unwrap();

@@ -7,9 +7,22 @@ fn hello(incarnation: &str, process: &str) -> Hello {
     let (worker, slots) = (worker(1), 2);
     let (incarnation, process) = (incarnation.to_owned(), process.to_owned());
     let (host, version) = (process.clone(), "0.1.0".to_owned());
-    let (live, cached, labels, memory) = (Vec::new(), Vec::new(), BTreeMap::new(), 0);
+    let (live, cached, labels, memory) = (Vec::new(), BTreeSet::new(), BTreeMap::new(), 0);
     let before = Vec::new();
-    Hello { worker, incarnation, process, before, host, slots, version, live, cached, labels, memory }
+    Hello {
+        worker,
+        incarnation,
+        process,
+        before,
+        host,
+        slots,
+        version,
+        live,
+        cached,
+        labels,
+        memory,
+        certificate: String::new(),
+    }
 }
 
 /// It joins.
@@ -73,4 +86,25 @@ fn what_a_copy_was_acknowledged_is_not_the_originals() {
     assert!(w.cluster.acknowledges(&after("of-copy", &["a", "copy"])));
     assert!(w.cluster.acknowledges(&hello("b", "b")), "nothing was acknowledged to that incarnation");
     assert!(w.cluster.acknowledges(&hello("a", "")), "agents of 0.1.0 do not say");
+}
+
+#[test]
+fn a_worker_belongs_to_the_certificate_that_it_joined_with() {
+    let mut w = World::new();
+    let as_of = |incarnation: &str, certificate: &str| {
+        Command::Hello(Box::new(Hello { certificate: certificate.into(), ..hello(incarnation, incarnation) }))
+    };
+    w.tell(as_of("a", "")).expect("the coordinator had no TLS yet");
+    w.tell(as_of("b", "node-7")).expect("whoever has a certificate first");
+    let run = w.run("k", 2);
+    for incarnation in ["b", "c"] {
+        let answer = w.tell(as_of(incarnation, "node-9"));
+        let named = |why: &str| why.contains("\"node-7\"") && why.contains("\"node-9\"") && why.contains("--home");
+        assert!(matches!(&answer, Err(Refusal::Forbidden(why)) if named(why)), "{answer:?}");
+    }
+    assert!(w.cluster.runs[&run].attempt().is_some(), "and what runs there is none of its business");
+    w.tell(as_of("b", "node-7")).expect("the same, with a new certificate of that name");
+    w.tell(as_of("d", "")).expect("the coordinator has no TLS any more");
+    assert!(w.tell(as_of("e", "node-9")).is_err(), "whose it is is not forgotten by that");
+    assert!(w.tell(as_of("e", "node-7")).is_ok());
 }

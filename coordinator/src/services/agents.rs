@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    auth::certificate,
     core::{Core, End, Message, preparing::Preparing},
     parse,
 };
@@ -55,6 +56,7 @@ impl agents_server::Agents for Agents {
                 "this coordinator only answers questions, it has no work for agents",
             ));
         }
+        let certificate = certified(&request);
         let mut requests = request.into_inner();
         let first = timeout(INTRODUCTION, requests.message())
             .await
@@ -63,7 +65,7 @@ impl agents_server::Agents for Agents {
             return Err(Status::invalid_argument("the first message of a session must be hello"));
         };
         fits(&hello.version)?;
-        let hello = parse::hello(&hello).map_err(Status::invalid_argument)?;
+        let hello = parse::hello(&hello, certificate).map_err(Status::invalid_argument)?;
         let (orders, stream) = mpsc::channel(ORDERS);
         let worker = hello.worker;
         let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
@@ -133,6 +135,13 @@ impl Agents {
             self.core.send(message).await.ok()?;
         }
     }
+}
+
+/// The name in the certificate of the connection; empty: it has none.
+fn certified<T>(request: &Request<T>) -> String {
+    let certificates = request.peer_certs();
+    let leaf = certificates.as_ref().and_then(|all| all.first());
+    leaf.and_then(|leaf| certificate::identity(leaf)).map(|(_, name)| name).unwrap_or_default()
 }
 
 /// Whether an agent of `version` can work with this coordinator.

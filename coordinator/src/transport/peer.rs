@@ -227,7 +227,14 @@ impl Rank {
         let first = start.resume.map_or(0, |c| c.step);
         self.report(Report::Store(v1::StoreReady { fence: of(), address: "node:1".into() })).await;
         while !matches!(told.recv().await, Some(Tell::Rendezvous { .. })) {}
-        self.report(Report::Ready(v1::RankReady { fence: of(), rank: 0, step: first, total_steps })).await;
+        self.report(Report::Ready(v1::RankReady {
+            fence: of(),
+            rank: 0,
+            step: first,
+            total_steps,
+            cached: Vec::new(),
+        }))
+        .await;
         for step in first + 1..=total_steps {
             sleep(STEP).await;
             self.seen.lock().unwrap().step = step;

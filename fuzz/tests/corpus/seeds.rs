@@ -312,6 +312,7 @@ fn manifests() -> Vec<Seed> {
         schedulers: json!({"name": "plateau"}),
         experiment: json!({"name": "x"}),
         dataset: Digest::of(b"dataset"),
+        weights: None,
     };
     let files = vec![FileEntry { file: "tensors.safetensors".into(), bytes: 100, blake3: Digest::of(b"tensors") }];
     let checkpoint = morph_checkpoint::Manifest { version: 1, state, files };
@@ -393,7 +394,8 @@ fn wire() -> Vec<Seed> {
     });
     let run = morph_fuzz::runs()[0].to_string();
     let fence = || Some(v1::Fence { run: run.clone(), attempt: 1 });
-    let ready = |rank| Report::Ready(v1::RankReady { fence: fence(), rank, step: 0, total_steps: 100 });
+    let ready =
+        |rank| Report::Ready(v1::RankReady { fence: fence(), rank, step: 0, total_steps: 100, cached: Vec::new() });
     let point = |step| v1::MetricPoint { step, at: 5, name: "train/loss".into(), value: 0.5 };
     let checkpoint = v1::Checkpoint {
         url: "file:///c/manifest.json".into(),

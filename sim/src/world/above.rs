@@ -265,5 +265,6 @@ fn word(refusal: &Refusal) -> &'static str {
         Refusal::Invalid(_) => "invalid",
         Refusal::Precondition(_) => "precondition",
         Refusal::Replaced(_) => "replaced",
+        Refusal::Forbidden(_) => "forbidden",
     }
 }

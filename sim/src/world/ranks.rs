@@ -74,7 +74,11 @@ impl World {
         self.gangs.gangs.insert(fence, gang);
         let all: Vec<Key> = self.gangs.of(fence).map(|(k, _)| *k).collect();
         for key in all {
-            self.report(key, Report::RankReady { rank: key.rank, step, total_steps: start.steps });
+            let Some(rank) = self.gangs.ranks.get(&key) else { continue };
+            let cached = &mut self.nodes[rank.node].cached;
+            cached.insert(work::dataset());
+            let cached = cached.clone();
+            self.report(key, Report::RankReady { rank: key.rank, step, total_steps: start.steps, cached });
         }
         self.trace.say(self.now, format_args!("{fence} trains from step {step}"));
         self.after(SECOND, Happening::GangStep(fence));

@@ -20,6 +20,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use morph_control::agent::{Action, Agent, Status};
+use morph_objects::NodeCache;
 use morph_proto::v1::{Heartbeat, Hello, Report, SessionRequest, StartRank, session_request, session_response};
 use morph_spec::Experiment;
 use morph_telemetry::{TRACE, continues, traceparent};
@@ -277,6 +278,12 @@ impl Shell {
         self.unwritten(appended);
     }
 
+    /// The datasets in the node's cache. One that cannot be looked at holds none.
+    fn cached(&self) -> Vec<String> {
+        let cache = NodeCache::open(&self.home.cache, self.options.cache_bytes);
+        cache.map(|cache| cache.sets().iter().map(ToString::to_string).collect()).unwrap_or_default()
+    }
+
     /// Who wrote the journal before this process. Of very many starts only the last are told: a coordinator that heard an earlier
     /// one last is told again what it knows.
     fn before(&self) -> Vec<String> {
@@ -310,7 +317,7 @@ impl Shell {
                     slots: self.options.slots,
                     version: crate::VERSION.to_owned(),
                     live: self.agent.live().into_iter().map(letters::fence).collect(),
-                    cached: Vec::new(),
+                    cached: self.cached(),
                     labels: self.options.labels.clone().into_iter().collect(),
                     memory: self.options.memory,
                 });

@@ -406,9 +406,9 @@ mod tests {
         let run = "01J00000000000000000000000".parse().unwrap();
         let key = Key { fence: morph_spec::Fence { run, attempt: 1 }, rank: 0 };
         let (sender, mut heard) = mpsc::channel::<Heard>(16);
-        let bytes: &[u8] = b"{\"event\":\"ready\",\"step\":1,\"total_steps\":2}\nnoise\n\xff\n";
+        let bytes: &[u8] = b"{\"event\":\"ready\",\"step\":1,\"total_steps\":2,\"cached\":[]}\nnoise\n\xff\n";
         read(key, "stdout", bytes, sender).await;
-        assert!(matches!(heard.recv().await, Some(Heard::Event(_, Event::Ready { step: 1, total_steps: 2 }))));
+        assert!(matches!(heard.recv().await, Some(Heard::Event(_, Event::Ready { step: 1, total_steps: 2, .. }))));
         assert!(matches!(heard.recv().await, Some(Heard::Line(_, "stdout", line)) if line == "noise"));
         assert!(matches!(heard.recv().await, Some(Heard::Line(..))));
         assert!(heard.recv().await.is_none());

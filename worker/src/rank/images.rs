@@ -101,7 +101,7 @@ impl Dataset {
         let subsets: Vec<_> =
             [&experiment.dataset.train, &experiment.dataset.validation].into_iter().chain(tested).collect();
         // Held until all are open: none is evicted for the next.
-        let _held = Samples::fetch(&self.folder, &self.manifest, &subsets, &self.cache).await?;
+        let _held = Samples::fetch(&self.folder, &self.manifest, self.digest, &subsets, &self.cache).await?;
         Ok(Sets {
             train: Arc::new(self.subset(&experiment.dataset.train).await?),
             validation: Arc::new(self.subset(&experiment.dataset.validation).await?),
@@ -160,6 +160,11 @@ impl Dataset {
             "model.image_size is {side}, but images of dataset {:?} are {height}×{width}; set one to the other's size",
             self.manifest.name
         )))
+    }
+
+    /// The datasets that lie in the node's cache, each by its manifest's digest.
+    pub fn cached(&self) -> Vec<Digest> {
+        self.cache.sets()
     }
 
     /// What an evaluation says of it.

@@ -198,7 +198,11 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     };
     orders.begin_training()?;
     let mut trainer = Trainer::new(bench, net, at, saver);
-    events.say(&Event::Ready { step: trainer.position().step, total_steps: trainer.total_steps() });
+    events.say(&Event::Ready {
+        step: trainer.position().step,
+        total_steps: trainer.total_steps(),
+        cached: dataset.cached(),
+    });
     if trainer.train()? == End::Stopped {
         return Ok(Exit::Stopped);
     }
@@ -206,7 +210,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     if group.any(orders.stop_requested())? {
         return Ok(Exit::Stopped);
     }
-    let inputs = evaluate::weights(&net.inputs, lpips.as_ref(), fid.as_ref());
+    let inputs = evaluate::weights(&net.files(), lpips.as_ref(), fid.as_ref());
     let scene = evaluate::Scene {
         experiment: &job.experiment,
         test: &sets.test,
@@ -270,7 +274,7 @@ pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result
     tch::manual_seed(settings.seed.cast_signed());
     let method = morph_model::build(&experiment.model, settings, vgg.as_ref(), place.device, place.kind)?;
     let optimizers = Optimizers::new(method.as_ref(), &settings.optimizer);
-    Ok(Net { method, optimizers, inputs: inputs.into_iter().collect() })
+    Ok(Net { method, optimizers, inputs: inputs.into_iter().collect(), begun: None })
 }
 
 /// The tensors in the file of weights at `location`, of any kind that is known, and what file it was, for the record. `field` is where the
