@@ -444,14 +444,17 @@ pub(super) fn mark_best(rows: &mut [Row]) {
     mark(rows, Better::Lower, |r| r.lpips.as_mut());
 }
 
+/// The method with the highest AUROC, of several the first; baselines take no part.
+pub fn highest(rows: &[Row]) -> Option<usize> {
+    let methods = (0..rows.len()).rev().filter(|at| !rows[*at].baseline);
+    methods.max_by(|a, b| rows[*a].auroc.estimate.value.total_cmp(&rows[*b].auroc.estimate.value))
+}
+
 /// The row that all others are tested against.
-/// Which of the methods all others are tested against.
 pub(super) fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Result<usize, String> {
     match &asked.baseline {
         None => {
-            let best = (0..rows.len())
-                .rev()
-                .max_by(|a, b| rows[*a].auroc.estimate.value.total_cmp(&rows[*b].auroc.estimate.value));
+            let best = highest(rows);
             best.ok_or_else(|| "there are no runs to compare".to_owned())
         }
         Some(wanted) => groups

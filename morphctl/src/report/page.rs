@@ -15,6 +15,7 @@ use crate::{
         formats,
         gather::Scored,
         groups::{Group, groups},
+        table::{Row, highest},
     },
     text,
 };
@@ -106,14 +107,18 @@ fn banners(m: &Material) -> Html {
     warnings.into_iter().map(|w| tag("div", &[("class", "warning"), ("role", "note")], p(w))).collect()
 }
 
+/// How many methods are told apart from `against`.
+fn apart(rows: &[Row], against: &str) -> String {
+    let others: Vec<&Row> = rows.iter().filter(|r| !r.baseline && r.method != against).collect();
+    let told = others.iter().filter(|r| r.test.is_some_and(|t| t.p_holm < 0.05)).count();
+    format!("{told} of {} others differ from {against} at 5 %", others.len())
+}
+
 /// The result in a sentence for each comparison.
 fn summary(m: &Material, groups: &[Group<'_>]) -> Html {
     let mut sentences = Vec::new();
     for c in &m.table.comparisons {
-        let methods = c.rows.iter().filter(|r| !r.baseline);
-        let Some(best) = methods.max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)) else {
-            continue;
-        };
+        let Some(best) = highest(&c.rows).map(|at| &c.rows[at]) else { continue };
         let mut text = format!("Healthy against {}: ", c.name);
         if groups.len() > 1 {
             text.push_str(&format!(
@@ -122,10 +127,7 @@ fn summary(m: &Material, groups: &[Group<'_>]) -> Html {
                 best.method,
                 formats::number(&best.auroc)
             ));
-            let apart = c.rows.iter().filter(|r| !r.baseline && r.method != c.against);
-            let (told, all) = apart
-                .fold((0, 0), |(told, all), r| (told + usize::from(r.test.is_some_and(|t| t.p_holm < 0.05)), all + 1));
-            text.push_str(&format!("; {told} of {all} others differ from {} at 5 % (DeLong, Holm)", c.against));
+            text.push_str(&format!("; {} (DeLong, Holm)", apart(&c.rows, &c.against)));
         } else {
             text.push_str(&format!("AUROC {}", formats::number(&best.auroc)));
         }
@@ -137,10 +139,14 @@ fn summary(m: &Material, groups: &[Group<'_>]) -> Html {
         text.push('.');
         sentences.push(text);
     }
-    let methods = m.table.mean.iter().filter(|r| !r.baseline);
-    if let Some(best) = methods.max_by(|a, b| a.auroc.estimate.value.total_cmp(&b.auroc.estimate.value)) {
+    if let Some(best) = highest(&m.table.mean).map(|at| &m.table.mean[at]) {
         let of = if groups.len() > 1 {
-            format!("{} has the highest AUROC, {}", best.method, formats::number(&best.auroc))
+            let apart = apart(&m.table.mean, &m.table.mean_against);
+            format!(
+                "{} has the highest AUROC, {}; {apart} (bootstrap, Holm)",
+                best.method,
+                formats::number(&best.auroc)
+            )
         } else {
             format!("AUROC {}", formats::number(&best.auroc))
         };
