@@ -3,8 +3,9 @@
 //! A folder of PNG files by sample id: `twins/<id>.png`, `lesions/<id>.png`, `masks/<id>.png`; each may be missing. Twins are grey
 //! images, lesions and masks are white where something is. They are brought to the prepared images' size as these were; so they
 //! must show the same section of the patient. Phantoms come with one (`truth/` beside the raw files); masks may come from a
-//! segmentation of anybody's.
+//! segmentation of anybody's. COVID-19 Radiography's own folder is one, too: the mask of `<class>/<name>` lies at `<class>/masks/<name>.png`.
 
+use bytes::Bytes;
 use morph_objects::Objects;
 use morph_spec::Digest;
 
@@ -41,6 +42,12 @@ impl Kind {
     pub fn key(self, id: &str) -> String {
         format!("{}/{id}.png", self.folder())
     }
+
+    /// Where it may lie, the first that is there counts.
+    fn keys(self, id: &str) -> impl Iterator<Item = String> {
+        let beside = id.rsplit_once('/').filter(|_| self == Self::Mask);
+        std::iter::once(self.key(id)).chain(beside.map(|(class, name)| format!("{class}/masks/{name}.png")))
+    }
 }
 
 /// What is known of one image, at the prepared size, row by row.
@@ -66,12 +73,7 @@ pub async fn read(truth: &Objects, id: &str, [height, width]: [u32; 2]) -> Resul
     }
     let (mut found, mut files) = ([None, None, None], Vec::new());
     for (kind, pixels) in Kind::ALL.into_iter().zip(&mut found) {
-        let key = kind.key(id);
-        let bytes = match truth.get(&key).await {
-            Ok(bytes) => bytes,
-            Err(morph_objects::Error::NotFound { .. }) => continue,
-            Err(e) => return Err(e.into()),
-        };
+        let Some((key, bytes)) = first(truth, kind.keys(id)).await? else { continue };
         files.push(Digest::of(&[key.as_bytes(), &[0], &bytes].concat()));
         let grey = png::read(&bytes).map_err(|why| Error::Source { path: truth.url_of(&key), why })?;
         *pixels = Some(pillow_bilinear(&grey, width as usize, height as usize).pixels);
@@ -79,6 +81,18 @@ pub async fn read(truth: &Objects, id: &str, [height, width]: [u32; 2]) -> Resul
     let [twin, lesion, mask] = found;
     let where_white = |pixels: Option<Vec<u8>>| pixels.map(|p| p.into_iter().map(|v| v >= 128).collect());
     Ok(Truth { twin, lesion: where_white(lesion), mask: where_white(mask), files })
+}
+
+/// The first of `keys` that is there, with its bytes.
+async fn first(truth: &Objects, keys: impl Iterator<Item = String>) -> Result<Option<(String, Bytes)>, Error> {
+    for key in keys {
+        match truth.get(&key).await {
+            Ok(bytes) => return Ok(Some((key, bytes))),
+            Err(morph_objects::Error::NotFound { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -123,5 +137,30 @@ mod tests {
         let written = synth::write(&options, &Silent).unwrap();
         assert!(written.reused && std::fs::read_to_string(&recipe).unwrap() == whole);
         assert!(read(&truth, &ids[0], [32, 32]).await.unwrap().mask.is_some());
+    }
+
+    #[tokio::test]
+    async fn masks_of_covid19_radiography_are_found_where_it_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let png = |key: &str, levels: [u8; 4]| {
+            let path = folder.path().join(key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            // Three channels, as these are.
+            let mut encoder = ::png::Encoder::new(std::fs::File::create(&path).unwrap(), 2, 2);
+            encoder.set_color(::png::ColorType::Rgb);
+            let mut writer = encoder.write_header().unwrap();
+            writer.write_image_data(&levels.map(|level| [level; 3]).concat()).unwrap();
+        };
+        png("COVID/masks/COVID-1.png", [255, 0, 0, 255]);
+        png("COVID/images/COVID-1.png", [9; 4]);
+        let truth = Objects::open(folder.path().to_str().unwrap()).unwrap();
+        let known = read(&truth, "COVID/COVID-1", [2, 2]).await.unwrap();
+        assert_eq!(known.mask, Some(vec![true, false, false, true]));
+        assert_eq!((known.twin, known.lesion, known.files.len()), (None, None, 1));
+        assert_eq!(read(&truth, "COVID/COVID-2", [2, 2]).await.unwrap(), Truth::default());
+        // A mask of one's own goes first.
+        png("masks/COVID/COVID-1.png", [0, 255, 0, 0]);
+        let known = read(&truth, "COVID/COVID-1", [2, 2]).await.unwrap();
+        assert_eq!(known.mask, Some(vec![false, true, false, false]));
     }
 }
