@@ -70,8 +70,9 @@ pub(super) fn away(cluster: &Cluster, worker: WorkerId, incarnation: &str, clean
     if known.incarnation != incarnation || known.state != WorkerState::Ready {
         return Vec::new();
     }
-    // An agent that still has ranks did not mean to leave.
-    vec![if clean && cluster.used(worker) == 0 { What::WorkerLeft { worker } } else { What::WorkerAway { worker } }]
+    // An agent that still has ranks did not mean to leave. One that had said so, and has none, may cut the line in going.
+    let left = (clean || known.leaving) && cluster.used(worker) == 0;
+    vec![if left { What::WorkerLeft { worker } } else { What::WorkerAway { worker } }]
 }
 
 /// An agent is about to leave.

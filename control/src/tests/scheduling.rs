@@ -577,6 +577,9 @@ fn a_leaving_agent_gets_no_new_work() {
     let fence = w.fence(run);
     w.exit(fence, 0, Exit::Stopped, "the agent is leaving and starts nothing");
     assert_eq!(w.cluster.runs[&run].failures, 0);
+    w.tell(Command::WorkerLeaving { worker: id, incarnation: "b".into() }).unwrap();
+    w.tell(Command::WorkerAway { worker: id, incarnation: "b".into(), clean: false }).unwrap();
+    assert_eq!(w.cluster.workers[&id].state, WorkerState::Left, "it had said so, however the line was cut");
 }
 
 #[test]
