@@ -27,10 +27,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Time limit of connecting.
     pub connect_timeout: Duration,
-    /// After how long without an answer a read is asked for once more, beside the first; `None`: never. The setting `MORPH_HEDGE_MS`
-    /// stands in for it.
-    pub hedge: Option<Duration>,
-    /// Settings that stand before the environment's, by the same names: `AWS_ENDPOINT_URL`, ….
+    /// Settings that stand before the environment's, by the same names: `AWS_ENDPOINT_URL`, `MORPH_HEDGE_MS`, ….
     pub settings: BTreeMap<String, String>,
     /// Where `http(s)` may lead to. [`Policy::open`] asks it of all locations.
     pub policy: Policy,
@@ -43,7 +40,6 @@ impl Default for Options {
             retry_for: Duration::from_secs(120),
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
-            hedge: None,
             settings: BTreeMap::new(),
             policy: Policy::TRUSTING,
         }
@@ -58,7 +54,6 @@ impl fmt::Debug for Options {
             .field("retry_for", &self.retry_for)
             .field("timeout", &self.timeout)
             .field("connect_timeout", &self.connect_timeout)
-            .field("hedge", &self.hedge)
             .field("settings", &self.settings.keys())
             .field("policy", &self.policy)
             .finish()
@@ -79,12 +74,13 @@ impl Options {
         let all = environment.chain(self.settings.clone()).filter(|(name, _)| secret(name)).map(|(_, value)| value);
         // Shorter than any key, and a word like "key" would take every key out of the text.
         let secrets = all.filter(|value| value.len() >= 6).collect();
-        let patience = Patience { tries: self.retries, time: self.retry_for, hedge: self.late()? };
+        let patience = Patience { tries: self.retries, time: self.retry_for, hedge: self.hedge()? };
         Ok(Arc::new(Access { patience, secrets }))
     }
 
-    fn late(&self) -> Result<Option<Duration>, String> {
-        let Some(text) = self.setting("MORPH_HEDGE_MS").filter(|_| self.hedge.is_none()) else { return Ok(self.hedge) };
+    /// After how long without an answer a read is asked for once more, beside the first; `None`: never.
+    fn hedge(&self) -> Result<Option<Duration>, String> {
+        let Some(text) = self.setting("MORPH_HEDGE_MS") else { return Ok(None) };
         let ms = text
             .trim()
             .parse()

@@ -90,8 +90,9 @@ impl Confusion {
     /// # Errors
     /// When `prevalence` is not in 0..=1.
     pub fn ppv_at(&self, prevalence: f64) -> Result<Option<Estimate>, Error> {
+        share("predictive value", "prevalence", prevalence)?;
         let sick = [self.true_positives, self.false_negatives];
-        predictive(sick, [self.false_positives, self.true_negatives], prevalence)
+        Ok(predictive(sick, [self.false_positives, self.true_negatives], prevalence))
     }
 
     /// Negative predictive value where `prevalence` of the images are sick.
@@ -99,26 +100,25 @@ impl Confusion {
     /// # Errors
     /// When `prevalence` is not in 0..=1.
     pub fn npv_at(&self, prevalence: f64) -> Result<Option<Estimate>, Error> {
-        let healthy = [self.true_negatives, self.false_positives];
         share("predictive value", "prevalence", prevalence)?;
-        predictive(healthy, [self.false_negatives, self.true_positives], 1.0 - prevalence)
+        let healthy = [self.true_negatives, self.false_positives];
+        Ok(predictive(healthy, [self.false_negatives, self.true_positives], 1.0 - prevalence))
     }
 }
 
 /// The share of images of a class among those that are judged to be of it, where the class has the share `prevalence` of all. `own`
 /// and `other` count, of the class and of the other one, the images that are judged so and those that are not. The interval is the
 /// logit one (Mercaldo, Lau, Zhou 2007, Stat. Med. 26:2170); where a count is 0, half a case is added to all, and it is widened to the value.
-fn predictive(own: [u64; 2], other: [u64; 2], prevalence: f64) -> Result<Option<Estimate>, Error> {
-    share("predictive value", "prevalence", prevalence)?;
+fn predictive(own: [u64; 2], other: [u64; 2], prevalence: f64) -> Option<Estimate> {
     let [own, other] = [own, other].map(|counts| counts.map(|n| n as f64));
     let of = |[judged, not]: [f64; 2]| judged / (judged + not);
     let [right, wrong] = [of(own) * prevalence, of(other) * (1.0 - prevalence)];
     let value = right / (right + wrong);
     if value.is_nan() {
-        return Ok(None);
+        return None;
     }
     if prevalence == 0.0 || prevalence == 1.0 {
-        return Ok(Some(Estimate { value, low: value, high: value }));
+        return Some(Estimate { value, low: value, high: value });
     }
     let z = normal::half_width(0.95);
     let variance = |[judged, not]: [f64; 2]| not / (judged * (judged + not));
@@ -126,8 +126,8 @@ fn predictive(own: [u64; 2], other: [u64; 2], prevalence: f64) -> Result<Option<
     let [own, other] = [own, other].map(|counts| counts.map(|n| n + more));
     let middle = (of(own) * prevalence / (of(other) * (1.0 - prevalence))).ln();
     let reach = z * (variance(own) + variance(other)).sqrt();
-    let share = |logit: f64| 1.0 / (1.0 + (-logit).exp());
-    Ok(Some(Estimate { value, low: share(middle - reach).min(value), high: share(middle + reach).max(value) }))
+    let logistic = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+    Some(Estimate { value, low: logistic(middle - reach).min(value), high: logistic(middle + reach).max(value) })
 }
 
 /// `hits` of `n` with the 95 % score interval (Wilson 1927, JASA 22:209), which holds at 0 and 1, too; `None` of none.

@@ -152,7 +152,7 @@ pub struct Values<'a> {
 /// The mean of the means of several sets, as of their SSIM.
 ///
 /// # Errors
-/// As [`bootstrap_over`].
+/// As [`resample_over`].
 pub fn bootstrap_mean_over(parts: &[Values<'_>], plan: Plan) -> Result<Estimate, Error> {
     let plan = plan.checked()?;
     let mut sets = Sets::default();

@@ -40,6 +40,11 @@ fn estimate(e: &Estimate) -> Cell {
     Cell { shown: [Html::from(format!("{:.3}", e.value)), ci].into(), value: Some(e.value) }
 }
 
+/// What a row is of: a method, or what knows no network.
+fn method(name: &str, baseline: bool) -> Cell {
+    Cell::of(if baseline { tag("span", &[("class", "baseline")], name) } else { Html::from(name) })
+}
+
 /// The table of `morphctl compare`, one for each comparison.
 pub fn comparisons(m: &Material) -> Html {
     let mut parts = Vec::new();
@@ -49,9 +54,7 @@ pub fn comparisons(m: &Material) -> Html {
         heads.push(Head::number("Difference"));
         heads.push(Head::number("p"));
         let row = |row: &Row| {
-            let label = Html::from(row.method.as_str());
-            let label = if row.baseline { tag("span", &[("class", "baseline")], label) } else { label };
-            let mut cells = vec![Cell::of(label), Cell::of(formats::runs(row))];
+            let mut cells = vec![method(&row.method, row.baseline), Cell::of(formats::runs(row))];
             cells.extend(formats::cells(row).map(number));
             match &row.test {
                 Some(t) => {
@@ -63,7 +66,7 @@ pub fn comparisons(m: &Material) -> Html {
             cells
         };
         let mut rows: Vec<Vec<Cell>> = c.rows.iter().map(row).collect();
-        let mut chance = vec![Cell::of(tag("span", &[("class", "baseline")], "chance")), Cell::of("")];
+        let mut chance = vec![method("chance", true), Cell::of("")];
         chance.extend(formats::chance(c).map(|v| v.map_or_else(Cell::empty, |v| Cell::number(v, 3))));
         chance.extend([Cell::empty(), Cell::empty()]);
         rows.push(chance);
@@ -94,10 +97,11 @@ fn matrix(m: &Material) -> Html {
         let heads: Vec<Head> =
             std::iter::once(Head::text("Method")).chain(columns).chain(tested.then(|| Head::number("p"))).collect();
         let row = |line: &Line| -> Vec<Cell> {
-            let label = Html::from(line.method.as_str());
-            let label = if line.baseline { tag("span", &[("class", "baseline")], label) } else { label };
             let p = tested.then(|| Cell::of(formats::mean_p(&m.table, line)));
-            std::iter::once(Cell::of(label)).chain(formats::along(&m.table, line).map(number)).chain(p).collect()
+            std::iter::once(method(&line.method, line.baseline))
+                .chain(formats::along(&m.table, line).map(number))
+                .chain(p)
+                .collect()
         };
         parts.push(table(&format!("{} on all test sets.", grid.head), &heads, grid.rows.iter().map(row).collect()));
     }

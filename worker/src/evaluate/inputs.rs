@@ -9,6 +9,11 @@ use crate::rank::{failure::Failure, group::Group};
 /// 16-bit words of a digest.
 const WORDS: usize = 16;
 
+/// One file, for the record: the field of the experiment that names it, and where it lies.
+pub fn file(field: &str, url: &str, blake3: Digest) -> Input {
+    Input { field: field.to_owned(), url: url.to_owned(), files: 1, blake3: blake3.to_string() }
+}
+
 /// Many files as one digest, in whatever order and by whichever rank they are read: their digests' words are added up, exactly.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Files {

@@ -22,7 +22,7 @@ pub fn begin(net: &mut Net, experiment: &Experiment, runtime: &Runtime) -> Resul
     let (folder, key) = split_location(location)?;
     let bytes = runtime.block_on(folder.get(&key))?;
     let digest = Digest::of(&bytes);
-    net.begun = Some(snapshot::beginning(location, digest));
+    net.begun = Some(digest);
     let at = if key == MANIFEST {
         let snapshot = runtime.block_on(morph_checkpoint::load(&folder.url_of(&key), Some(digest)))?;
         morph_model::load_state_dict(net.method.as_ref(), &weights::state_dict(&snapshot.tensors)).map_err(misfit)?;

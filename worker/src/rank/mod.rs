@@ -210,7 +210,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     if group.any(orders.stop_requested())? {
         return Ok(Exit::Stopped);
     }
-    let inputs = evaluate::weights(&net.files(), lpips.as_ref(), fid.as_ref());
+    let inputs = evaluate::weights(&net.files(&job.experiment), lpips.as_ref(), fid.as_ref());
     let scene = evaluate::Scene {
         experiment: &job.experiment,
         test: &sets.test,
@@ -285,8 +285,7 @@ pub fn build(experiment: &Experiment, place: Place, runtime: &Runtime) -> Result
 pub fn weights(field: &str, location: &str, runtime: &Runtime) -> Result<(Tensors, Input), Failure> {
     let (folder, key) = split_location(location)?;
     let bytes = runtime.block_on(folder.get(&key))?;
-    let blake3 = Digest::of(&bytes).to_string();
-    let input = Input { field: field.to_owned(), url: folder.url_of(&key), files: 1, blake3 };
+    let input = evaluate::inputs::file(field, &folder.url_of(&key), Digest::of(&bytes));
     Ok((morph_checkpoint::weights::read(&bytes, location)?, input))
 }
 

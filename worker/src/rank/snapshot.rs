@@ -8,7 +8,10 @@ use morph_model::{Method, Optimizers};
 use morph_scores::evaluation::Input;
 use morph_spec::{Digest, Experiment};
 
-use crate::rank::{failure::Failure, progress::Position, schedule};
+use crate::{
+    evaluate::inputs,
+    rank::{failure::Failure, progress::Position, schedule},
+};
 
 const MODEL: &str = "model/";
 const OPTIMIZER: &str = "optimizer/";
@@ -22,20 +25,17 @@ pub struct Net {
     pub optimizers: Optimizers,
     /// Files of weights that its loss is made of.
     pub inputs: Vec<Input>,
-    /// The file of weights that training began with.
-    pub begun: Option<Input>,
+    /// BLAKE3 of the file of weights that training began with, where `model.weights` names one.
+    pub begun: Option<Digest>,
 }
 
 impl Net {
-    /// All files of weights that it depends on, for the record.
-    pub fn files(&self) -> Vec<Input> {
-        self.inputs.iter().chain(&self.begun).cloned().collect()
+    /// All files of weights that it depends on, for the record of `experiment`.
+    pub fn files(&self, experiment: &Experiment) -> Vec<Input> {
+        let begun = experiment.model.weights.as_deref().zip(self.begun);
+        let begun = begun.map(|(url, digest)| inputs::file("model.weights", url, digest));
+        self.inputs.iter().cloned().chain(begun).collect()
     }
-}
-
-/// The file at `url`, named by `model.weights`, for the record.
-pub(super) fn beginning(url: &str, digest: Digest) -> Input {
-    Input { field: "model.weights".to_owned(), url: url.to_owned(), files: 1, blake3: digest.to_string() }
 }
 
 impl std::fmt::Debug for Net {
@@ -95,7 +95,7 @@ pub fn take(net: &Net, at: &Position, provenance: &Provenance) -> Result<Snapsho
                 .map_err(|e| Failure::Infra(format!("write the schedule's state: {e}")))?,
             experiment: provenance.experiment.clone(),
             dataset: provenance.dataset,
-            weights: net.begun.as_ref().and_then(|file| file.blake3.parse().ok()),
+            weights: net.begun,
         },
     })
 }
@@ -124,8 +124,7 @@ pub fn restore(net: &mut Net, snapshot: &Snapshot, provenance: &Provenance) -> R
     if let Some(rng) = snapshot.tensors.get(RNG) {
         native::set_rng_state(&rng.bytes)?;
     }
-    let named = state.experiment["model"]["weights"].as_str();
-    net.begun = named.zip(state.weights).map(|(url, digest)| beginning(url, digest));
+    net.begun = state.weights;
     position(state)
 }
 

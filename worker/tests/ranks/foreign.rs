@@ -63,7 +63,7 @@ fn every_method_begins_with_given_weights_or_says_what_does_not_fit() {
             assert_eq!(state_dict(net.method.as_ref()).unwrap(), state, "{} from {name}", method.name());
             let epoch = if begun.trainer.resume { 7 } else { 0 };
             assert_eq!((at.epoch, at.schedule.epochs), (epoch, epoch), "{name}");
-            let file = net.files().pop().unwrap();
+            let file = net.files(&begun).pop().unwrap();
             assert_eq!((file.field.as_str(), file.url), ("model.weights", path.display().to_string()));
             assert_eq!(file.blake3, Digest::of(&std::fs::read(&path).unwrap()).to_string(), "it is on record");
         }
@@ -129,8 +129,9 @@ fn what_is_exported_is_scored_and_resumed() {
         assert!(saved.is_file(), "it can be exported");
         // An attempt that goes on from there does not read the file, and knows still which one it was.
         let (_, again, _) = scored.train(2, Some("step-00000000-a1"), &Orders::default());
-        assert_eq!(again.files(), net.files());
-        assert_eq!(again.files().last().map(|file| file.url.as_str()), Some(location.as_str()));
+        let files = again.files(&scored.experiment);
+        assert_eq!(files, net.files(&scored.experiment));
+        assert_eq!(files.last().map(|file| file.url.as_str()), Some(location.as_str()));
     }
 
     rank.experiment.trainer.epochs = 3;
