@@ -129,6 +129,21 @@ pub enum What {
         /// All of it.
         checkpoint: Checkpoint,
     },
+    /// A recorded checkpoint cannot be gone on from any more: it is struck from the record.
+    CheckpointLost {
+        /// The attempt that was to.
+        fence: Fence,
+        /// URL of its manifest.
+        url: String,
+        /// Its step.
+        step: u64,
+        /// What a rank found, one line.
+        why: String,
+        /// Older ones that retention had removed, or was about to, by URL: struck with it, or attempt after attempt would look for one
+        /// after the other.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        expired: BTreeSet<String>,
+    },
     /// The scores are known.
     Evaluated {
         /// The attempt.
@@ -391,6 +406,7 @@ impl Event {
             What::StoreReady { .. } => "store_ready",
             What::RankReady { .. } => "rank_ready",
             What::CheckpointCommitted { .. } => "checkpoint_committed",
+            What::CheckpointLost { .. } => "checkpoint_lost",
             What::Evaluated { .. } => "evaluated",
             What::Rescored { .. } => "rescored",
             What::RankExited { .. } => "rank_exited",
@@ -433,6 +449,7 @@ impl Event {
             | What::StoreReady { fence, .. }
             | What::RankReady { fence, .. }
             | What::CheckpointCommitted { fence, .. }
+            | What::CheckpointLost { fence, .. }
             | What::Evaluated { fence, .. }
             | What::RankExited { fence, .. }
             | What::StopRequested { fence, .. }
@@ -484,6 +501,12 @@ impl Event {
                 let best = if c.best { ", the best so far" } else { "" };
                 format!("attempt {}: checkpoint at step {}, epoch {}{best}", fence.attempt, c.step, c.epoch)
             }
+            What::CheckpointLost { fence, step, why, .. } => {
+                format!(
+                    "attempt {}: the checkpoint at step {step} is lost, and struck from the record: {why}",
+                    fence.attempt
+                )
+            }
             What::Evaluated { fence, summary, .. } => {
                 format!("attempt {}: evaluated, {} scores", fence.attempt, summary.len())
             }
@@ -500,6 +523,7 @@ impl Event {
                     Exit::Infra => "failed",
                     Exit::Crashed => "crashed",
                     Exit::User => "cannot go on",
+                    Exit::NoCheckpoint => "cannot go on from its checkpoint",
                 };
                 format!("attempt {}: rank {rank} {how}{}", fence.attempt, because(error))
             }

@@ -109,6 +109,7 @@ pub fn evolve(cluster: &mut Cluster, event: &Event) {
         What::RankReady { .. } => ready(cluster, event),
         What::StoreReady { fence, .. }
         | What::CheckpointCommitted { fence, .. }
+        | What::CheckpointLost { fence, .. }
         | What::Evaluated { fence, .. }
         | What::RankExited { fence, .. }
         | What::StopRequested { fence, .. }
@@ -424,6 +425,9 @@ fn of_attempt(run: &mut Run, event: &Event) {
             run.checkpoints.push(checkpoint.clone());
             run.crashes.clear();
         }
+        What::CheckpointLost { url, expired, .. } => {
+            run.checkpoints.retain(|c| c.url != *url && !expired.contains(&c.url));
+        }
         What::Evaluated { summary, summary_json, artifacts, .. } => {
             run.summary.clone_from(summary);
             run.summary_json.clone_from(summary_json);
@@ -463,6 +467,7 @@ fn ended(run: &mut Run, event: &Event, outcome: Outcome, error: &str, next: &Nex
     let at = event.at;
     let Some(attempt) = run.attempt_mut() else { return };
     let attempt = mem::replace(attempt, empty());
+    let no_checkpoint = attempt.worst().is_some_and(|(_, exit, _)| exit == Exit::NoCheckpoint);
     run.past.push(Past {
         number: attempt.number,
         placed_at: attempt.placed_at,
@@ -473,6 +478,11 @@ fn ended(run: &mut Run, event: &Event, outcome: Outcome, error: &str, next: &Nex
         error: error.to_owned(),
     });
     run.state = match next {
+        // The checkpoint was struck: that counts as nobody's failure, and as no stop on purpose either.
+        Next::Queue { not_before, .. } if no_checkpoint => {
+            run.last_error = Some(error.to_owned());
+            RunState::Queued { not_before: *not_before, since: at }
+        }
         Next::Queue { not_before, failures } => {
             // A failure that is none of the run's own is seen by what it did not count.
             let before = if run.progressed() { 0 } else { run.failures };

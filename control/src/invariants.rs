@@ -95,18 +95,21 @@ fn event_fence(event: &Event) -> morph_spec::Fence {
     *fence
 }
 
-/// Runs, checkpoints (but those that are gone) and attempts are never taken back, and what is over stays so until somebody asks for it again.
+/// Runs, checkpoints (but those that are said to be gone) and attempts are never taken back, and what is over stays so until somebody asks for it again.
 ///
 /// # Errors
 /// Names the run.
 pub fn history_only_grows(before: &Cluster, events: &[Event], after: &Cluster) -> Result<(), String> {
     let broken = |name: &str, what: &str| Err(format!("history_only_grows: {name}: {what}"));
-    let restored = events.iter().find_map(|e| match &e.what {
-        What::HistoryRestored { gone, .. } => Some(gone),
-        _ => None,
-    });
-    let none = BTreeSet::new();
-    let gone = restored.unwrap_or(&none);
+    let restored = events.iter().any(|e| matches!(e.what, What::HistoryRestored { .. }));
+    let mut gone: BTreeSet<&String> = BTreeSet::new();
+    for event in events {
+        match &event.what {
+            What::HistoryRestored { gone: all, .. } => gone.extend(all),
+            What::CheckpointLost { url, expired, .. } => gone.extend(expired.iter().chain([url])),
+            _ => {}
+        }
+    }
     for (id, old) in &before.runs {
         let Some(new) = after.runs.get(id) else { return broken(&old.name, "the run is gone") };
         if new.attempts < old.attempts || new.past.len() < old.past.len() {
@@ -120,7 +123,7 @@ pub fn history_only_grows(before: &Cluster, events: &[Event], after: &Cluster) -
             return broken(&old.name, "two checkpoints are the best");
         }
         let retried = || events.iter().any(|e| matches!(&e.what, What::RunRetried { run } if run == id));
-        if old.is_over() && new != old && !retried() && (restored.is_none() || old.is_done()) {
+        if old.is_over() && new != old && !retried() && (!restored || old.is_done()) {
             return broken(&old.name, "it was over and has changed");
         }
     }

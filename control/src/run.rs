@@ -1,6 +1,10 @@
 //! What a run is, and an attempt at it. Changed by [`crate::evolve`] only.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use morph_spec::{Digest, Experiment, Fence, RunId, SweepId, Timestamp, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -175,7 +179,7 @@ pub enum RankState {
     },
 }
 
-/// How a rank ended.
+/// How a rank ended. Of several the last in this order says what becomes of the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
@@ -193,12 +197,15 @@ pub enum Exit {
     Crashed,
     /// Bad configuration or data: trying again is no use.
     User,
+    /// The checkpoint that it was to go on from is not there, or damaged: the run goes on from the one before. Whatever else was wrong,
+    /// that shows there again.
+    NoCheckpoint,
 }
 
 impl Exit {
     /// Whether the attempt cannot go on after it.
     pub fn is_failure(self) -> bool {
-        matches!(self, Self::PeerLost | Self::Lost | Self::Infra | Self::Crashed | Self::User)
+        matches!(self, Self::PeerLost | Self::Lost | Self::Infra | Self::Crashed | Self::User | Self::NoCheckpoint)
     }
 }
 
@@ -388,6 +395,15 @@ impl Run {
     /// Checkpoints of attempts before `number`, oldest first.
     pub fn earlier(&self, number: u32) -> impl Iterator<Item = &Checkpoint> {
         self.checkpoints.iter().filter(move |c| c.attempt < number)
+    }
+
+    /// Checkpoints of attempts before `number` that its ranks' retention may have removed, by URL. That leaves the best and as many of the
+    /// newest as it is told to, and the one before those as long as nothing newer is recorded.
+    pub(crate) fn expired(&self, number: u32) -> BTreeSet<String> {
+        let mut all: Vec<&Checkpoint> = self.earlier(number).collect();
+        all.sort_by_key(|c| std::cmp::Reverse(c.step));
+        let left = self.experiment.trainer.checkpoint.keep_last.max(1) as usize + 1;
+        all.into_iter().skip(left).filter(|c| !c.best).map(|c| c.url.clone()).collect()
     }
 
     /// Number of ranks of its gang, when there is room.

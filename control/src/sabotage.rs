@@ -14,6 +14,8 @@ pub enum Mechanism {
     StopEscalation,
     /// A run goes on from its newest checkpoint.
     NewestCheckpoint,
+    /// A checkpoint that is gone is struck, and the run goes on from the one before.
+    LostCheckpoints,
     /// What was not acknowledged is sent again.
     Resend,
     /// What was sent under a number never changes.

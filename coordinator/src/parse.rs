@@ -168,6 +168,7 @@ pub fn report(report: report::Report) -> Result<Said, String> {
                 v1::Exit::PeerLost => Exit::PeerLost,
                 v1::Exit::User => Exit::User,
                 v1::Exit::Crashed => Exit::Crashed,
+                v1::Exit::NoCheckpoint => Exit::NoCheckpoint,
                 v1::Exit::Infra | v1::Exit::Unspecified => Exit::Infra,
             };
             Said::Core(fence(e.fence.as_ref())?, Report::RankExited { rank: e.rank, exit, error: e.error })

@@ -41,6 +41,8 @@ pub enum Fault {
     /// The coordinator dies and its disk is lost; the last backup is restored, and it is back after this time. Agents and ranks
     /// know nothing of it.
     Restored { away: u64 },
+    /// A rank's machine dies, and with it what its run has saved last and the disks had not: older checkpoints are left.
+    CheckpointLost { which: u64 },
     /// Somebody's wish comes in the worst moment: the next one of its kind.
     Ambush(Ambush),
 }
@@ -82,21 +84,39 @@ impl Fault {
             Self::Twin { .. } => "twin",
             Self::BackedUp => "backed up",
             Self::Restored { .. } => "restored",
+            Self::CheckpointLost { .. } => "checkpoint lost",
             Self::Ambush(_) => "ambush",
         }
     }
 }
 
-/// The next fault, and when it comes after the one before. `backups`: the database may be lost and restored, too; without, lives go as
-/// they did before there was that.
-pub fn next(rng: &mut Rng, nodes: usize, pace: u64, backups: bool) -> (u64, Fault) {
+/// What may go wrong in some lives only, so that the others go as they did before there was that, and what their seeds have shown can be
+/// seen again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dangers {
+    /// The database may be lost and restored.
+    backups: bool,
+    /// Checkpoints may be lost.
+    checkpoints: bool,
+}
+
+impl Dangers {
+    /// Those of the life that follows from `seed`.
+    pub fn of(seed: u64) -> Self {
+        Self { backups: seed % 2 == 1, checkpoints: seed % 4 == 3 }
+    }
+}
+
+/// The next fault, and when it comes after the one before.
+pub fn next(rng: &mut Rng, nodes: usize, pace: u64, dangers: Dangers) -> (u64, Fault) {
+    let Dangers { backups, checkpoints } = dangers;
     let node = rng.below(nodes as u64) as usize;
     let length = || [SECOND / 10, SECOND, 8 * SECOND, 40 * SECOND];
     let long = length()[rng.below(4) as usize];
     let length = 1 + rng.below(2 * long);
     let which = rng.next_u64();
     let ambushes = [Ambush::CancelSaving, Ambush::PauseSaving, Ambush::CancelStarting, Ambush::PreemptStarting];
-    let fault = match rng.below(if backups { 28 } else { 27 }) {
+    let fault = match rng.below(27 + u64::from(backups) + u64::from(checkpoints)) {
         0..=2 => Fault::CoordinatorDies { away: length },
         3 => Fault::CoordinatorDrains { away: length },
         4..=6 => Fault::AgentDies { node, away: length },
@@ -117,6 +137,7 @@ pub fn next(rng: &mut Rng, nodes: usize, pace: u64, backups: bool) -> (u64, Faul
         23 | 24 => Fault::Twin { node, journal: which & 1 == 0 },
         25 if backups && which & 1 == 0 => Fault::BackedUp,
         25 if backups => Fault::Restored { away: length },
+        28 => Fault::CheckpointLost { which },
         _ => Fault::Ambush(ambushes[(which % 4) as usize]),
     };
     (1 + rng.below(2 * pace), fault)

@@ -48,6 +48,12 @@ impl ObjectStore {
         self.objects.get(url).copied()
     }
 
+    /// What lies in the folder `url`, which ends with a slash: the URL and step of each checkpoint.
+    pub fn list(&self, url: &str) -> impl Iterator<Item = (&str, u64)> {
+        let from = self.objects.range(url.to_owned()..);
+        from.take_while(move |(found, _)| found.starts_with(url)).map(|(found, (step, _))| (found.as_str(), *step))
+    }
+
     /// Removes `url`.
     pub fn delete(&mut self, url: &str) {
         self.objects.remove(url);

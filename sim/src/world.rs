@@ -6,13 +6,13 @@ use morph_control::{
     Command, Exit, Policy, Refusal, Report, RunState, Target, What,
     agent::{Action, Agent, Heard, Key, Said, Status, Tell},
 };
-use morph_spec::{Digest, Fence, Rng, Timestamp, WorkerId};
+use morph_spec::{Digest, Fence, Rng, RunId, Timestamp, WorkerId};
 
 use crate::{
     client::Client,
     coordinator::{Disk, Inbox, Process, Then},
     cover::{self, Seen},
-    faults::{self, Ambush, Fault, SECOND},
+    faults::{self, Ambush, Dangers, Fault, SECOND},
     gang::{Gang, Gangs, Rank},
     invariants::{self, Truth},
     mail::{self, Mail, Start},
@@ -147,8 +147,8 @@ struct World {
     disk: Disk,
     /// A copy of it, of some time.
     backup: Option<Disk>,
-    /// Whether there are such copies: in every other life, so that what seeds of the others have shown can be seen again.
-    backups: bool,
+    /// What may go wrong beside the rest.
+    dangers: Dangers,
     coordinator: Option<Process>,
     /// Which life of the coordinator.
     life: u64,
@@ -216,7 +216,7 @@ impl World {
             trace: Trace::new(options.trace),
             disk: Disk::default(),
             backup: None,
-            backups: options.seed % 2 == 1,
+            dangers: Dangers::of(options.seed),
             coordinator: None,
             life: 0,
             lost: 0,
@@ -275,7 +275,7 @@ impl World {
         let number = self.client.ask(register);
         self.after(SECOND / 10, Happening::Ask(number));
         self.after(SECOND, Happening::Wish);
-        let (pause, fault) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.backups);
+        let (pause, fault) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.dangers);
         self.after(pause, Happening::Fault(fault));
         self.at(self.faults_until, Happening::Heal);
         while let Some(Reverse(Due(at, _, what))) = self.queue.pop() {

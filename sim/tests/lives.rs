@@ -16,7 +16,7 @@ const THREADS: u64 = 2;
 const KINDS: &str = include_str!("../../control/tests/golden/events.jsonl");
 
 /// What all lives together must come by, besides every kind of event.
-const MUST: [&str; 34] = [
+const MUST: [&str; 35] = [
     "refusal not found",
     "refusal exists",
     "refusal invalid",
@@ -39,6 +39,7 @@ const MUST: [&str; 34] = [
     "fault twin",
     "fault backed up",
     "fault restored",
+    "fault checkpoint lost",
     "fault ambush",
     "stop Cancel while starting",
     "stop Cancel while training",

@@ -46,6 +46,11 @@ fn newest_checkpoint() {
 }
 
 #[test]
+fn lost_checkpoints() {
+    is_noticed(Mechanism::LostCheckpoints, &["progress"]);
+}
+
+#[test]
 fn resend() {
     is_noticed(Mechanism::Resend, &["progress", "durable", "history", "journal"]);
 }

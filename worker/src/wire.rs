@@ -66,6 +66,8 @@ pub enum Exit {
     Infra,
     /// Memory, device: trying again may help, but hardly for ever.
     Crashed,
+    /// The checkpoint to go on from is not there, or damaged: the one before may be good.
+    NoCheckpoint,
 }
 
 /// One value of one metric.

@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use morph_spec::{Fence, Rng, Timestamp};
 
-use crate::{Attempt, Cause, Cluster, Exit, Next, Outcome, Policy, RankState, Run, RunState, Stop, What};
+use crate::{
+    Attempt, Cause, Cluster, Exit, Next, Outcome, Policy, RankState, Run, RunState, Stop, What,
+    sabotage::{Mechanism, is_broken},
+};
 
 /// Stops all attempts with a checkpoint; their runs are queued again.
 pub(super) fn drain(cluster: &Cluster, now: Timestamp, reason: String) -> Vec<What> {
@@ -75,6 +78,9 @@ impl<'a> Ends<'a> {
 
     /// Rank `rank` has ended. Saying so twice changes nothing.
     pub(super) fn rank(&mut self, rank: u32, exit: Exit, error: String) {
+        // With none to strike nothing would be different the next time, and the time after that.
+        let none = self.run.start_of(self.attempt.number).is_none() || is_broken(Mechanism::LostCheckpoints);
+        let exit = if exit == Exit::NoCheckpoint && none { Exit::Infra } else { exit };
         let Some(found) = self.attempt.ranks.get_mut(rank as usize).filter(|r| r.is_live()) else { return };
         found.state = RankState::Exited { exit, error: error.clone() };
         self.events.push(What::RankExited { fence: self.fence, rank, exit, error });
@@ -86,12 +92,25 @@ impl<'a> Ends<'a> {
             return self.events;
         }
         if self.attempt.ranks.iter().all(|r| !r.is_live()) {
+            self.events.extend(self.lost_checkpoint());
             let ended = self.verdict(policy, now, rng);
             self.events.push(ended);
         } else if let Some(stop) = self.stop(policy, now) {
             self.events.push(What::StopRequested { fence: self.fence, stop });
         }
         self.events
+    }
+
+    /// The checkpoint that the attempt was to go on from, if a rank could not. Said when all ranks are over, and so once, however many of
+    /// them found that: with the next one in its place, what the others say would be said of that one.
+    fn lost_checkpoint(&self) -> Option<What> {
+        let why = self.attempt.ranks.iter().find_map(|rank| match &rank.state {
+            RankState::Exited { exit: Exit::NoCheckpoint, error } => Some(error.clone()),
+            _ => None,
+        })?;
+        let lost = self.run.start_of(self.attempt.number)?;
+        let expired = self.run.expired(self.attempt.number);
+        Some(What::CheckpointLost { fence: self.fence, url: lost.url.clone(), step: lost.step, why, expired })
     }
 
     /// Whether the ranks that are left must stop, now that some have ended.
@@ -124,7 +143,7 @@ impl<'a> Ends<'a> {
                 }
             }
             // What is left cannot go on without it.
-            Exit::Lost | Exit::Infra | Exit::Crashed | Exit::User => match under_way {
+            Exit::Lost | Exit::Infra | Exit::Crashed | Exit::User | Exit::NoCheckpoint => match under_way {
                 Some(stop) if stop.killed => None,
                 Some(stop) => Some(Stop { killed: true, kill_at: now, ..stop.clone() }),
                 None => {
@@ -167,6 +186,11 @@ impl<'a> Ends<'a> {
             // An agent that leaves needs a moment to be gone, or the run would be placed on it again.
             (Some(Cause::Drain), _) | (None, Exit::Stopped) => {
                 (Outcome::Stopped, Next::Queue { not_before: now.after(policy.backoff), failures: 0 })
+            }
+            // There are only so many checkpoints to be struck, so that it need not count to come to an end.
+            (_, Exit::NoCheckpoint) => {
+                let not_before = now.after(Self::pause(policy, 1, rng));
+                (Outcome::Failed, Next::Queue { not_before, failures: 0 })
             }
             (_, worst) => {
                 let outcome = if worst == Exit::Lost { Outcome::Lost } else { Outcome::Failed };

@@ -53,15 +53,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0usize..6).prop_map(Step::Store),
         (0usize..6, 1u64..50, any::<bool>()).prop_map(|(r, s, b)| Step::Save(r, s, b)),
         (0usize..6).prop_map(Step::Evaluated),
-        (0usize..6, 0usize..3, 0u8..6).prop_map(|(r, rank, e)| Step::Exit(r, rank, e)),
+        (0usize..6, 0usize..3, 0u8..7).prop_map(|(r, rank, e)| Step::Exit(r, rank, e)),
         (0usize..6, 0u8..6).prop_map(|(r, e)| Step::Stale(r, e)),
     ];
     prop::collection::vec(step, 1..80)
 }
 
 fn exit(n: u8) -> Exit {
-    use Exit::{Crashed, Infra, Lost, PeerLost, Stopped, Succeeded, User};
-    [Succeeded, Stopped, PeerLost, Lost, Infra, Crashed, User][usize::from(n % 7)]
+    use Exit::{Crashed, Infra, Lost, NoCheckpoint, PeerLost, Stopped, Succeeded, User};
+    [Succeeded, Stopped, PeerLost, Lost, Infra, Crashed, NoCheckpoint, User][usize::from(n % 8)]
 }
 
 impl World {

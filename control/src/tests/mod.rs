@@ -19,6 +19,7 @@ mod failures;
 mod gaps;
 mod histories;
 mod locality;
+mod lost_checkpoints;
 mod scheduling;
 mod twins;
 
@@ -440,7 +441,7 @@ fn every_recorded_kind_of_event_still_parses() {
         assert!(!event.text().is_empty());
         kinds.insert(event.kind());
     }
-    assert_eq!(kinds.len(), 35, "one of each kind: {kinds:?}");
+    assert_eq!(kinds.len(), 36, "one of each kind: {kinds:?}");
 }
 
 #[test]

@@ -189,5 +189,6 @@ fn cause(exit: Exit) -> &'static str {
         Exit::Infra => "infrastructure",
         Exit::Crashed => "crashed",
         Exit::User => "user",
+        Exit::NoCheckpoint => "no_checkpoint",
     }
 }

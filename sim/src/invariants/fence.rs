@@ -38,6 +38,7 @@ pub fn log(events: &[Event]) -> Result<(), String> {
             What::StoreReady { fence, .. }
             | What::RankReady { fence, .. }
             | What::CheckpointCommitted { fence, .. }
+            | What::CheckpointLost { fence, .. }
             | What::Evaluated { fence, .. }
             | What::RankExited { fence, .. }
             | What::StopRequested { fence, .. }

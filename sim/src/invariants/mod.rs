@@ -31,11 +31,15 @@ pub struct Truth {
     disturbed: BTreeSet<Fence>,
     /// Since when the coordinator is away, and the gangs that trained then.
     away: Option<(u64, Vec<Fence>)>,
-    /// A checkpoint that was to be resumed from and was not there.
+    /// A checkpoint that was to be resumed from and was not there, though nobody may have removed it.
     missing: Option<String>,
+    /// Checkpoints that a fault took, or a rank of a history that is lost.
+    taken: BTreeSet<String>,
+    /// Checkpoints that ranks removed, as retention lets them: newer ones were recorded.
+    expired: BTreeSet<String>,
     /// What an agent said or kept and should not have.
     unlike: Option<String>,
-    /// Attempts of a history that is lost: the database was restored from a backup of before them.
+    /// Attempts of histories that are lost: the database was restored from a backup of before they ended.
     lost: BTreeSet<Fence>,
     log: Log,
 }
@@ -83,7 +87,7 @@ impl Truth {
         };
         let known: BTreeSet<String> = kept.iter().filter_map(key).collect();
         self.submitted.retain(|key| known.contains(key));
-        let placed = lost[kept.len().min(lost.len())..].iter().filter_map(|event| match &event.what {
+        let placed = lost.iter().filter_map(|event| match &event.what {
             What::RunPlaced { fence, .. } => Some(*fence),
             _ => None,
         });
@@ -96,9 +100,26 @@ impl Truth {
         self.disturbed.insert(fence);
     }
 
+    /// A fault has taken a checkpoint.
+    pub fn taken(&mut self, url: String) {
+        self.taken.insert(url);
+    }
+
+    /// A rank of `fence` removes a checkpoint as retention lets it, going by what a coordinator has said.
+    pub fn removed(&mut self, fence: Fence, url: &str) {
+        let removed = if self.lost.contains(&fence) { &mut self.taken } else { &mut self.expired };
+        removed.insert(url.to_owned());
+    }
+
     /// A rank did not find the checkpoint that it was told to go on from.
     pub fn missing(&mut self, url: &str) {
-        self.missing.get_or_insert_with(|| url.to_owned());
+        // Where a newer one was taken, the run comes back to what had expired by that one.
+        let run = &url[..=url.rfind('/').unwrap_or(0)];
+        let newer_taken = || self.taken.range(run.to_owned()..).next().is_some_and(|taken| taken.starts_with(run));
+        let excused = self.taken.contains(url) || (self.expired.contains(url) && newer_taken());
+        if !excused {
+            self.missing.get_or_insert_with(|| url.to_owned());
+        }
     }
 }
 

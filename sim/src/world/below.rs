@@ -178,7 +178,10 @@ impl World {
                 // Retention: what is older than the newest recorded one may go, but for one.
                 let known = rank.written.iter().position(|(_, s)| *s == step).unwrap_or(0);
                 let old: Vec<_> = rank.written.drain(..known.saturating_sub(1)).collect();
-                old.iter().for_each(|(url, _)| self.store.delete(url));
+                for (url, _) in old {
+                    self.truth.removed(key.fence, &url);
+                    self.store.delete(&url);
+                }
             }
             Tell::Stop { .. } => rank.stop = true,
         }

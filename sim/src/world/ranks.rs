@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// Where the checkpoints of `run` lie.
+pub(super) fn folder(run: RunId) -> String {
+    format!("file:///out/{run}/")
+}
+
 impl World {
     /// What a rank says to its agent; heard by nobody when that is dead.
     fn say(&mut self, key: Key, said: Said<Mail>) {
@@ -63,11 +68,7 @@ impl World {
             None => (0, mail::first_weights(fence)),
             Some((url, _)) => match self.store.get(url) {
                 Some(found) => found,
-                None => {
-                    self.truth.missing(url);
-                    let all: Vec<Key> = self.gangs.of(fence).map(|(k, _)| *k).collect();
-                    return all.into_iter().for_each(|k| self.end(k, Exit::User, "its checkpoint is not there"));
-                }
+                None => return self.no_checkpoint(fence, url),
             },
         };
         let gang = Gang { step, weights, training: true, moved: self.now, ..Gang::default() };
@@ -82,6 +83,17 @@ impl World {
         }
         self.trace.say(self.now, format_args!("{fence} trains from step {step}"));
         self.after(SECOND, Happening::GangStep(fence));
+    }
+
+    /// The ranks do not find the checkpoint that they were to go on from; as `worker/src/rank/resume.rs`.
+    fn no_checkpoint(&mut self, fence: Fence, url: &str) {
+        self.truth.missing(url);
+        let exit = match self.store.list(&folder(fence.run)).next() {
+            Some(_) => Exit::NoCheckpoint,
+            None => Exit::Infra,
+        };
+        let all: Vec<Key> = self.gangs.of(fence).map(|(k, _)| *k).collect();
+        all.into_iter().for_each(|key| self.end(key, exit, "its checkpoint is not there"));
     }
 
     pub(super) fn gang_step(&mut self, fence: Fence) -> Result<(), String> {
@@ -145,7 +157,7 @@ impl World {
             return self.gang_step(fence);
         }
         let (step, weights, last) = (gang.step, gang.weights, gang.last);
-        let url = format!("file:///out/{}/step-{step}-a{}", fence.run, fence.attempt);
+        let url = format!("{}step-{step}-a{}", folder(fence.run), fence.attempt);
         match self.store.put(self.now, &mut self.rng, &url, step, weights) {
             Put::Failed { .. } if tries + 1 < TRIES => {
                 gang.saving = Some(tries + 1);

@@ -58,9 +58,10 @@ impl World {
             Fault::Ambush(ambush) => self.ambush = Some(ambush),
             Fault::BackedUp => self.backup = Some(self.disk.clone()),
             Fault::Restored { away } => self.restored(away)?,
+            Fault::CheckpointLost { which } => self.checkpoint_lost(which),
             Fault::Twin { node, journal } => self.twin(node, if journal { COPIES } else { 0 }),
         }
-        let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.backups);
+        let (pause, next) = faults::next(&mut self.rng, self.nodes.len(), 15 * SECOND, self.dangers);
         self.after(pause, Happening::Fault(next));
         Ok(())
     }
@@ -68,6 +69,22 @@ impl World {
     fn strike_down(&mut self, key: Key) {
         self.truth.disturbed(key.fence);
         self.rank_gone(key, Status { code: None, signal: Some(9) });
+    }
+
+    fn checkpoint_lost(&mut self, which: u64) {
+        // Of a run that has only one the folder would be empty, and nobody would believe that it is the right one.
+        let others = |key: &&Key| self.store.list(&ranks::folder(key.fence.run)).nth(1).is_some();
+        let ranks: Vec<Key> = self.gangs.ranks.keys().filter(others).copied().collect();
+        if ranks.is_empty() {
+            return;
+        }
+        let key = ranks[(which % ranks.len() as u64) as usize];
+        let folder = ranks::folder(key.fence.run);
+        let Some((newest, _)) = self.store.list(&folder).max_by_key(|(_, step)| *step) else { return };
+        let newest = newest.to_owned();
+        self.store.delete(&newest);
+        self.truth.taken(newest);
+        self.strike_down(key);
     }
 
     /// The moment that somebody's wish has waited for, if one has: the ranks of `fence` are at `moment`.

@@ -61,6 +61,7 @@ fn on_the_wire(exit: Verdict) -> v1::Exit {
         Verdict::PeerLost => v1::Exit::PeerLost,
         Verdict::User => v1::Exit::User,
         Verdict::Crashed => v1::Exit::Crashed,
+        Verdict::NoCheckpoint => v1::Exit::NoCheckpoint,
         // Only the coordinator says that a worker is lost.
         Verdict::Infra | Verdict::Lost => v1::Exit::Infra,
     }

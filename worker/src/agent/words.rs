@@ -37,6 +37,7 @@ impl From<Exit> for Verdict {
             Exit::User => Self::User,
             Exit::Infra => Self::Infra,
             Exit::Crashed => Self::Crashed,
+            Exit::NoCheckpoint => Self::NoCheckpoint,
         }
     }
 }

@@ -17,6 +17,9 @@ pub enum Failure {
     /// Memory, device.
     #[error("{0}")]
     Crashed(String),
+    /// The checkpoint to go on from is not there, or damaged.
+    #[error("{0}")]
+    NoCheckpoint(String),
     /// A collective failed since another rank is gone.
     #[error("{0}")]
     PeerLost(String),
@@ -32,6 +35,7 @@ impl Failure {
             Self::User(_) | Self::Refused(_) => Exit::User,
             Self::Infra(_) => Exit::Infra,
             Self::Crashed(_) => Exit::Crashed,
+            Self::NoCheckpoint(_) => Exit::NoCheckpoint,
             Self::PeerLost(_) => Exit::PeerLost,
             Self::Stopped => Exit::Stopped,
         }

@@ -8,6 +8,7 @@ pub mod group;
 pub mod images;
 pub mod orders;
 pub mod progress;
+pub mod resume;
 pub mod saver;
 pub mod schedule;
 pub mod snapshot;
@@ -166,9 +167,10 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     let fid = evaluate::inception(&job.experiment, place, &runtime)?;
     let mut net = build(&job.experiment, place, &runtime)?;
     let provenance = Provenance { experiment: job.experiment_json.clone(), dataset: dataset.digest, world: job.world };
+    let folder = job.output.at("checkpoints");
     let at = match &job.resume {
         Some((url, digest)) => {
-            let snapshot = runtime.block_on(morph_checkpoint::load(url, Some(*digest)))?;
+            let snapshot = runtime.block_on(resume::read(url, *digest, &folder))?;
             tracing::info!(step = snapshot.state.step, epoch = snapshot.state.epoch, "going on from {url}");
             snapshot::restore(&mut net, &snapshot, &provenance)?
         }
@@ -183,9 +185,9 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     drop(prepare);
 
     let saver = (job.rank == 0).then(|| {
-        let folder = job.output.at("checkpoints");
         let keep = settings.checkpoint.keep_last;
-        Saver::new(runtime.handle().clone(), folder, job.attempt, keep, job.older.clone(), Arc::clone(events))
+        let older = resume::keeping_the_best(&job.older, at.best.as_ref());
+        Saver::new(runtime.handle().clone(), folder, job.attempt, keep, older, Arc::clone(events))
     });
     let bench = Bench {
         experiment: &job.experiment,
