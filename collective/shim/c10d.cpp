@@ -1,8 +1,8 @@
 // A C face on libtorch's c10d: TCPStore, ProcessGroup over Gloo, the DDP Reducer, and a differentiable all-reduce.
 // Handles are leaked intrusive_ptrs: made by *_new, given back by *_free, borrowed by everything else.
-#include <dlfcn.h>
 #include <unistd.h>
 
+#include "cuda.h"
 #include "guard.h"
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -83,19 +83,6 @@ struct Ddp {
 } // namespace
 
 extern "C" {
-// The CUDA half of libtorch, where it is installed: its kernels register themselves when it is loaded.
-int morph_load_cuda(int* found) {
-  return guard([&] {
-    *found = 1;
-    if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL)) return;
-    const char* error = dlerror();
-    const std::string why = error ? error : "dlopen gives no reason";
-    // Of a library that it needs glibc says the same, under that library's name.
-    if (why.rfind("libtorch_cuda.so: cannot open shared object file: No such file", 0) != 0) throw std::runtime_error(why);
-    *found = 0;
-  });
-}
-
 // Ends the process without atexit handlers: other threads may be deep in libtorch, whose statics they would pull away.
 [[noreturn]] void morph_exit(int code) { _exit(code); }
 
@@ -116,15 +103,23 @@ int morph_store_new(const char* host, uint16_t port, int server, int64_t world, 
 }
 void morph_store_free(void* store) { guard([&] { drop<Store>(store); }); }
 
-int morph_group_gloo(void* store, const char* name, int rank, int world, int64_t timeout_ms, const char* host, void** out) {
+// CPU tensors go over Gloo. CUDA tensors go over NCCL, where there is a backend of it for this group (taken over), else over Gloo too,
+// by way of main memory.
+int morph_group_new(void* store, const char* name, int rank, int world, int64_t timeout_ms, const char* host, int device, void** out) {
   return guard([&] {
     auto options = ProcessGroupGloo::Options::create(ms(timeout_ms));
     options->devices.push_back(ProcessGroupGloo::createDeviceForHostname(host, false));
     c10::intrusive_ptr<Store> prefixed = c10::make_intrusive<PrefixStore>(name, borrow<Store>(store));
-    c10::intrusive_ptr<Backend> backend = c10::make_intrusive<ProcessGroupGloo>(prefixed, rank, world, options);
+    c10::intrusive_ptr<Backend> gloo = c10::make_intrusive<ProcessGroupGloo>(prefixed, rank, world, options);
     auto group = c10::make_intrusive<ProcessGroup>(prefixed, rank, world);
     group->setDefaultBackend(ProcessGroup::GLOO);
-    group->setBackend(c10::DeviceType::CPU, ProcessGroup::GLOO, backend);
+    group->setBackend(c10::DeviceType::CPU, ProcessGroup::GLOO, gloo);
+    if (device < 0) {
+      group->setBackend(c10::DeviceType::CUDA, ProcessGroup::GLOO, gloo);
+    } else {
+      void* raw = morph::nccl_backend(store, name, rank, world, timeout_ms, device);
+      group->setBackend(c10::DeviceType::CUDA, ProcessGroup::NCCL, c10::intrusive_ptr<Backend>::reclaim(static_cast<Backend*>(raw)));
+    }
     group->setGroupName(name);
     group->setGroupDesc(name);
     *out = leak(std::move(group));

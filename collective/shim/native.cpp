@@ -22,11 +22,11 @@ int morph_rng_set(void* state) {
     g.set_state(*static_cast<at::Tensor*>(state));
   });
 }
-int morph_set_deterministic(int on) {
+int morph_set_deterministic(int all) {
   return guard([&] {
-    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
-    at::globalContext().setDeterministicCuDNN(on);
-    at::globalContext().setBenchmarkCuDNN(!on);
+    at::globalContext().setDeterministicAlgorithms(all, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(false);
     // Filling fresh memory guards against reading it, at a cost that every step would pay; nothing here reads it.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });

@@ -32,7 +32,7 @@ pub enum Error {
     },
 }
 
-/// Parts of c10d's and Gloo's messages (libtorch 2.11), which are all that tells their errors apart.
+/// Parts of c10d's, Gloo's and NCCL's messages (libtorch 2.11), which are all that tells their errors apart.
 const LOST: &[&str] = &[
     "connection closed",
     "connection reset",
@@ -46,6 +46,8 @@ const LOST: &[&str] = &[
     "recvvalue failed",
     "connection abort",
     "remote peer",
+    // NCCL's own, as c10d passes it on: "remote process exited or there was a network error", "… exiting prematurely".
+    "remote process exit",
 ];
 const LATE: &[&str] = &["timed out", "timeout", "timedout"];
 
@@ -101,6 +103,14 @@ mod tests {
         ));
         assert!(matches!(
             of("The client socket has timed out after 1000ms while trying to connect"),
+            Error::TimedOut { .. }
+        ));
+        assert!(matches!(
+            of("NCCL error in: x.cpp:1, remote process exited or there was a network error, NCCL version 2.28.9"),
+            Error::PeerLost { .. }
+        ));
+        assert!(matches!(
+            of("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3, OpType=ALLREDUCE) ran for 60000 ms"),
             Error::TimedOut { .. }
         ));
         assert!(matches!(of("recv: Software caused connection abort"), Error::PeerLost { .. }));

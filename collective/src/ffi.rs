@@ -11,6 +11,9 @@ pub(crate) type Ptr = *mut c_void;
 unsafe extern "C" {
     fn morph_last_error() -> *const c_char;
     pub(crate) fn morph_load_cuda(found: *mut c_int) -> c_int;
+    pub(crate) fn morph_load_nccl(bytes: *const u8, n: usize) -> c_int;
+    pub(crate) fn morph_gpu_uuid(device: c_int, out: *mut u8) -> c_int;
+    pub(crate) safe fn morph_set_tf32(on: c_int) -> c_int;
     pub(crate) safe fn morph_exit(code: c_int) -> !;
     pub(crate) fn morph_store_new(
         host: *const c_char,
@@ -22,13 +25,14 @@ unsafe extern "C" {
         bound: *mut u16,
     ) -> c_int;
     pub(crate) fn morph_store_free(store: Ptr);
-    pub(crate) fn morph_group_gloo(
+    pub(crate) fn morph_group_new(
         store: Ptr,
         name: *const c_char,
         rank: c_int,
         world: c_int,
         timeout_ms: i64,
         host: *const c_char,
+        device: c_int,
         out: *mut Ptr,
     ) -> c_int;
     pub(crate) fn morph_group_free(group: Ptr);

@@ -6,7 +6,8 @@ use tch::Tensor;
 
 use crate::{Error, TcpStore, ffi, store};
 
-/// A process group over Gloo: CPU tensors. Cheap to clone; the last clone leaves the group.
+/// A process group. CPU tensors go over Gloo, CUDA tensors over NCCL or, by way of main memory, over Gloo. Cheap to clone; the
+/// last clone leaves the group.
 /// It stays on its thread: all ranks must make their calls in the same order, which two threads could not promise.
 #[derive(Debug, Clone)]
 pub struct ProcessGroup {
@@ -20,7 +21,7 @@ struct Raw(ffi::Ptr);
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // SAFETY: made by `morph_group_gloo` and given back once.
+        // SAFETY: made by `morph_group_new` and given back once.
         unsafe { ffi::morph_group_free(self.0) };
     }
 }
@@ -39,6 +40,33 @@ impl ProcessGroup {
         timeout: Duration,
         host: Option<&str>,
     ) -> Result<Self, Error> {
+        Self::new(store, name, (rank, world), timeout, host, None)
+    }
+
+    /// As [`Self::gloo`], and CUDA tensors, which lie on this process's GPU `device`, go over NCCL. No two ranks may be on one GPU.
+    ///
+    /// # Errors
+    /// As [`Self::gloo`]; [`Error::Fatal`] when [`crate::nccl::load`] was not called.
+    pub fn nccl(
+        store: &TcpStore,
+        name: &str,
+        rank: u32,
+        world: u32,
+        timeout: Duration,
+        host: Option<&str>,
+        device: u32,
+    ) -> Result<Self, Error> {
+        Self::new(store, name, (rank, world), timeout, host, Some(device))
+    }
+
+    fn new(
+        store: &TcpStore,
+        name: &str,
+        (rank, world): (u32, u32),
+        timeout: Duration,
+        host: Option<&str>,
+        nccl: Option<u32>,
+    ) -> Result<Self, Error> {
         const WHAT: &str = "join the process group";
         let fatal = |why: String| Error::Fatal { what: WHAT, why };
         let (Ok(c_rank), Ok(c_world)) = (rank.try_into(), world.try_into()) else {
@@ -47,13 +75,23 @@ impl ProcessGroup {
         if rank >= world {
             return Err(fatal(format!("there is no rank {rank} in a world of {world}")));
         }
+        let device = nccl.map_or(Ok(-1), i32::try_from).map_err(|e| fatal(format!("the GPU's number: {e}")))?;
         let name = store::c_string(name, WHAT)?;
         let host = store::c_string(host.unwrap_or("127.0.0.1"), WHAT)?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: the store lives through the call (the group keeps its own count of it), texts are NUL-terminated.
         let code = unsafe {
             let timeout = store::millis(timeout);
-            ffi::morph_group_gloo(store.raw(), name.as_ptr(), c_rank, c_world, timeout, host.as_ptr(), &raw mut raw)
+            ffi::morph_group_new(
+                store.raw(),
+                name.as_ptr(),
+                c_rank,
+                c_world,
+                timeout,
+                host.as_ptr(),
+                device,
+                &raw mut raw,
+            )
         };
         ffi::check(code, WHAT)?;
         Ok(Self { raw: Rc::new(Raw(raw)), rank, world })

@@ -28,13 +28,33 @@ pub fn set_rng_state(state: &[u8]) -> Result<(), Error> {
     ffi::check(unsafe { ffi::morph_rng_set(tensor.as_ptr().cast_mut().cast()) }, "set the generator's state")
 }
 
-/// Makes every operation deterministic, or fail where libtorch has no deterministic way.
+/// How much of what is computed must be the same bits each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Determinism {
+    /// Every operation, or it fails where libtorch has no deterministic way.
+    All,
+    /// What cuDNN does. Some of libtorch's own CUDA kernels add up atomically, so in any order: the backward passes of
+    /// `grid_sampler`, `upsample_bilinear2d` and `reflection_pad2d`.
+    CuDnn,
+}
+
+/// Sets how the whole process computes.
 ///
 /// # Errors
 /// When libtorch refuses.
-pub fn set_deterministic(on: bool) -> Result<(), Error> {
+pub fn set_deterministic(determinism: Determinism) -> Result<(), Error> {
+    let all = determinism == Determinism::All;
     // SAFETY: sets flags of the process.
-    ffi::check(unsafe { ffi::morph_set_deterministic(on.into()) }, "set determinism")
+    ffi::check(unsafe { ffi::morph_set_deterministic(all.into()) }, "set determinism")
+}
+
+/// Lets GPUs multiply float32 numbers in TF32: 10 bits of mantissa instead of 23. libtorch's own setting lets convolutions,
+/// so this is to be called with `false`, too.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn set_tf32(on: bool) -> Result<(), Error> {
+    ffi::check(ffi::morph_set_tf32(on.into()), "set TF32")
 }
 
 /// Lets this thread's arithmetic treat denormal numbers as zero: training on CPU can otherwise slow down a hundredfold.

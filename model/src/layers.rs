@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     Error,
     graph::{Graph, Value},
+    nn::channels_last,
 };
 
 /// Where tensors live, of which element type.
@@ -68,7 +69,7 @@ impl Conv {
 
     /// With another weight than its own.
     pub(crate) fn with(&self, weight: &Tensor, x: &Tensor) -> Result<Tensor, Error> {
-        let bias = self.bias.as_ref();
+        let (x, bias) = (channels_last(x), self.bias.as_ref());
         Ok(match self.slide {
             Slide::Down(stride, pad) => x.f_conv2d(weight, bias, [stride, stride], [pad, pad], [1, 1], 1)?,
             Slide::Up(stride, pad) => {

@@ -69,6 +69,16 @@ pub(crate) enum Way {
     Up,
 }
 
+/// On a GPU, `x` `[B, C, H, W]` with its channels side by side in memory: so cuDNN's tensor cores take it as it is, and torch's
+/// bilinear interpolation goes over pixels and not over images. What follows from it stays so. On a processor, `x` itself.
+pub(crate) fn channels_last(x: &Tensor) -> Tensor {
+    let wanted = x.device().is_cuda() && x.kind() == Kind::Float && x.dim() == 4;
+    if !wanted || x.size()[1] == 1 || x.stride()[1] == 1 {
+        return x.shallow_clone();
+    }
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
 #[derive(Debug)]
 pub(crate) struct Conv {
     weight: Tensor,
@@ -104,7 +114,7 @@ impl Conv {
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, Error> {
-        let pad = self.weight.size()[2] / 2;
+        let (x, pad) = (channels_last(x), self.weight.size()[2] / 2);
         Ok(match self.way {
             Way::Down(stride) => x.f_conv2d(&self.weight, Some(&self.bias), [stride, stride], [pad, pad], [1, 1], 1)?,
             Way::Up => x.f_conv_transpose2d(&self.weight, Some(&self.bias), [2, 2], [pad, pad], [1, 1], 1, [1, 1])?,

@@ -5,7 +5,7 @@ use morph_checkpoint::Tensors;
 use morph_spec::experiment as spec;
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, from_data};
+use crate::{Error, from_data, nn::channels_last};
 
 /// Convolutions of `vgg19.features[:21]`: index, input and output channels.
 const CONVS: [(usize, i64, i64); 9] = [
@@ -95,7 +95,7 @@ impl Vgg {
     }
 
     fn features(&self, x: &Tensor) -> Result<Vec<Tensor>, Error> {
-        let mut h = x.expand([-1, 3, -1, -1], false);
+        let mut h = channels_last(&x.expand([-1, 3, -1, -1], false));
         let mut taps = Vec::new();
         for ((index, ..), (weight, bias)) in CONVS.iter().zip(&self.convs) {
             if POOL_BEFORE.contains(index) {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use morph_model::{Error, parity};
+use tch::Device;
 
 fn golden(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("MORPH_GOLDEN").map(PathBuf::from);
@@ -20,7 +21,7 @@ fn passes(name: &str) {
     // Tests run side by side: one thread each, or they wait for each other.
     tch::set_num_threads(1);
     let Some(dir) = golden(name) else { return };
-    let report = parity::run(&dir).unwrap();
+    let report = parity::run(&dir, Device::Cpu).unwrap();
     eprintln!("{report}");
     assert!(report.passed(), "{report}");
 }
@@ -121,14 +122,14 @@ fn si_vae_small() {
 fn si_vae_full() {
     tch::set_num_threads(1);
     let Some(dir) = golden("si-vae_full") else { return };
-    let report = parity::run_steps(&dir, 1).unwrap();
+    let report = parity::run_steps(&dir, Device::Cpu, 1).unwrap();
     eprintln!("{report}");
     assert!(report.passed(), "{report}");
 }
 
 #[test]
 fn what_is_no_case_or_not_implemented_is_said() {
-    let error = parity::run(&PathBuf::from("no/such/case")).unwrap_err();
+    let error = parity::run(&PathBuf::from("no/such/case"), Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("meta.json"), "{error}");
     let Some(dir) = golden("vae_small") else { return };
     let folder = std::env::temp_dir().join(format!("morph-parity-{}", std::process::id()));
@@ -137,7 +138,7 @@ fn what_is_no_case_or_not_implemented_is_said() {
     std::fs::copy(dir.join("../inputs.safetensors"), folder.join("inputs.safetensors")).unwrap();
     let meta = std::fs::read_to_string(dir.join("meta.json")).unwrap().replace("\"VAE\"", "\"GAN\"");
     std::fs::write(case.join("meta.json"), meta).unwrap();
-    let said = parity::run(&case);
+    let said = parity::run(&case, Device::Cpu);
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(matches!(&said, Err(Error::Golden(why)) if why.contains("not implemented")), "{said:?}");
 }

@@ -223,7 +223,7 @@ when they are not, with 4 when the dataset is no longer the one that it was trai
         /// Train here: a coordinator in this process, and an agent with its ranks beside it.
         #[arg(long)]
         local: bool,
-        /// With --local: how many ranks at a time [default: one per core, and enough for the run].
+        /// With --local: how many ranks at a time [default: one per GPU or core, and enough for the run].
         #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
         slots: Option<u32>,
     },
@@ -471,7 +471,7 @@ pub struct Submit {
     /// Run everything here: a coordinator in this process, and an agent with its ranks beside it.
     #[arg(long)]
     pub local: bool,
-    /// With --local: how many ranks at a time [default: one per core, and enough for one run].
+    /// With --local: how many ranks at a time [default: one per GPU or core, and enough for one run].
     #[arg(long, requires = "local", value_parser = clap::value_parser!(u32).range(1..))]
     pub slots: Option<u32>,
     /// Do not wait for the end.

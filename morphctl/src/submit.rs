@@ -5,7 +5,12 @@ use std::{future::Future, pin::Pin, thread::available_parallelism};
 use anyhow::{Context, Result};
 use morph_objects::Objects;
 use morph_proto::v1::{self, RunState, SweepState};
-use morph_spec::{Digest, Experiment, experiment::Place, load::Document};
+use morph_spec::{
+    Digest, Experiment,
+    experiment::{Device, Place},
+    gpus,
+    load::Document,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::Status;
 
@@ -132,6 +137,16 @@ impl Job {
             Self::Run { experiment, .. } => experiment.trainer.world_size,
             Self::Again(original) => original.experiment.trainer.world_size,
             Self::Sweep(sweep) => sweep.experiment.iter().map(|e| e.trainer.world_size).max().unwrap_or(1),
+        }
+    }
+
+    /// Whether its ranks take GPUs where there are some.
+    fn on_gpus(&self) -> bool {
+        let may = |e: &Experiment| e.trainer.device != Device::Cpu;
+        match self {
+            Self::Run { experiment, .. } => may(experiment),
+            Self::Again(original) => may(&original.experiment),
+            Self::Sweep(sweep) => sweep.experiment.iter().any(may),
         }
     }
 
@@ -267,9 +282,8 @@ impl Errand {
             say!("--local: MORPH_COORDINATOR is set, and not used");
         }
         let home = connect::home(global)?;
-        let cores = available_parallelism().map_or(1, |n| n.get() as u32);
         let world_size = self.job.world_size();
-        let slots = self.slots.unwrap_or_else(|| cores.max(world_size));
+        let slots = self.slots.unwrap_or_else(|| computers(self.job.on_gpus()).max(world_size));
         if slots < world_size && !self.job.chooses_world_size() {
             let why = format!(
                 "--slots {slots} can never hold the {world_size} ranks of trainer.world_size: give it as many slots"
@@ -387,6 +401,13 @@ async fn arrived(mut client: Client) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
+}
+
+/// How many ranks this machine bears at a time: one per GPU, where there are GPUs and they are wanted, else one per core.
+fn computers(gpus_wanted: bool) -> u32 {
+    let present = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |gpus| gpus.count() as u32);
+    let gpus = gpus::visible(present, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref());
+    if gpus_wanted && gpus > 0 { gpus } else { available_parallelism().map_or(1, |n| n.get() as u32) }
 }
 
 /// Mentions what else goes on in this home, since it takes slots too.

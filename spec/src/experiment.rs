@@ -142,6 +142,8 @@ pub struct Trainer {
     pub drop_last: bool,
     /// Where it computes.
     pub device: Device,
+    /// How exactly a GPU multiplies in training.
+    pub precision: Precision,
     /// Where the images are kept from which batches are made; results do not depend on it.
     pub residency: Residency,
     /// How training images are varied.
@@ -176,6 +178,7 @@ impl Default for Trainer {
             seed: 2109,
             drop_last: true,
             device: Device::Auto,
+            precision: Precision::Float32,
             residency: Residency::Auto,
             augment: Augment::default(),
             optimizer: Optimizer::default(),
@@ -200,6 +203,18 @@ pub enum Device {
     Cpu,
     /// CUDA; an error when there is none.
     Cuda,
+}
+
+/// How exactly a GPU multiplies in training. Validation and scores are in float32 always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// IEEE 754 single precision, as a CPU does.
+    #[default]
+    Float32,
+    /// Convolutions and matrix products round their factors to TF32, 10 bits of mantissa; the rest is float32. PyTorch's own
+    /// default lets convolutions do so, and by that the published code's, on GPUs since Ampere.
+    Tf32,
 }
 
 /// Where images are kept, one byte a pixel, while a run trains.

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod dataset;
 pub mod evaluation;
 pub mod experiment;
+pub mod gpus;
 pub mod ids;
 pub mod load;
 pub mod loss;

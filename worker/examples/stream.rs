@@ -136,7 +136,7 @@ fn memory(name: &str) -> f64 {
 #[tokio::main]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
-    morph_worker::rank::set_up(1).map_err(anyhow::Error::msg)?;
+    morph_worker::rank::set_up(1, Device::Cpu).map_err(anyhow::Error::msg)?;
     if cli.folder.exists() {
         fs::remove_dir_all(&cli.folder).context("remove what an earlier bench left")?;
     }

@@ -1,7 +1,7 @@
 //! Where tensors may live on this machine.
 
-use morph_collective::native;
-use morph_spec::experiment;
+use morph_collective::{native, nccl};
+use morph_spec::{Digest, experiment};
 use serde::Serialize;
 use tch::{Cuda, Device};
 
@@ -42,6 +42,33 @@ fn gpus_or_warn() -> Option<usize> {
     })
 }
 
+/// Set to `gloo`, it keeps ranks from NCCL.
+const COLLECTIVES: &str = "MORPH_COLLECTIVES";
+
+/// The GPU behind `device` for NCCL: its number in this process, and a number that no other GPU has. None where NCCL cannot or
+/// shall not be used; gradients then go through main memory.
+pub fn for_nccl(device: Device) -> Option<(u32, f64)> {
+    let Device::Cuda(index) = device else { return None };
+    if std::env::var(COLLECTIVES).as_deref() == Ok("gloo") {
+        return None;
+    }
+    let index = u32::try_from(index).ok()?;
+    let uuid = nccl::load().and_then(|()| nccl::uuid(index));
+    match uuid {
+        Ok(uuid) => Some((index, number(uuid))),
+        Err(e) => {
+            tracing::warn!("gradients go over Gloo and not NCCL: {e}");
+            None
+        }
+    }
+}
+
+/// A GPU's UUID as a number that ranks can send each other in a sum: 52 bits of its hash, which an f64 counts exactly, and never 0.
+fn number(uuid: [u8; 16]) -> f64 {
+    let hash = Digest::of(&uuid).to_string();
+    u64::from_str_radix(&hash[..13], 16).expect("invariant: a digest is written in hexadecimal").max(1) as f64
+}
+
 /// What `morph-worker devices` says of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Found {
@@ -63,6 +90,18 @@ pub fn list() -> Vec<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gpus_are_told_apart_exactly() {
+        let number = |low: u8, high: u8| {
+            let mut uuid = [7; 16];
+            (uuid[1], uuid[15]) = (low, high);
+            number(uuid)
+        };
+        assert_eq!(number(1, 2), number(1, 2));
+        assert!(number(1, 2) != number(3, 2) && number(1, 2) != number(1, 3));
+        assert!(number(1, 2).fract() == 0.0 && (1.0..2f64.powi(52)).contains(&number(1, 2)));
+    }
 
     #[test]
     fn there_is_always_a_cpu_and_cuda_is_never_made_up() {

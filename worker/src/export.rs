@@ -47,7 +47,7 @@ pub fn checkpoint(url: &str, format: Format, to: &Path, force: bool) -> Result<E
     file::is_free(to, force).map_err(io)?;
     let runtime = rank::runtime()?;
     let (snapshot, experiment) = runtime.block_on(snapshot::read(url))?;
-    rank::set_up(experiment.trainer.threads)?;
+    rank::set_up(experiment.trainer.threads, Device::Cpu)?;
     let half = file::beside(to);
     let written = match format {
         Format::Paper => as_paper(&snapshot, &experiment, &runtime)

@@ -4,9 +4,13 @@ use std::{io::Write, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitC
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use morph_spec::{experiment::Score, scheduling::Bytes};
+use morph_spec::{
+    experiment::{self, Score},
+    scheduling::Bytes,
+};
 use morph_telemetry::{Format, LogArgs, Logs};
 use morph_worker::{agent, device, evaluate::checkpoint, export, node, prepare, rank, rank::failure::Failure};
+use tch::Device;
 
 /// Exit code of what was refused (docs/exit-codes.md).
 const REFUSED: u8 = 4;
@@ -50,11 +54,15 @@ and their reports are kept until it is back.")]
     /// Replays one recorded case of the reference implementation and compares.
     #[command(after_help = "Example:
   morph-worker parity golden/morphaeus_small_warmup --json
+  morph-worker parity golden/morphaeus_small_trained --device cuda
 
 Exit code 0: within tolerance; 1: not; 2: no such case.")]
     Parity {
         /// The case's folder; inputs.safetensors and the VGG weights lie beside it.
         dir: PathBuf,
+        /// Where to compute.
+        #[arg(long, value_enum, default_value = "cpu")]
+        device: At,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -92,9 +100,9 @@ struct AgentArgs {
     /// Its private key (PEM).
     #[arg(long, env = "MORPH_KEY", value_name = "FILE", requires = "ca")]
     key: Option<PathBuf>,
-    /// How many ranks may run here at a time.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    slots: u32,
+    /// How many ranks may run here at a time [default: one per GPU, or one].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    slots: Option<u32>,
     /// Home folder: the agent's id, the node's cache.
     #[arg(long, value_name = "DIR")]
     home: PathBuf,
@@ -219,7 +227,7 @@ fn main() -> ExitCode {
             rank::main(&rank::Options { agent, host, cache, cache_bytes })
         }
         Command::Prepare { agent } => prepare::main(agent),
-        Command::Parity { dir, json } => return parity(&dir, json),
+        Command::Parity { dir, device, json } => return parity(&dir, device, json),
         Command::Evaluate(args) => score(args),
         Command::Export(args) => write(&args),
         Command::Devices { output } => devices(output),
@@ -256,7 +264,7 @@ fn serve(args: AgentArgs, log_format: Format) -> Result<()> {
     let options = agent::Options {
         proof: agent::link::Proof { token: token(args.token_file.as_deref())?, tls },
         coordinator: args.coordinator,
-        slots: args.slots,
+        slots: args.slots.unwrap_or_else(|| node::gpus().max(1)),
         home: args.home,
         host: args.host,
         die_with_parent: args.die_with_parent,
@@ -283,12 +291,40 @@ fn token(file: Option<&std::path::Path>) -> Result<Option<String>> {
     Ok(Some(std::fs::read_to_string(path).with_context(context)?.trim().to_owned()))
 }
 
-fn parity(dir: &std::path::Path, json: bool) -> ExitCode {
+/// Where `parity` computes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum At {
+    Cpu,
+    /// The first GPU.
+    Cuda,
+}
+
+impl At {
+    fn device(self) -> Result<Device, Failure> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => {
+                let device = device::pick(experiment::Device::Cuda, 0)?;
+                rank::set_up(1, device)?;
+                Ok(device)
+            }
+        }
+    }
+}
+
+fn parity(dir: &std::path::Path, at: At, json: bool) -> ExitCode {
     if !dir.is_dir() {
         complain(&format!("{}: no such folder; name one of the recorded cases", dir.display()));
         return ExitCode::from(2);
     }
-    let report = match morph_model::parity::run(dir) {
+    let device = match at.device() {
+        Ok(device) => device,
+        Err(e) => {
+            complain(&e.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    let report = match morph_model::parity::run(dir, device) {
         Ok(report) => report,
         Err(e) => {
             complain(&format!("{}: {e}", dir.display()));

@@ -2,10 +2,15 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+/// Number of GPUs that a process may use, as NVIDIA's driver and the environment say.
+pub fn gpus() -> u32 {
+    let present = fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |gpus| gpus.count() as u32);
+    morph_spec::gpus::visible(present, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref())
+}
+
 /// Labels that every node has, and then `given` ones, which win.
 pub fn labels(given: Vec<(String, String)>) -> BTreeMap<String, String> {
-    let gpus = fs::read_dir("/proc/driver/nvidia/gpus").is_ok_and(|mut gpus| gpus.next().is_some());
-    let known = [("device", if gpus { "cuda" } else { "cpu" }), ("os", std::env::consts::OS)];
+    let known = [("device", if gpus() > 0 { "cuda" } else { "cpu" }), ("os", std::env::consts::OS)];
     let known = known.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
     known.chain(given).collect()
 }

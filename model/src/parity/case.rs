@@ -17,6 +17,7 @@ pub(super) struct Case {
     pub(super) meta: Value,
     pub(super) weights: Tensors,
     dir: PathBuf,
+    device: Device,
     inputs: Tensor,
     vgg: Option<Tensors>,
 }
@@ -34,7 +35,7 @@ fn read(path: &Path) -> Result<Option<Tensors>, Error> {
 }
 
 impl Case {
-    pub(super) fn read(dir: &Path) -> Result<Self, Error> {
+    pub(super) fn read(dir: &Path, device: Device) -> Result<Self, Error> {
         let file = dir.join("meta.json");
         let text =
             fs::read(&file).map_err(|e| golden(format!("read {}: {e}; is this a recorded case?", file.display())))?;
@@ -65,6 +66,7 @@ impl Case {
             meta,
             weights,
             dir: dir.to_owned(),
+            device,
             inputs: from_data(&inputs, Device::Cpu)?,
             vgg: read(&beside.join("vgg19_features21.safetensors"))?,
         })
@@ -80,7 +82,7 @@ impl Case {
             return Err(golden(format!("there is no batch {i}")));
         }
         // Divided in f32 first, as the reference did, also for f64 replays.
-        Ok((self.inputs.select(0, i).to_kind(Kind::Float) / 255.0).to_kind(kind))
+        Ok((self.inputs.select(0, i).to_kind(Kind::Float) / 255.0).to_kind(kind).to_device(self.device))
     }
 
     pub(super) fn epoch(&self) -> u32 {
@@ -98,7 +100,7 @@ impl Case {
         if trainer.loss.perceptual.weight != 0.0 && self.vgg.is_none() {
             return Err(golden("vgg19_features21.safetensors is missing beside the case"));
         }
-        let method = build(&model, &trainer, self.vgg.as_ref(), Device::Cpu, kind)?;
+        let method = build(&model, &trainer, self.vgg.as_ref(), self.device, kind)?;
         let mut weights = self.weights.clone();
         for (name, data) in state_dict(method.as_ref())? {
             // Drawn weights leave counts as the network is built with them.

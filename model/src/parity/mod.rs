@@ -17,20 +17,20 @@ pub use report::{Report, Section};
 
 use case::Case;
 
-/// Replays the case in the folder `dir`; `inputs.safetensors` and the VGG weights lie beside that folder.
+/// Replays the case in the folder `dir` on `device`; `inputs.safetensors` and the VGG weights lie beside that folder.
 ///
 /// # Errors
 /// [`Error::Golden`] when the case cannot be read or its method is not implemented.
-pub fn run(dir: &Path) -> Result<Report, Error> {
-    run_steps(dir, steps::STEPS)
+pub fn run(dir: &Path, device: Device) -> Result<Report, Error> {
+    run_steps(dir, device, steps::STEPS)
 }
 
 /// As [`run`], but only the first `steps` of the training steps.
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_steps(dir: &Path, steps: usize) -> Result<Report, Error> {
-    let case = Case::read(dir)?;
+pub fn run_steps(dir: &Path, device: Device, steps: usize) -> Result<Report, Error> {
+    let case = Case::read(dir, device)?;
     let mut report = Report { case: case.name.clone(), sections: Vec::new() };
     if let Some(recorded) = case.tensors("forward.safetensors")? {
         forward(&case, &recorded, &mut report)?;
@@ -68,7 +68,7 @@ fn forward(case: &Case, recorded: &Tensors, report: &mut Report) -> Result<(), E
             let name = format!("{mode}.{name}");
             let Some(want) = recorded.get(&name) else { continue };
             let want = from_data(want, Device::Cpu)?;
-            let got = tensor.narrow(0, 0, want.size()[0]);
+            let got = tensor.narrow(0, 0, want.size()[0]).to_device(Device::Cpu);
             section.close(&name, &got, &want, 1e-5, forward_bound(case, &name, flow));
         }
         for name in recorded.keys() {
@@ -81,7 +81,8 @@ fn forward(case: &Case, recorded: &Tensors, report: &mut Report) -> Result<(), E
         for (name, tensor) in method.buffers() {
             let Some(want) = recorded.get(&format!("{mode}.buf.{name}")) else { continue };
             let want = from_data(want, Device::Cpu)?;
-            section.close(&name, &tensor.to_kind(Kind::Float), &want.to_kind(Kind::Float), 1e-5, 2e-5);
+            let got = tensor.to_device(Device::Cpu).to_kind(Kind::Float);
+            section.close(&name, &got, &want.to_kind(Kind::Float), 1e-5, 2e-5);
         }
         report.sections.extend(section.finish());
     }
@@ -99,7 +100,7 @@ mod tests {
     fn a_changed_weight_is_noticed() {
         tch::set_num_threads(1);
         let Some(dir) = path("morphaeus_small_trained") else { return };
-        let mut case = Case::read(&dir).unwrap();
+        let mut case = Case::read(&dir, Device::Cpu).unwrap();
         let recorded = case.tensors("forward.safetensors").unwrap().unwrap();
         let verdict = |case: &Case| {
             let mut report = Report { case: String::new(), sections: Vec::new() };

@@ -130,7 +130,7 @@ impl Updates for Watched<'_> {
             loss.f_backward()?;
             for group in self.method.groups().into_iter().filter(|g| g.name == name) {
                 for (parameter, tensor) in group.parameters.into_iter().filter(|(_, t)| t.grad().defined()) {
-                    gradients.insert(parameter, tensor.grad().copy());
+                    gradients.insert(parameter, tensor.grad().copy().to_device(Device::Cpu));
                 }
             }
             Ok(())
@@ -163,7 +163,7 @@ fn trained(case: &Case, run: &Run<'_>, kind: Kind, steps: usize, start: Start) -
         let losses = method.step(&x, &mut Step { at, stats: &Solo, draws: &mut draws, updates: &mut updates })?;
         terms.push(losses.terms.iter().map(|(name, value)| (*name, value.double_value(&[]))).collect());
         let named = method.parameters().into_iter().chain(method.buffers());
-        after.push(named.map(|(name, t)| (name, t.detach().copy())).collect());
+        after.push(named.map(|(name, t)| (name, t.detach().copy().to_device(Device::Cpu))).collect());
     }
     let gradients = updates.seen;
     Ok(Trained { kind, method, terms, gradients, after, draws })
@@ -439,7 +439,7 @@ mod tests {
     #[ignore = "20 minutes"]
     fn rounding_carries_si_vae_farther_than_the_reference_is() {
         let Some(dir) = crate::tests::path("si-vae_full") else { return };
-        let case = Case::read(&dir).unwrap();
+        let case = Case::read(&dir, Device::Cpu).unwrap();
         let recorded = case.tensors("steps_train.safetensors").unwrap().unwrap();
         let class = case.class("train").unwrap();
         let run = Run { facts: &case.meta["steps"]["train"], variant: "train", recorded: &recorded, class };

@@ -8,7 +8,7 @@ use super::{Checks, FieldProblem, method};
 use crate::{
     Experiment,
     evaluation::Lpips,
-    experiment::{Argument, Comparison, Part, Residency, ScheduleName, Trainer},
+    experiment::{Argument, Comparison, Device, Part, Precision, Residency, ScheduleName, Trainer},
     load,
     nearest::nearest,
     scheduling::HIGHEST_PRIORITY,
@@ -207,6 +207,12 @@ fn augment(c: &mut Checks, t: &Trainer) {
             &format!("from 0, which is none, to {most}"),
         );
     }
+    c.that(
+        t.device != Device::Cpu || t.precision == Precision::Float32,
+        "trainer.precision",
+        "a CPU has no TF32".to_owned(),
+        "float32, or trainer.device auto or cuda",
+    );
     c.that(
         a.is_none() || t.residency != Residency::Device,
         "trainer.residency",
@@ -509,6 +515,7 @@ mod tests {
             (json!({"trainer.augment.rotate": -1}), "trainer.augment.rotate"),
             (json!({"trainer.augment.blur": 1}), "no such field"),
             (json!({"trainer.augment.noise": 0.1, "trainer.residency": "device"}), "trainer.residency"),
+            (json!({"trainer.device": "cpu", "trainer.precision": "tf32"}), "trainer.precision"),
         ] {
             let text = with(params.clone()).unwrap_err();
             assert!(text.contains(wanted), "{params}: {text}");

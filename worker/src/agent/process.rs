@@ -6,6 +6,7 @@ use std::{
     process::Stdio, time::Duration,
 };
 
+use morph_collective::nccl;
 use morph_control::agent::{Key, Status};
 use morph_spec::Experiment;
 use nix::{
@@ -258,6 +259,7 @@ fn environment(vars: impl Iterator<Item = (OsString, OsString)>, threads: u32) -
         })
     })
     .chain(THREADS.iter().map(|name| (OsString::from(name), OsString::from(threads.to_string()))))
+    .chain([(OsString::from(nccl::BLOCKING_WAIT), OsString::from("1"))])
     .collect()
 }
 

@@ -70,8 +70,13 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
         let name = experiment.evaluation.score.name();
         return Err(Failure::User(format!("the score {name} looks within a mask: say where masks are, with --truth")));
     }
-    rank::set_up(experiment.trainer.threads)?;
-    let place = Place { device: crate::device::pick(experiment.trainer.device, 0)?, kind: tch::Kind::Float };
+    // What was trained on a GPU can be scored where there is none.
+    let wanted = match experiment.trainer.device {
+        experiment::Device::Cuda => experiment::Device::Auto,
+        as_trained => as_trained,
+    };
+    let place = Place { device: crate::device::pick(wanted, 0)?, kind: tch::Kind::Float };
+    rank::set_up(experiment.trainer.threads, place.device)?;
     let ready = runtime.block_on(ready(request, &mut experiment, snapshot.state.dataset, cache, cache_bytes))?;
     leakage::refuse(&ready.leakage)?;
     let net = rank::build(&experiment, place, &runtime)?;

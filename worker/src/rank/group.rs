@@ -7,6 +7,7 @@ use morph_model::Statistics;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
+    device,
     rank::{events::Events, failure::Failure, orders::Orders},
     wire::Event,
 };
@@ -46,6 +47,7 @@ impl Group {
         world: u32,
         host: &str,
         timeout: Duration,
+        device: Device,
         orders: &Orders,
         events: &Events,
     ) -> Result<Self, Failure> {
@@ -61,20 +63,36 @@ impl Group {
             let (address, port) = split(&orders.rendezvous())?;
             TcpStore::connect(&address, port, world, JOIN)?
         };
-        Self::over(store, rank, world, timeout, host)
+        Self::over(store, rank, world, timeout, host, device)
     }
 
-    /// Joins over `store`; `timeout` is the limit of every collective afterwards, not of the joining.
+    /// Joins over `store`; `timeout` is the limit of every collective afterwards, not of the joining. Tensors on GPUs go over
+    /// NCCL where every rank has a GPU of its own, else all goes over Gloo.
     ///
     /// # Errors
     /// When not all ranks come.
-    pub fn over(store: TcpStore, rank: u32, world: u32, timeout: Duration, host: &str) -> Result<Self, Failure> {
+    pub fn over(
+        store: TcpStore,
+        rank: u32,
+        world: u32,
+        timeout: Duration,
+        host: &str,
+        device: Device,
+    ) -> Result<Self, Failure> {
         // A group's time limit holds for its joining, too, and ranks may come late: so all meet in a patient one first.
         let meeting = ProcessGroup::gloo(&store, "join", rank, world, JOIN, Some(host))?;
+        let gpu = device::for_nccl(device);
+        let by_rank = gather(&meeting, gpu.map_or(0.0, |(_, gpu)| gpu))?;
+        let gpu = gpu.filter(|_| each_has_its_own(&by_rank));
+        let group = |name: &str| match gpu {
+            Some((index, _)) => ProcessGroup::nccl(&store, name, rank, world, timeout, Some(host), index),
+            None => ProcessGroup::gloo(&store, name, rank, world, timeout, Some(host)),
+        };
+        let (ddp, sync) = (group("ddp")?, group("sync")?);
         meeting.barrier()?;
-        let ddp = ProcessGroup::gloo(&store, "ddp", rank, world, timeout, Some(host))?;
-        let sync = ProcessGroup::gloo(&store, "sync", rank, world, timeout, Some(host))?;
-        meeting.barrier()?;
+        if rank == 0 && device.is_cuda() {
+            tracing::info!("gradients go over {}", if gpu.is_some() { "NCCL" } else { "Gloo" });
+        }
         Ok(Self { rank, world, links: Some(Links { ddp, sync, _store: store }) })
     }
 
@@ -135,7 +153,6 @@ impl Group {
     /// When a peer is gone.
     pub fn broadcast(&self, tensors: &[Tensor]) -> Result<(), Failure> {
         match &self.links {
-            // Gloo moves CPU tensors; all are contiguous parameters and buffers.
             Some(links) if !tensors.is_empty() => Ok(links.sync.broadcast(tensors, 0)?),
             _ => Ok(()),
         }
@@ -159,6 +176,21 @@ impl Statistics for Group {
             }
         }
     }
+}
+
+/// `mine` of every rank.
+fn gather(group: &ProcessGroup, mine: f64) -> Result<Vec<f64>, Failure> {
+    let mut values = vec![0.0; group.world() as usize];
+    values[group.rank() as usize] = mine;
+    let sums = Tensor::from_slice(&values);
+    group.all_reduce_sum(std::slice::from_ref(&sums))?;
+    sums.copy_data(&mut values, group.world() as usize);
+    Ok(values)
+}
+
+/// Whether all ranks have a GPU (0: none) that no other has.
+fn each_has_its_own(gpus: &[f64]) -> bool {
+    gpus.iter().enumerate().all(|(rank, gpu)| *gpu != 0.0 && !gpus[..rank].contains(gpu))
 }
 
 fn split(address: &str) -> Result<(String, u16), Failure> {
@@ -186,6 +218,13 @@ mod tests {
         assert_eq!(split("node-1:80").unwrap(), ("node-1".to_owned(), 80));
         assert_eq!(split("[::1]:80").unwrap(), ("::1".to_owned(), 80));
         assert!(matches!(split("nowhere"), Err(Failure::Infra(_))));
+    }
+
+    #[test]
+    fn nccl_wants_a_gpu_for_each_rank() {
+        assert!(each_has_its_own(&[7.0]) && each_has_its_own(&[7.0, 8.0, 9.0]));
+        assert!(!each_has_its_own(&[7.0, 0.0]), "a rank without");
+        assert!(!each_has_its_own(&[7.0, 8.0, 7.0]), "two on one");
     }
 
     #[test]

@@ -23,14 +23,14 @@ use std::{
 };
 
 use morph_checkpoint::{Tensors, retention::Kept};
-use morph_collective::native;
+use morph_collective::native::{self, Determinism};
 use morph_model::Optimizers;
 use morph_objects::Objects;
 use morph_proto::v1;
 use morph_scores::evaluation::Input;
 use morph_spec::{Digest, Experiment};
 use morph_telemetry::{Identity, TRACE, continues};
-use tch::Kind;
+use tch::{Device, Kind};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -152,8 +152,8 @@ impl Job {
 fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc<Events>) -> Result<Exit, Failure> {
     let job = Job::parse(start)?;
     let settings = &job.experiment.trainer;
-    set_up(settings.threads)?;
     let place = Place { device: device::pick(settings.device, job.device)?, kind: Kind::Float };
+    set_up(settings.threads, place.device)?;
     let runtime = runtime()?;
 
     let prepare = tracing::info_span!(target: TRACE, "prepare").entered();
@@ -178,7 +178,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     };
 
     let timeout = Duration::from_secs(u64::from(settings.collective_timeout_s.max(1)));
-    let group = Group::join(job.rank, job.world, &options.host, timeout, orders, events)?;
+    let group = Group::join(job.rank, job.world, &options.host, timeout, place.device, orders, events)?;
     let tensors: Vec<_> = net.method.parameters().into_iter().chain(net.method.buffers()).map(|(_, t)| t).collect();
     group.broadcast(&tensors)?;
     drop(tensors);
@@ -241,13 +241,18 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     Ok(Exit::Succeeded)
 }
 
-/// Fixes everything in libtorch on which results could depend.
+/// Fixes everything in libtorch on which results could depend. On a GPU some sums are in any order all the same.
 ///
 /// # Errors
 /// When libtorch refuses.
-pub fn set_up(threads: u32) -> Result<(), Failure> {
+pub fn set_up(threads: u32, device: Device) -> Result<(), Failure> {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(1));
-    native::set_deterministic(true)?;
+    if device.is_cuda() {
+        native::set_deterministic(Determinism::CuDnn)?;
+        native::set_tf32(false)?;
+    } else {
+        native::set_deterministic(Determinism::All)?;
+    }
     Ok(native::set_flush_denormal(true)?)
 }
 

@@ -12,11 +12,12 @@ use std::{
 };
 
 use morph_checkpoint::Best;
+use morph_collective::native;
 use morph_data::{augment::Augmenter, sampler::Sampler};
 use morph_model::{At, Keyed, Step};
 use morph_spec::{
     Experiment,
-    experiment::{Residency, Trainer as Settings},
+    experiment::{Precision, Residency, Trainer as Settings},
 };
 use morph_telemetry::TRACE;
 use tch::Tensor;
@@ -259,8 +260,15 @@ impl<'a> Trainer<'a> {
         let mut draws = Keyed::new(settings.seed, format!("step {}", at.step), images);
         let weight = share.len() as f64 * f64::from(group.world()) / all as f64;
         let mut updates = Shared { optimizers: &mut self.net.optimizers, reducers: &self.reducers, weight };
+        let tf32 = self.bench.place.device.is_cuda() && settings.precision == Precision::Tf32;
+        if tf32 {
+            native::set_tf32(true)?;
+        }
         let losses =
             self.net.method.step(&x, &mut Step { at, stats: group, draws: &mut draws, updates: &mut updates })?;
+        if tf32 {
+            native::set_tf32(false)?;
+        }
 
         let terms = || losses.terms.iter().filter(|(name, _)| *name != "loss");
         let names: Vec<&str> = std::iter::once("loss").chain(terms().map(|(name, _)| *name)).collect();

@@ -186,7 +186,7 @@ fn sets(experiment: &Experiment, folder: &Path, runtime: &Runtime) -> (Sets, Dig
 fn scored(group: &Group) -> String {
     let folder = env::var_os("T_FOLDER").unwrap();
     let folder = Path::new(&folder);
-    rank::set_up(1).unwrap();
+    rank::set_up(1, Device::Cpu).unwrap();
     let (mut experiment, runtime, orders) = (experiment(folder), rank::runtime().unwrap(), Orders::default());
     let weights = folder.join("weights/inception.safetensors").display().to_string();
     experiment.evaluation.fid = Some(morph_spec::evaluation::Fid { weights });
@@ -319,7 +319,7 @@ fn save(experiment: &Experiment, folder: &Path, runtime: &Runtime, damage: bool)
 fn a_checkpoint_is_scored_alone_and_on_other_data() {
     let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
     let folder = folder.path();
-    rank::set_up(1).unwrap();
+    rank::set_up(1, Device::Cpu).unwrap();
     runtime.block_on(write(folder, false));
     let experiment = experiment(folder);
     let request = |url: String| checkpoint::Request { url, ..checkpoint::Request::default() };
@@ -436,7 +436,7 @@ fn colours_lie_where_the_prepared_square_was_cut_out_of_the_file() {
     const HEIGHT: usize = 48;
     let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
     let folder = folder.path();
-    rank::set_up(1).unwrap();
+    rank::set_up(1, Device::Cpu).unwrap();
     runtime.block_on(write(folder, false));
     // The first healthy test image, wider than high, of which the middle was taken.
     let pixels: Vec<u8> = (0..WIDTH * HEIGHT).map(|i| (40 + i % WIDTH) as u8).collect();

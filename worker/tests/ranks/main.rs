@@ -18,6 +18,7 @@ use std::{
 
 use morph_collective::TcpStore;
 use morph_worker::rank::group::Group;
+use tch::Device;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -26,7 +27,7 @@ fn group() -> Option<Group> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let (rank, port) = (number("T_RANK")?, number("T_PORT")?);
     let store = TcpStore::connect("127.0.0.1", port as u16, 2, PATIENCE).unwrap();
-    Some(Group::over(store, rank, 2, PATIENCE, "127.0.0.1").unwrap())
+    Some(Group::over(store, rank, 2, PATIENCE, "127.0.0.1", Device::Cpu).unwrap())
 }
 
 /// Runs `test` in two processes with these variables; what both printed between `<` and `>`.

@@ -141,7 +141,7 @@ impl Rank {
 
     /// A rank that trains `experiment`, with its cache and its checkpoints in `folder`.
     pub(crate) fn of(group: Group, experiment: Experiment, folder: &Path) -> Self {
-        rank::set_up(1).unwrap();
+        rank::set_up(1, Device::Cpu).unwrap();
         let runtime = rank::runtime().unwrap();
         let cache = folder.join("cache");
         let dataset = runtime.block_on(Dataset::open(&experiment.dataset.url, None, &cache, 1 << 30)).unwrap();
