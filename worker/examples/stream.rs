@@ -145,17 +145,24 @@ async fn main() -> Result<()> {
     let data = write(&cli.folder.join("shards"), cli.images, side, 1024, |i| image(i, side)).await?;
     let usual = Augment { flip: 0.5, rotate: 5.0, translate: 0.02, scale: 0.05, contrast: 0.1, ..Augment::default() };
     let none = Augment::default();
-    for (residency, augment) in [(Residency::Mmap, none), (Residency::Device, none), (Residency::Mmap, usual)] {
-        stream(&cli, &data, residency, augment).await?;
+    let cases = [
+        (Residency::Mmap, none, 1),
+        (Residency::Device, none, 1),
+        (Residency::Mmap, usual, 1),
+        (Residency::Mmap, usual, 2),
+    ];
+    for (residency, augment, threads) in cases {
+        stream(&cli, &data, residency, augment, threads).await?;
     }
     start(&cli).await
 }
 
-async fn stream(cli: &Cli, data: &Objects, residency: Residency, augment: Augment) -> Result<()> {
+async fn stream(cli: &Cli, data: &Objects, residency: Residency, augment: Augment, threads: usize) -> Result<()> {
     let samples = Arc::new(open(data, &cli.folder.join("cache")).await?);
     let sampler = Sampler { samples: samples.len() as u64, batch_size: cli.batch, seed: 1, drop_last: true };
     let augmenter = Augmenter::new(augment, sampler.seed);
-    let order = Order { sampler, batches: sampler.batches(), epochs: cli.epochs + 1, rank: 0, world: 1, augmenter };
+    let order =
+        Order { sampler, batches: sampler.batches(), epochs: cli.epochs + 1, rank: 0, world: 1, augmenter, threads };
     let images = Images::new(samples, residency, PLACE).map_err(anyhow::Error::msg)?;
     let mut batches = Batches::begin(images, order, 0, 0).map_err(anyhow::Error::msg)?;
     let (mut since, mut sum) = (Instant::now(), 0.0);
@@ -169,7 +176,7 @@ async fn stream(cli: &Cli, data: &Objects, residency: Residency, augment: Augmen
     }
     let measured = f64::from(cli.epochs) * (order.batches * u64::from(cli.batch)) as f64;
     ensure!(sum > 0.0, "the images are black");
-    let varied = if augmenter.is_some() { ", varied" } else { "" };
+    let varied = if augmenter.is_some() { format!(", varied by {threads}") } else { String::new() };
     let name = format!("morph, {}{varied}", serde_json::to_value(residency)?.as_str().unwrap_or_default());
     let (rate, mb) = (measured / since.elapsed().as_secs_f64(), memory("RssAnon:"));
     println!("{}", json!({"peer": name, "what": "warm cache", "images_per_second": rate, "own_memory_mb": mb}));
@@ -185,7 +192,8 @@ async fn start(cli: &Cli) -> Result<()> {
         let before = memory("RssAnon:");
         let samples = Arc::new(open(&data, &cli.folder.join("large-cache")).await?);
         let sampler = Sampler { samples: samples.len() as u64, batch_size: cli.batch, seed: 1, drop_last: true };
-        let order = Order { sampler, batches: sampler.batches(), epochs: 9, rank: 0, world: 1, augmenter: None };
+        let order =
+            Order { sampler, batches: sampler.batches(), epochs: 9, rank: 0, world: 1, augmenter: None, threads: 1 };
         let images = Images::new(samples, Residency::Mmap, PLACE).map_err(anyhow::Error::msg)?;
         let (epoch, index) = if what == "resumed mid-epoch" { (5, order.batches / 2) } else { (0, 0) };
         let first =

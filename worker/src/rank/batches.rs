@@ -37,6 +37,8 @@ pub struct Order {
     pub world: u32,
     /// Varies images.
     pub augmenter: Option<Augmenter>,
+    /// By how many threads at a time.
+    pub threads: usize,
 }
 
 /// One rank's share of a batch.
@@ -81,7 +83,7 @@ impl Batches {
                 let own = &samples[share.clone()];
                 let x = match &order.augmenter {
                     None => images.batch(own),
-                    Some(augmenter) => images.varied(own, epoch, augmenter),
+                    Some(augmenter) => images.varied(own, epoch, augmenter, order.threads),
                 };
                 if sender.send(Batch { epoch, index, images: samples.len(), share, x }).is_err() {
                     return;

@@ -1,6 +1,6 @@
 //! From samples to tensors, and the sets of samples that a run needs.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, panic::resume_unwind, path::Path, sync::Arc, thread};
 
 use morph_data::{Samples, augment::Augmenter};
 use morph_objects::{NodeCache, Objects};
@@ -285,11 +285,22 @@ impl Images {
         scaled(&pixels, self.samples.image_size(), self.place)
     }
 
-    /// Images `indices` as they are seen in `epoch`, as [`Self::batch`] has them; made on the processor, wherever images are kept.
-    pub fn varied(&self, indices: &[u64], epoch: u32, augmenter: &Augmenter) -> Tensor {
-        let size = self.samples.image_size();
-        let vary = |index: &u64| augmenter.image(self.samples.image(at(*index)), size, epoch, *index);
-        let values: Vec<f32> = indices.iter().flat_map(vary).collect();
+    /// Images `indices` as they are seen in `epoch`, as [`Self::batch`] has them; made on the processor by `threads` threads, wherever
+    /// images are kept. What is drawn for an image is its own, so it does not matter who varies it.
+    pub fn varied(&self, indices: &[u64], epoch: u32, augmenter: &Augmenter, threads: usize) -> Tensor {
+        let (samples, size) = (&self.samples, self.samples.image_size());
+        let vary = |part: &[u64]| -> Vec<f32> {
+            part.iter().flat_map(|index| augmenter.image(samples.image(at(*index)), size, epoch, *index)).collect()
+        };
+        let part = indices.len().div_ceil(threads.max(1)).max(1);
+        let values = if part >= indices.len() {
+            vary(indices)
+        } else {
+            thread::scope(|scope| {
+                let parts: Vec<_> = indices.chunks(part).map(|part| scope.spawn(|| vary(part))).collect();
+                parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            })
+        };
         let [height, width] = size.map(i64::from);
         let x = Tensor::from_slice(&values).reshape([indices.len() as i64, 1, height, width]);
         x.to_device(self.place.device).to_kind(self.place.kind)

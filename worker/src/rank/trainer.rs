@@ -217,6 +217,7 @@ impl<'a> Trainer<'a> {
             rank: group.rank(),
             world: group.world(),
             augmenter,
+            threads: settings.threads as usize,
         };
         let batches = Batches::begin(images(Arc::clone(&sets.train), residency)?, order, self.at.epoch, self.at.batch)?;
         let validation = images(Arc::clone(&sets.validation), settings.residency)?;

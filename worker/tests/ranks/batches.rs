@@ -38,7 +38,7 @@ fn batches_come_in_order_from_anywhere() {
     for residency in ALL {
         for (epoch, index, number, world) in [(0, 0, 0, 1), (1, 3, 1, 2), (2, batches, 0, 2), (3, 0, 0, 1)] {
             let images = Images::new(Arc::clone(&rank.sets.train), residency, PLACE).unwrap();
-            let order = Order { sampler, batches, epochs, rank: number, world, augmenter: None };
+            let order = Order { sampler, batches, epochs, rank: number, world, augmenter: None, threads: 1 };
             let mut made = Batches::begin(images, order, epoch, index).unwrap();
             for at in u64::from(epoch) * batches + index..u64::from(epochs) * batches {
                 let (epoch, index) = ((at / batches) as u32, at % batches);
@@ -52,7 +52,7 @@ fn batches_come_in_order_from_anywhere() {
             }
             assert!(made.take().unwrap_err().to_string().contains("after the last"));
         }
-        let whole = Order { sampler, batches, epochs, rank: 0, world: 1, augmenter: None };
+        let whole = Order { sampler, batches, epochs, rank: 0, world: 1, augmenter: None, threads: 1 };
         // Nobody wants the rest: the thread ends, or this would wait for it for ever.
         let images = Images::new(Arc::clone(&rank.sets.train), residency, PLACE).unwrap();
         let mut made = Batches::begin(images, Order { epochs: 1_000_000, ..whole }, 0, 0).unwrap();
@@ -70,7 +70,9 @@ fn an_image_is_varied_in_the_same_way_whoever_takes_it() {
     let (batches, epochs) = (sampler.batches(), 3);
     let begin = |number, world, residency, at: (u32, u64)| {
         let images = Images::new(Arc::clone(samples), residency, PLACE).unwrap();
-        let order = Order { sampler, batches, epochs, rank: number, world, augmenter };
+        // One thread; three of which the last has fewer images, or none.
+        let threads = if world == 1 && at.0 == 0 { 1 } else { 3 };
+        let order = Order { sampler, batches, epochs, rank: number, world, augmenter, threads };
         Batches::begin(images, order, at.0, at.1).unwrap()
     };
     let mut alone = begin(0, 1, Residency::Mmap, (0, 0));
