@@ -1,6 +1,6 @@
 //! From samples to tensors, and the sets of samples that a run needs.
 
-use std::{collections::BTreeMap, panic::resume_unwind, path::Path, sync::Arc, thread};
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 
 use morph_data::{Samples, augment::Augmenter};
 use morph_objects::{NodeCache, Objects};
@@ -289,18 +289,23 @@ impl Images {
     /// images are kept. What is drawn for an image is its own, so it does not matter who varies it.
     pub fn varied(&self, indices: &[u64], epoch: u32, augmenter: &Augmenter, threads: usize) -> Tensor {
         let (samples, size) = (&self.samples, self.samples.image_size());
-        let vary = |part: &[u64]| -> Vec<f32> {
-            part.iter().flat_map(|index| augmenter.image(samples.image(at(*index)), size, epoch, *index)).collect()
+        let pixels = size.iter().product::<u32>() as usize;
+        let vary = |indices: &[u64], out: &mut [f32]| {
+            for (index, out) in indices.iter().zip(out.chunks_exact_mut(pixels)) {
+                out.copy_from_slice(&augmenter.image(samples.image(at(*index)), size, epoch, *index));
+            }
         };
+        let mut values = vec![0.0; indices.len() * pixels];
         let part = indices.len().div_ceil(threads.max(1)).max(1);
-        let values = if part >= indices.len() {
-            vary(indices)
+        if part >= indices.len() {
+            vary(indices, &mut values);
         } else {
             thread::scope(|scope| {
-                let parts: Vec<_> = indices.chunks(part).map(|part| scope.spawn(|| vary(part))).collect();
-                parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-            })
-        };
+                for (indices, out) in indices.chunks(part).zip(values.chunks_mut(part * pixels)) {
+                    scope.spawn(move || vary(indices, out));
+                }
+            });
+        }
         let [height, width] = size.map(i64::from);
         let x = Tensor::from_slice(&values).reshape([indices.len() as i64, 1, height, width]);
         x.to_device(self.place.device).to_kind(self.place.kind)
