@@ -33,14 +33,16 @@ pub struct Truth {
     away: Option<(u64, Vec<Fence>)>,
     /// A checkpoint that was to be resumed from and was not there, though nobody may have removed it.
     missing: Option<String>,
-    /// Checkpoints that a fault took, or a rank of a history that is lost.
-    taken: BTreeSet<String>,
-    /// Checkpoints that ranks removed, as retention lets them: newer ones were recorded.
-    expired: BTreeSet<String>,
+    /// Checkpoints that a fault took, or a rank of a history that is lost, and their steps.
+    taken: BTreeMap<String, u64>,
+    /// Checkpoints that ranks removed, as retention lets them, since newer ones were recorded; and their steps.
+    expired: BTreeMap<String, u64>,
     /// What an agent said or kept and should not have.
     unlike: Option<String>,
-    /// Attempts of histories that are lost: the database was restored from a backup of before they ended.
+    /// Attempts of a history that is lost: the database was restored from a backup of before them.
     lost: BTreeSet<Fence>,
+    /// Those, and the ones that were there at the backup already: their ranks go by what the lost history told them.
+    outlived: BTreeSet<Fence>,
     log: Log,
 }
 
@@ -87,11 +89,15 @@ impl Truth {
         };
         let known: BTreeSet<String> = kept.iter().filter_map(key).collect();
         self.submitted.retain(|key| known.contains(key));
-        let placed = lost.iter().filter_map(|event| match &event.what {
-            What::RunPlaced { fence, .. } => Some(*fence),
-            _ => None,
-        });
-        self.lost.extend(placed);
+        let placed = |events: &[Event]| -> Vec<Fence> {
+            let fence = |event: &Event| match &event.what {
+                What::RunPlaced { fence, .. } => Some(*fence),
+                _ => None,
+            };
+            events.iter().filter_map(fence).collect()
+        };
+        self.lost.extend(placed(&lost[kept.len().min(lost.len())..]));
+        self.outlived.extend(placed(lost));
         self.log = Log::default();
     }
 
@@ -101,22 +107,24 @@ impl Truth {
     }
 
     /// A fault has taken a checkpoint.
-    pub fn taken(&mut self, url: String) {
-        self.taken.insert(url);
+    pub fn taken(&mut self, url: String, step: u64) {
+        self.taken.insert(url, step);
     }
 
     /// A rank of `fence` removes a checkpoint as retention lets it, going by what a coordinator has said.
-    pub fn removed(&mut self, fence: Fence, url: &str) {
-        let removed = if self.lost.contains(&fence) { &mut self.taken } else { &mut self.expired };
-        removed.insert(url.to_owned());
+    pub fn removed(&mut self, fence: Fence, url: String, step: u64) {
+        let removed = if self.outlived.contains(&fence) { &mut self.taken } else { &mut self.expired };
+        removed.insert(url, step);
     }
 
     /// A rank did not find the checkpoint that it was told to go on from.
     pub fn missing(&mut self, url: &str) {
         // Where a newer one was taken, the run comes back to what had expired by that one.
         let run = &url[..=url.rfind('/').unwrap_or(0)];
-        let newer_taken = || self.taken.range(run.to_owned()..).next().is_some_and(|taken| taken.starts_with(run));
-        let excused = self.taken.contains(url) || (self.expired.contains(url) && newer_taken());
+        let of_run = self.taken.range(run.to_owned()..).take_while(|(taken, _)| taken.starts_with(run));
+        let newest_taken = of_run.map(|(_, step)| *step).max();
+        let excused =
+            self.taken.contains_key(url) || self.expired.get(url).is_some_and(|step| newest_taken > Some(*step));
         if !excused {
             self.missing.get_or_insert_with(|| url.to_owned());
         }

@@ -178,9 +178,9 @@ impl World {
                 // Retention: what is older than the newest recorded one may go, but for one.
                 let known = rank.written.iter().position(|(_, s)| *s == step).unwrap_or(0);
                 let old: Vec<_> = rank.written.drain(..known.saturating_sub(1)).collect();
-                for (url, _) in old {
-                    self.truth.removed(key.fence, &url);
+                for (url, step) in old {
                     self.store.delete(&url);
+                    self.truth.removed(key.fence, url, step);
                 }
             }
             Tell::Stop { .. } => rank.stop = true,

@@ -80,10 +80,10 @@ impl World {
         }
         let key = ranks[(which % ranks.len() as u64) as usize];
         let folder = ranks::folder(key.fence.run);
-        let Some((newest, _)) = self.store.list(&folder).max_by_key(|(_, step)| *step) else { return };
+        let Some((newest, step)) = self.store.list(&folder).max_by_key(|(_, step)| *step) else { return };
         let newest = newest.to_owned();
         self.store.delete(&newest);
-        self.truth.taken(newest);
+        self.truth.taken(newest, step);
         self.strike_down(key);
     }
 

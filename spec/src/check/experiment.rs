@@ -146,6 +146,12 @@ fn trainer(c: &mut Checks, t: &Trainer) {
     c.at_least(1, t.threads.into(), "trainer.threads");
     c.at_most(1024, t.threads.into(), "trainer.threads");
     c.at_least(1, t.collective_timeout_s.into(), "trainer.collective_timeout_s");
+    c.that(
+        t.device != Device::Cpu || t.precision == Precision::Float32,
+        "trainer.precision",
+        "a CPU has no TF32".to_owned(),
+        "float32, or trainer.device auto or cuda",
+    );
     if t.batch_size > 0 {
         c.that(
             t.batch_size >= t.world_size,
@@ -207,12 +213,6 @@ fn augment(c: &mut Checks, t: &Trainer) {
             &format!("from 0, which is none, to {most}"),
         );
     }
-    c.that(
-        t.device != Device::Cpu || t.precision == Precision::Float32,
-        "trainer.precision",
-        "a CPU has no TF32".to_owned(),
-        "float32, or trainer.device auto or cuda",
-    );
     c.that(
         a.is_none() || t.residency != Residency::Device,
         "trainer.residency",
