@@ -4,7 +4,7 @@ use std::{
     fs::File,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -156,11 +156,9 @@ fn who_stands_by_takes_over_from_one_that_died_and_from_one_that_left() -> Resul
     let following = [lab.start(&["events", "x", "--follow"])?, lab.start(&["logs", "x", "--follow"])?];
     let watching = lab.start(&["train", lab.experiment.to_str().context("a path is text")?, "--name", "x"])?;
     first.kill9()?;
-    let killed = Instant::now();
-    // As if the database's clock were set back by an hour: nobody has an hour to wait.
+    // As if the database's clock were set back by an hour: whoever waited for it would wait longer than this test does.
     lab.postgres.ask("UPDATE morph.lease SET until = until + interval '1 hour'")?;
     Lab::serves(&lab.second)?;
-    ensure!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     ensure!(ranks_of(agent.pid())?.len() == 2, "training goes on:\n{}", agent.printed());
     let run = lab.succeeded("x")?;
     ensure!(run["attempt"] == 1, "the ranks never noticed: {run:#}\n{}\n{}", agent.printed(), second.printed());

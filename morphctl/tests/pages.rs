@@ -79,7 +79,7 @@ fn value(page: &Page, name: &str, labels: &[(&str, &str)]) -> f64 {
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let since = Instant::now();
     while !holds() {
-        assert!(since.elapsed() < Duration::from_secs(10), "gave up waiting for {what}");
+        assert!(since.elapsed() < Duration::from_secs(60), "gave up waiting for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

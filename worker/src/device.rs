@@ -1,5 +1,7 @@
 //! Where tensors may live on this machine.
 
+use std::ffi::OsStr;
+
 use morph_collective::{native, nccl};
 use morph_spec::{Digest, experiment};
 use serde::Serialize;
@@ -42,25 +44,45 @@ fn gpus_or_warn() -> Option<usize> {
     })
 }
 
-/// Set to `gloo`, it keeps ranks from NCCL.
+/// What may carry tensors that lie on GPUs, of an agent's environment.
 const COLLECTIVES: &str = "MORPH_COLLECTIVES";
+
+/// Whether ranks on this node may use NCCL, by MORPH_COLLECTIVES.
+///
+/// # Errors
+/// When it says what nobody knows.
+pub fn may_use_nccl() -> Result<bool, Failure> {
+    allows(std::env::var_os(COLLECTIVES).as_deref())
+}
+
+fn allows(said: Option<&OsStr>) -> Result<bool, Failure> {
+    match said.map(|text| text.to_str()) {
+        None | Some(Some("" | "auto")) => Ok(true),
+        Some(Some("gloo")) => Ok(false),
+        Some(_) => Err(Failure::User(format!(
+            "{COLLECTIVES} is {:?}: it can be auto (NCCL where each rank has a GPU of its own, else Gloo) or gloo",
+            said.unwrap_or_default()
+        ))),
+    }
+}
 
 /// The GPU behind `device` for NCCL: its number in this process, and a number that no other GPU has. None where NCCL cannot or
 /// shall not be used; gradients then go through main memory.
-pub fn for_nccl(device: Device) -> Option<(u32, f64)> {
-    let Device::Cuda(index) = device else { return None };
-    if std::env::var(COLLECTIVES).as_deref() == Ok("gloo") {
-        return None;
-    }
-    let index = u32::try_from(index).ok()?;
+///
+/// # Errors
+/// See [`may_use_nccl`].
+pub fn for_nccl(device: Device) -> Result<Option<(u32, f64)>, Failure> {
+    let allowed = may_use_nccl()?;
+    let Device::Cuda(index) = device else { return Ok(None) };
+    let Some(index) = u32::try_from(index).ok().filter(|_| allowed) else { return Ok(None) };
     let uuid = nccl::load().and_then(|()| nccl::uuid(index));
-    match uuid {
+    Ok(match uuid {
         Ok(uuid) => Some((index, number(uuid))),
         Err(e) => {
             tracing::warn!("gradients go over Gloo and not NCCL: {e}");
             None
         }
-    }
+    })
 }
 
 /// A GPU's UUID as a number that ranks can send each other in a sum: 52 bits of its hash, which an f64 counts exactly, and never 0.
@@ -90,6 +112,17 @@ pub fn list() -> Vec<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_carry_gradients_is_said_in_words_that_are_known() {
+        for (said, allowed) in [(None, true), (Some(""), true), (Some("auto"), true), (Some("gloo"), false)] {
+            assert_eq!(allows(said.map(OsStr::new)).unwrap(), allowed, "{said:?}");
+        }
+        for unknown in ["Gloo", "nccl", "mpi"] {
+            let e = allows(Some(OsStr::new(unknown))).unwrap_err();
+            assert!(matches!(&e, Failure::User(text) if text.contains(unknown) && text.contains("or gloo")), "{e}");
+        }
+    }
 
     #[test]
     fn gpus_are_told_apart_exactly() {

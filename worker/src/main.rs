@@ -257,6 +257,8 @@ fn log(command: &Command, format: Format) {
 }
 
 fn serve(args: AgentArgs, log_format: Format) -> Result<()> {
+    // Else every rank of every run would find it out.
+    device::may_use_nccl()?;
     let tls = match (args.ca, args.cert, args.key) {
         (Some(ca), Some(cert), Some(key)) => Some(agent::link::Tls { ca, cert, key }),
         _ => None,

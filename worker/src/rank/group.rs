@@ -81,7 +81,7 @@ impl Group {
     ) -> Result<Self, Failure> {
         // A group's time limit holds for its joining, too, and ranks may come late: so all meet in a patient one first.
         let meeting = ProcessGroup::gloo(&store, "join", rank, world, JOIN, Some(host))?;
-        let gpu = device::for_nccl(device);
+        let gpu = device::for_nccl(device)?;
         let by_rank = gather(&meeting, gpu.map_or(0.0, |(_, gpu)| gpu))?;
         let gpu = gpu.filter(|_| each_has_its_own(&by_rank));
         let group = |name: &str| match gpu {

@@ -12,12 +12,7 @@ use crate::rank::failure::Failure;
 /// # Errors
 /// [`Failure::NoCheckpoint`] when it is not there or damaged, or when the best one before it is, which training may have to come back to.
 pub async fn read(url: &str, digest: Digest, folder: &Objects) -> Result<Snapshot, Failure> {
-    let mut found = load(url, Some(digest)).await;
-    if matches!(found, Err(Error::Corrupt { .. })) {
-        // A bad line or memory may have made it so on the way here.
-        found = load(url, Some(digest)).await;
-    }
-    let snapshot = match found {
+    let snapshot = match twice(async || load(url, Some(digest)).await).await {
         Ok(snapshot) => snapshot,
         Err(e) if is_lost(&e) => return Err(lost(url, &e.to_string(), folder).await),
         Err(e) => return Err(e.into()),
@@ -32,6 +27,14 @@ pub async fn read(url: &str, digest: Digest, folder: &Objects) -> Result<Snapsho
         }
     }
     Ok(snapshot)
+}
+
+/// What `load` brings, or, if that is damaged, what it brings the next time: a bad line or memory may have made it so on the way here.
+async fn twice<T>(load: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    match load().await {
+        Err(Error::Corrupt { .. }) => load().await,
+        found => found,
+    }
 }
 
 /// `older`, of which retention keeps `best` in any case: when the newest checkpoint was struck, nothing else says any more which of those
@@ -61,7 +64,7 @@ async fn lost(url: &str, why: &str, folder: &Objects) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{cell::Cell, fs};
 
     use morph_checkpoint::{Dtype, Saved, State, TensorData, Tensors, remove, save};
 
@@ -123,6 +126,31 @@ mod tests {
             fs::remove_dir_all(home.path().join("checkpoints")).unwrap();
             assert!(matches!(read(&second).await, Err(Failure::Infra(_))), "as where it is not mounted");
         });
+    }
+
+    #[test]
+    fn what_comes_damaged_once_is_not_damaged_and_what_is_not_there_is_not_asked_for_again() {
+        let damaged = || Error::Corrupt {
+            url: "u".into(),
+            expected: Digest::of(b"a"),
+            bytes: 1,
+            found: Digest::of(b"b"),
+            found_bytes: 1,
+        };
+        let gone = || Error::Objects(morph_objects::Error::NotFound { url: "u".into() });
+        let asked = Cell::new(0);
+        let times = |good_from: u32, bad: &dyn Fn() -> Error| {
+            asked.set(0);
+            let found = runtime().unwrap().block_on(twice(async || {
+                asked.set(asked.get() + 1);
+                if asked.get() < good_from { Err(bad()) } else { Ok(()) }
+            }));
+            (found.is_ok(), asked.get())
+        };
+        assert_eq!(times(1, &damaged), (true, 1));
+        assert_eq!(times(2, &damaged), (true, 2));
+        assert_eq!(times(3, &damaged), (false, 2));
+        assert_eq!(times(2, &gone), (false, 1));
     }
 
     #[test]
