@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use morph_proto::v1::{self, RunState};
 
+use self::board::Board;
 use crate::{cli::Global, json, text};
+
+mod board;
 
 /// How often a running run is mentioned when there is no terminal.
 const PACE: Duration = Duration::from_secs(10);
@@ -22,7 +24,7 @@ pub struct Screen {
 
 enum Shown {
     Nothing,
-    Bars { all: MultiProgress, sweep: Option<ProgressBar>, runs: HashMap<String, ProgressBar> },
+    Bars(Board),
     Lines { said: HashMap<String, Said> },
 }
 
@@ -45,7 +47,7 @@ impl Screen {
         let shown = if global.quiet {
             Shown::Nothing
         } else if std::io::stderr().is_terminal() {
-            Shown::Bars { all: MultiProgress::new(), sweep: None, runs: HashMap::new() }
+            Shown::Bars(Board::default())
         } else {
             Shown::Lines { said: HashMap::new() }
         };
@@ -56,8 +58,7 @@ impl Screen {
     pub fn say(&self, line: &str) {
         match &self.shown {
             Shown::Nothing => {}
-            // A terminal that has gone away needs no words.
-            Shown::Bars { all, .. } => drop(all.println(line)),
+            Shown::Bars(board) => board.say(line),
             Shown::Lines { .. } => say!("{line}"),
         }
     }
@@ -67,16 +68,15 @@ impl Screen {
         let left: Vec<Option<Duration>> = snapshot.runs.iter().map(|r| self.left(r)).collect();
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Bars { all, sweep, runs } => bars(all, sweep, runs, snapshot, &left),
+            Shown::Bars(board) => board.show(snapshot, &left),
             Shown::Lines { said } => lines(said, snapshot, &left),
         }
     }
 
     /// Takes the bars away.
     pub fn finish(&mut self) {
-        if let Shown::Bars { all, .. } = &self.shown {
-            // What cannot be cleared was not drawn.
-            drop(all.clear());
+        if let Shown::Bars(board) = &self.shown {
+            board.clear();
         }
     }
 
@@ -100,13 +100,13 @@ fn is_over(run: &v1::Run) -> bool {
     matches!(run.state(), RunState::Succeeded | RunState::Failed | RunState::Cancelled)
 }
 
-/// Losses, speed and time left of a running run; why another one does not run.
-fn status(run: &v1::Run, left: Option<Duration>) -> String {
+/// Losses, speed and time left of a running run; scores of one that has any, its sweep's `metric` among them; why it does not run.
+fn status(run: &v1::Run, left: Option<Duration>, metric: &str) -> String {
     if run.state() != RunState::Running {
         let scores: Vec<String> = run
             .summary
             .iter()
-            .filter(|(name, _)| name.ends_with("/auroc"))
+            .filter(|(name, _)| name.ends_with("/auroc") || *name == metric)
             .map(|(name, v)| format!("{name} {}", text::number(*v)))
             .collect();
         let reason = if run.state() == RunState::Failed { run.error.clone() } else { run.reason.clone() };
@@ -129,50 +129,15 @@ fn status(run: &v1::Run, left: Option<Duration>) -> String {
     parts.join("  ")
 }
 
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+/// What there is to say of a run now: where it stands, and [`status`].
+fn mention(run: &v1::Run, left: Option<Duration>, metric: &str) -> String {
+    let progress = if run.total_steps > 0 { format!(" {}/{}", run.step, run.total_steps) } else { String::new() };
+    format!("{}: {}{progress}  {}", run.name, json::run_state(run), status(run, left, metric))
 }
 
-/// Steps of all runs, done and to do. A run that has not begun counts as the others do.
-fn steps(runs: &[v1::Run]) -> (u64, u64) {
-    let usual = runs.iter().map(|r| r.total_steps).max().unwrap_or(0);
-    let total = |r: &v1::Run| if r.total_steps == 0 { usual } else { r.total_steps };
-    let done = |r: &v1::Run| if is_over(r) { total(r) } else { r.step };
-    (runs.iter().map(done).sum(), runs.iter().map(total).sum())
-}
-
-fn bars(
-    all: &MultiProgress,
-    sweep: &mut Option<ProgressBar>,
-    bars: &mut HashMap<String, ProgressBar>,
-    snapshot: &v1::WatchResponse,
-    left: &[Option<Duration>],
-) {
-    if let Some(s) = &snapshot.sweep {
-        let bar = sweep.get_or_insert_with(|| {
-            all.add(ProgressBar::new(0).with_style(style("{prefix:16} {bar:24} {msg}")).with_prefix(s.name.clone()))
-        });
-        let (done, total) = steps(&snapshot.runs);
-        bar.set_length(total);
-        bar.set_position(done);
-        let eta = if done > 0 && done < total {
-            format!("  {} left", text::duration(bar.elapsed().mul_f64((total - done) as f64 / done as f64)))
-        } else {
-            String::new()
-        };
-        bar.set_message(format!("{}  {} slots free{eta}", counts(s), snapshot.slots_free));
-    }
-    for (run, left) in snapshot.runs.iter().zip(left) {
-        let bar = bars.entry(run.id.clone()).or_insert_with(|| {
-            let style = style("  {prefix:14} {bar:24} {pos:>5}/{len:<5} {msg}");
-            all.add(ProgressBar::new(0).with_style(style).with_prefix(run.name.clone()))
-        });
-        bar.set_length(run.total_steps);
-        bar.set_position(if run.state() == RunState::Succeeded { run.total_steps } else { run.step });
-        let state = json::run_state(run);
-        let status = status(run, *left);
-        bar.set_message(if run.state() == RunState::Running { status } else { format!("{state}  {status}") });
-    }
+/// What the runs are compared by; empty for a run alone.
+fn metric(snapshot: &v1::WatchResponse) -> &str {
+    snapshot.sweep.as_ref().map_or("", |s| &s.metric)
 }
 
 fn lines(said: &mut HashMap<String, Said>, snapshot: &v1::WatchResponse, left: &[Option<Duration>]) {
@@ -190,8 +155,7 @@ fn lines(said: &mut HashMap<String, Said>, snapshot: &v1::WatchResponse, left: &
         if !news && !due {
             continue;
         }
-        let progress = if run.total_steps > 0 { format!(" {}/{}", run.step, run.total_steps) } else { String::new() };
-        say!("{}: {}{progress}  {}", run.name, json::run_state(run), status(run, *left));
+        say!("{}", mention(run, *left, metric(snapshot)));
         said.insert(run.id.clone(), Said { what, at: Instant::now() });
     }
     if let Some(s) = &snapshot.sweep {
@@ -230,18 +194,6 @@ mod tests {
     fn counts_leave_out_what_is_not() {
         let sweep = v1::Sweep { succeeded: 2, failed: 1, ..v1::Sweep::default() };
         assert_eq!(counts(&sweep), "2 ok, 1 failed");
-    }
-
-    #[test]
-    fn a_sweep_counts_runs_that_have_not_begun() {
-        let run = |state: RunState, step, total_steps| v1::Run {
-            state: state.into(),
-            step,
-            total_steps,
-            ..v1::Run::default()
-        };
-        let runs = [run(RunState::Succeeded, 90, 100), run(RunState::Running, 40, 100), run(RunState::Queued, 0, 0)];
-        assert_eq!(steps(&runs), (140, 300));
     }
 
     #[test]
