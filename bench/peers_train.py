@@ -1,18 +1,23 @@
-"""One training step of MorphAEus (configs/cxr/morphaeus.yaml: 128 x 128, batch 64, VGG-19 up to relu4_1 with random weights, NCC in
-float64, seven integration steps both ways) in PyTorch eager, as one would write it, to set beside morph's images a second.
+"""One training step of MorphAEus (configs/cxr/morphaeus.yaml: VGG-19 up to relu4_1 with random weights, NCC in float64, seven
+integration steps both ways) in PyTorch eager, as one would write it, to set beside morph's images a second.
 
-    python3 bench/gpu_peer.py [STEPS]        prints images/s for float32, TF32 and bfloat16 autocast, as tensors lie by default and with
-                                             channels innermost (channels_last)
+    python3 bench/peers_train.py [--side 128] [--batch 64] [--steps 30]                  on a GPU: float32, TF32, bfloat16 autocast
+    python3 bench/peers_train.py --device cpu --batch 8 --steps 4 --world 2   DDP over Gloo, so many processes of one thread
+
+Each as tensors lie by default, and with channels innermost (channels_last).
 """
-import sys
+import argparse
+import os
 import time
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 CHANNELS = [16, 32, 64, 128, 256, 256, 256]
-SIDE, BATCH = 128, 64
 VGG = [(3, 64), (64, 64), "M", (64, 128), (128, 128), "M", (128, 256), (256, 256), (256, 256), (256, 256), "M", (256, 512)]
 TAPS = {0, 3, 6, 11}
 
@@ -28,8 +33,9 @@ class Block(nn.Module):
 
 
 class Morphaeus(nn.Module):
-    def __init__(self):
+    def __init__(self, side):
         super().__init__()
+        self.side = side
         widths = [1] + CHANNELS
         self.encoder = nn.ModuleList(Block(nn.Conv2d(a, b, 3, 2, 1), b) for a, b in zip(widths, CHANNELS))
         back = CHANNELS[::-1]
@@ -43,11 +49,11 @@ class Morphaeus(nn.Module):
         self.flow = nn.Conv2d(32, 2, 3, 1, 1)
         nn.init.normal_(self.flow.weight, 0, 1e-5)
         nn.init.zeros_(self.flow.bias)
-        rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+        rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
         self.register_buffer("grid", torch.stack([rows, columns])[None].float())
 
     def warp(self, src, flow):
-        at = (self.grid + flow) / (SIDE - 1) * 2 - 1
+        at = (self.grid + flow) / (self.side - 1) * 2 - 1
         return F.grid_sample(src, at.permute(0, 2, 3, 1).flip(-1), align_corners=True)
 
     def integrate(self, velocity):
@@ -115,19 +121,29 @@ def smooth(v):
     return (rows.square() + columns.square()).mean() / 2
 
 
-def measure(precision, layout, steps):
+def synchronize():
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def measure(args, precision, layout):
+    """Images a second over all processes, the best of three."""
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
-    net, vgg = (part.cuda().to(memory_format=layout) for part in (Morphaeus(), Vgg()))
-    adam = torch.optim.Adam(net.parameters(), lr=5e-4, fused=True)
-    images = torch.randint(0, 255, (2 * BATCH, 1, SIDE, SIDE), dtype=torch.uint8, device="cuda")
+    net, vgg = (part.to(args.device, memory_format=layout) for part in (Morphaeus(args.side), Vgg()))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net) if args.world > 1 and args.device == "cuda" else net
+    if args.world > 1:
+        model = DistributedDataParallel(model)
+    adam = torch.optim.Adam(net.parameters(), lr=5e-4, fused=args.device == "cuda")
+    batch = args.batch // args.world
+    images = torch.randint(0, 255, (2 * batch, 1, args.side, args.side), dtype=torch.uint8, device=args.device)
 
     def step(i):
-        x = images[(i % 2) * BATCH :][:BATCH].float() / 255
+        x = images[(i % 2) * batch :][:batch].float() / 255
         adam.zero_grad(set_to_none=False) if i else None
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bfloat16"):
-            prior, velocity, y, back = net(x)
+        with torch.autocast(args.device, torch.bfloat16, enabled=precision == "bfloat16"):
+            prior, velocity, y, back = model(x)
             with torch.no_grad():
                 want = vgg(x)
             perceptual = sum((a - b).float().square().mean() for a, b in zip(vgg(prior), want))
@@ -136,23 +152,47 @@ def measure(precision, layout, steps):
         adam.step()
         return loss.item()
 
-    for i in range(5):
+    for i in range(min(5, args.steps)):
         step(i)
-    torch.cuda.synchronize()
+    synchronize()
     best = 0.0
     for _ in range(3):
         since = time.perf_counter()
-        for i in range(steps):
+        for i in range(args.steps):
             step(i)
-        torch.cuda.synchronize()
-        best = max(best, steps * BATCH / (time.perf_counter() - since))
+        synchronize()
+        best = max(best, args.steps * batch * args.world / (time.perf_counter() - since))
     return best
 
 
-if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-    print(torch.__version__, torch.cuda.get_device_name(), flush=True)
-    for precision in ["float32", "tf32", "bfloat16"]:
+def run(rank, args):
+    if args.device == "cpu":
+        torch.set_num_threads(1 if args.world > 1 else args.threads)
+    if args.world > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(args.port))
+        dist.init_process_group("gloo", rank=rank, world_size=args.world)
+    for precision in ["float32", "tf32", "bfloat16"] if args.device == "cuda" else ["float32"]:
         for layout in [torch.contiguous_format, torch.channels_last]:
-            rate = measure(precision, layout, count)
-            print(f"{precision:9} {layout!s:24} {rate:8.0f} images/s, {1e3 * BATCH / rate:6.2f} ms a step", flush=True)
+            rate = measure(args, precision, layout)
+            if rank == 0:
+                print(f"PyTorch {precision:9} {layout!s:24} {rate:8.1f} images/s, {1e3 * args.batch / rate:7.2f} ms a step", flush=True)
+    if args.world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64, help="of all processes together")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--world", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of one process alone, on a CPU")
+    parser.add_argument("--port", type=int, default=29517)
+    args = parser.parse_args()
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.world} x {1 if args.world > 1 else args.threads} threads"
+    print(f"torch {torch.__version__}, {where}", flush=True)
+    if args.world > 1:
+        processes.spawn(run, (args,), nprocs=args.world)
+    else:
+        run(0, args)
