@@ -510,6 +510,30 @@ async fn a_person_is_in_one_split_and_another_map_is_another_dataset() {
 }
 
 #[tokio::test]
+async fn a_dataset_may_be_for_tests_only() {
+    let house = House::new(4, 3);
+    let only = |healthy: &[&str]| {
+        let healthy = healthy.iter().map(|label| (*label).to_owned()).collect();
+        let split = Split { val: 0.0, test: 1.0, healthy, ..Split::default() };
+        let output = house.0.path().join(split.healthy.join("")).display().to_string();
+        Dataset { split, output, ..house.spec() }
+    };
+    for healthy in [&["Normal"][..], &[]] {
+        let spec = only(healthy);
+        spec.validate().unwrap();
+        run(&spec).await.unwrap();
+        let (manifest, _) = manifest::read(&Objects::open(&spec.output).unwrap()).await.unwrap();
+        assert_eq!(manifest.counts.keys().collect::<Vec<_>>(), ["test"], "{healthy:?}");
+        assert_eq!(manifest.samples(), 9);
+    }
+    let mut nothing = only(&["Normal"]);
+    nothing.split.val = 0.5;
+    nothing.split.test = 0.5;
+    let problems = nothing.validate().unwrap_err();
+    assert!(format!("{problems:?}").contains("leave nothing to train on"), "{problems:?}");
+}
+
+#[tokio::test]
 async fn class_folders_of_png_files() {
     let folder = TempDir::new().unwrap();
     let (raw, out) = (folder.path().join("raw"), folder.path().join("out"));

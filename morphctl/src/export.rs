@@ -44,6 +44,9 @@ pub async fn export(global: &Global, request: Request<'_>) -> Result<u8> {
     if layout == Layout::Paper && format != Weights::Pt {
         return Err(coded(USAGE, "--layout paper is of --format pt only: the published code reads nothing else"));
     }
+    if out == Path::new("-") {
+        return Err(coded(USAGE, "--out names a file: several formats cannot be written to a pipe"));
+    }
     file::is_free(out, force).map_err(|e| refused(out, &e))?;
     let Found { url, .. } = checkpoint::find(global, what, request.newest).await?;
     let state = match (format, layout) {

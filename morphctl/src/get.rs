@@ -1,5 +1,7 @@
 //! `get`: lists.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use morph_proto::v1;
 
@@ -40,7 +42,9 @@ async fn listing(client: &mut Client, what: Things, id: Option<&str>) -> Result<
             let all =
                 client.list_datasets(v1::ListDatasetsRequest {}).await.map_err(|s| status(&s))?.into_inner().datasets;
             let found = only(all, id, "dataset", |d| (&d.url, &d.name))?;
-            let tests = test_sets(client, found.iter().map(|d| d.digest.clone()).collect()).await?;
+            // Without a name, those that were only scored on, too: all that there are.
+            let asked = if id.is_some() { found.iter().map(|d| d.digest.clone()).collect() } else { Vec::new() };
+            let tests = test_sets(client, asked).await?;
             Ok(datasets(&found, &tests))
         }
     }
@@ -194,11 +198,35 @@ pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
         value["tests"] = tests.iter().filter(|t| t.dataset == d.digest).map(json::test_set).collect();
         value
     };
+    // Nothing was trained on these: of them there is only what they were used for.
+    let mut elsewhere: BTreeMap<&str, Vec<&v1::TestSet>> = BTreeMap::new();
+    for t in tests.iter().filter(|t| !datasets.iter().any(|d| d.digest == t.dataset)) {
+        elsewhere.entry(&t.url).or_default().push(t);
+    }
+    let scored_only = elsewhere.iter().map(|(url, tests)| {
+        let most = |of: fn(&v1::TestSet) -> u32| tests.iter().map(|t| of(t)).max().unwrap_or(0).to_string();
+        let nothing = || "-".to_owned();
+        vec![
+            nothing(),
+            nothing(),
+            nothing(),
+            most(|t| t.scored),
+            most(|t| t.rescored),
+            most(|t| t.choices.len() as u32),
+            nothing(),
+            nothing(),
+            (*url).to_owned(),
+        ]
+    });
+    let used = elsewhere.iter().map(|(url, tests)| {
+        let tests = tests.iter().map(|t| json::test_set(t)).collect::<Vec<_>>();
+        serde_json::json!({ "name": null, "url": url, "digest": null, "tests": tests })
+    });
     Listing {
         kind: "dataset",
         columns: vec!["NAME", "SAMPLES", "SIZE", "SCORED", "BY HAND", "CHOSE", "DIGEST", "AGE", "URL"],
-        rows: datasets.iter().map(row).collect(),
-        json: datasets.iter().map(json).collect(),
-        names: datasets.iter().map(|d| d.name.clone()).collect(),
+        rows: datasets.iter().map(row).chain(scored_only).collect(),
+        json: datasets.iter().map(json).chain(used).collect(),
+        names: datasets.iter().map(|d| d.name.clone()).chain(elsewhere.keys().map(|url| (*url).to_owned())).collect(),
     }
 }

@@ -451,9 +451,9 @@ pub struct Split {
     pub seed: u64,
     /// Share of healthy patients for validation.
     pub val: f64,
-    /// Share of healthy patients for the test set.
+    /// Share of healthy patients for the test set; 1, with `val: 0`: the dataset is for tests only.
     pub test: f64,
-    /// Labels that are healthy: only these are split into train, val and test.
+    /// Labels that are healthy: only these are split into train, val and test. None: for tests only.
     pub healthy: Vec<String>,
     /// Where everything else goes. `test` as in the paper: nothing sick is seen in training.
     pub others: Others,
@@ -484,6 +484,13 @@ impl SplitFiles {
         [("train", &self.train), ("val", &self.val), ("test", &self.test)]
             .into_iter()
             .flat_map(|(split, files)| files.iter().map(move |file| (split, file)))
+    }
+}
+
+impl Split {
+    /// Whether everything goes to `test`: nobody trains on the dataset, others' networks are scored on it.
+    pub fn tests_only(&self) -> bool {
+        self.val == 0.0 && self.test == 1.0
     }
 }
 

@@ -114,6 +114,12 @@ pub struct Subset {
 }
 
 impl Subset {
+    /// Whether a sample may be in both, of the same dataset.
+    pub fn may_share(&self, other: &Self) -> bool {
+        let all = self.labels.is_empty() || other.labels.is_empty();
+        self.split == other.split && (all || self.labels.iter().any(|label| other.labels.contains(label)))
+    }
+
     fn train() -> Self {
         Self { split: "train".into(), labels: vec!["Normal".into()] }
     }

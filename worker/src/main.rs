@@ -14,6 +14,8 @@ use tch::Device;
 
 /// Exit code of what was refused (docs/exit-codes.md).
 const REFUSED: u8 = 4;
+/// What is asked of `evaluate` makes no sense, as morphctl says it.
+const USAGE: u8 = 2;
 
 /// Runs training where the GPUs (or CPUs) are.
 #[derive(Debug, Parser)]
@@ -221,6 +223,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.log.log_format;
     log(&cli.command, format);
+    let scores = matches!(cli.command, Command::Evaluate(_));
     let done = match cli.command {
         Command::Agent(args) => serve(args, format),
         Command::Rank(RankArgs { agent, host, cache, cache_bytes }) => {
@@ -239,6 +242,8 @@ fn main() -> ExitCode {
             complain(&format!("{e:#}"));
             match e.downcast_ref() {
                 Some(Failure::Refused(_)) => ExitCode::from(REFUSED),
+                // The agent has its own words for how ranks end.
+                Some(Failure::User(_)) if scores => ExitCode::from(USAGE),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -365,6 +370,14 @@ fn score(args: EvaluateArgs) -> Result<()> {
         heatmaps: args.heatmaps,
         source: args.source,
     };
+    // Not after hours of scoring.
+    for path in [&args.panel, &args.cases].into_iter().flatten() {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+        anyhow::ensure!(folder.is_dir() && !path.is_dir(), "{}: no file can be written there", path.display());
+    }
+    for folder in [&args.out, &request.heatmaps].into_iter().flatten() {
+        std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
     let outcome = checkpoint::evaluate(&request, &cache, 64 << 30)?;
     let write = |path: &std::path::Path, bytes: &[u8]| {
         std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
@@ -376,7 +389,6 @@ fn score(args: EvaluateArgs) -> Result<()> {
         write(&path, outcome.cases.to_csv().as_bytes())?;
     }
     if let Some(folder) = args.out {
-        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         for (name, bytes) in outcome.files()? {
             write(&folder.join(name), &bytes)?;
         }

@@ -248,8 +248,9 @@ impl coordinator_server::Coordinator for Coordinator {
 
     async fn list_datasets(&self, _: Request<v1::ListDatasetsRequest>) -> Answer<v1::ListDatasetsResponse> {
         let newest = |v: &View<'_>| {
-            let found = v.cluster.urls.values().filter_map(|digest| v.cluster.datasets.get(digest));
-            found.map(|d| view::dataset(d, false)).collect()
+            // The same dataset may lie in several places.
+            let found = v.cluster.urls.iter().filter_map(|(url, digest)| Some((url, v.cluster.datasets.get(digest)?)));
+            found.map(|(url, d)| v1::Dataset { url: url.clone(), ..view::dataset(d, false) }).collect()
         };
         Ok(Response::new(v1::ListDatasetsResponse { datasets: self.core.ask(newest).await? }))
     }

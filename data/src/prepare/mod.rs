@@ -293,7 +293,8 @@ fn check(spec: &Dataset, given: bool, counts: &Counts, skipped: &[Skipped]) -> R
     let filled =
         |split: &str| counts.get(split).is_some_and(|labels| labels.keys().any(|label| healthy.contains(label)));
     // Tables may leave out what they like, but for what is trained on.
-    let wanted = [("train", true), ("val", !given && *val > 0.0), ("test", !given && *test > 0.0)];
+    let trains = !spec.split.tests_only();
+    let wanted = [("train", trains), ("val", !given && *val > 0.0), ("test", trains && !given && *test > 0.0)];
     match wanted.iter().find(|(s, wanted)| *wanted && !filled(s)) {
         None => Ok(()),
         Some((split, _)) => Err(Error::Empty {

@@ -379,10 +379,10 @@ pub fn latex(table: &Table) -> String {
     let mut heads = vec![
         "AUROC\\,$\\uparrow$",
         "AUPRC\\,$\\uparrow$",
-        "FPR95\\,$\\downarrow$",
-        "FPR99\\,$\\downarrow$",
-        "Sens90\\,$\\uparrow$",
-        "Sens95\\,$\\uparrow$",
+        "FPR@95\\,$\\downarrow$",
+        "FPR@99\\,$\\downarrow$",
+        "SENS@90\\,$\\uparrow$",
+        "SENS@95\\,$\\uparrow$",
         "SSIM\\,$\\uparrow$",
         "L1\\,$\\downarrow$",
     ];
@@ -422,10 +422,11 @@ pub fn latex(table: &Table) -> String {
     }
     out.push_str(&format!("Method{titles} \\\\\n\\midrule\n"));
     let shown = |cell: Option<&Cell>| {
-        let Some(Cell { estimate: e, best, .. }) = cell else { return "--".to_owned() };
+        let Some(Cell { estimate: e, best, seeds_sd }) = cell else { return "--".to_owned() };
         let value = format!("{:.DECIMALS$}", e.value);
         let value = if *best { format!("\\textbf{{{value}}}") } else { value };
-        format!("{value} {{\\tiny [{:.DECIMALS$}, {:.DECIMALS$}]}}", e.low, e.high)
+        let spread = seeds_sd.map(|sd| format!("\\,{{\\tiny $\\pm${sd:.DECIMALS$}}}")).unwrap_or_default();
+        format!("{value}{spread} {{\\tiny [{:.DECIMALS$}, {:.DECIMALS$}]}}", e.low, e.high)
     };
     let labels: Vec<(&str, bool)> = table
         .comparisons
@@ -472,7 +473,8 @@ pub fn latex(table: &Table) -> String {
     out.push_str(&" & --".repeat(mean));
     out.push_str(" \\\\\n\\bottomrule\n\\end{tabular}\n");
     let looks = (lpips || fid).then(|| LOOKS_SAY.to_owned());
-    let lines = legend(table).into_iter().chain(looks).chain(table.notes.iter().cloned());
+    let of = table.comparisons.iter().map(|c| format!("{}.", cases(c)));
+    let lines = of.chain(legend(table)).chain(looks).chain(table.notes.iter().cloned());
     out.push_str(&format!("\\caption{{{}}}\n\\end{{table*}}", tex(&lines.collect::<Vec<_>>().join(" "))));
     out
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use morph_objects::{Objects, split_url};
 use morph_proto::v1::{self, RunState};
-use morph_scores::{cases::Cases, evaluation::Evaluation};
+use morph_scores::{Detection, Ranked, cases::Cases, evaluation::Evaluation};
 use morph_spec::{Experiment, Manifest};
 
 use crate::{
@@ -124,7 +124,37 @@ async fn scored(run: v1::Run) -> Result<Scored> {
     let url = artifact(&run, "cases.csv").ok_or_else(missing)?;
     let bytes = read(url).await?;
     let cases = Cases::from_csv(url, &bytes).map_err(|e| coded(REFUSED, format!("the cases of run {name}: {e}")))?;
+    is_scored_by(&evaluation, &cases).map_err(|why| {
+        coded(REFUSED, format!("{url} is not the table that run {name} was scored by: {why}; {again}"))
+    })?;
     Ok(Scored { experiment, evaluation, cases, run })
+}
+
+/// Whether `evaluation` is of `cases`, by the numbers of cases and the AUROC of each comparison. Rows may have been taken out since.
+pub(super) fn is_scored_by(evaluation: &Evaluation, cases: &Cases) -> Result<(), String> {
+    let score = &evaluation.design.score;
+    for (name, c) in &evaluation.comparisons {
+        let values = |set: &str| cases.values(set, score).map_err(|e| e.to_string());
+        let [healthy, sick] = [values(&c.sets.healthy)?, values(&c.sets.pathology)?];
+        if [healthy.len(), sick.len()] != [c.healthy_cases, c.pathology_cases] {
+            return Err(format!(
+                "{name} has {} healthy and {} sick images there, and had {} and {}",
+                healthy.len(),
+                sick.len(),
+                c.healthy_cases,
+                c.pathology_cases
+            ));
+        }
+        let auroc = Detection::of(&Ranked::new(&healthy, &sick).map_err(|e| e.to_string())?).auroc;
+        let recorded = c.scores.get(score).map(|s| s.detection.auroc.value);
+        if recorded.is_some_and(|recorded| (recorded - auroc).abs() > 1e-9) {
+            return Err(format!(
+                "{name} has an AUROC of {auroc:.6} there, and had {:.6}",
+                recorded.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The URL of the file `name` that the run's evaluation has left.

@@ -16,6 +16,9 @@ use super::{
 /// What the mean over comparisons is called, beside their names; no comparison may have it.
 pub const MEAN: &str = "mean";
 
+/// How many cases, or persons, a class must have for its resamples to differ.
+const TESTABLE: usize = 2;
+
 /// One number of all methods on all test sets.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Grid {
@@ -48,6 +51,7 @@ pub fn mean(
     score: &str,
     pairs: &[Pairs<'_>],
     asked: &Asked,
+    notes: &mut Vec<String>,
 ) -> Result<Option<(String, Vec<Row>)>, String> {
     if pairs.len() < 2 {
         return Ok(None);
@@ -70,7 +74,13 @@ pub fn mean(
         resampled.push(all);
         rows.push(Row { method: label, baseline: true, ..Row::new(&detected, &[]) });
     }
-    test(&mut rows, &resampled, against)?;
+    match pairs.iter().find(|p| p.drawn().into_iter().min() < Some(TESTABLE)) {
+        // It would be drawn whole each time, as if there were no other.
+        Some(p) => {
+            notes.push(format!("mean: no p-values: {} has a class of less than {TESTABLE} to draw from.", p.name()));
+        }
+        None => test(&mut rows, &resampled, against)?,
+    }
     Ok(Some((rows[against].method.clone(), rows)))
 }
 

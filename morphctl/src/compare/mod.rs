@@ -10,8 +10,11 @@ pub mod table;
 #[cfg(test)]
 pub mod tests;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use clap::Args;
+use morph_proto::v1;
 use morph_scores::Plan;
 
 use crate::{
@@ -68,7 +71,13 @@ pub fn table_of(gathered: &Gathered, how: &How) -> Result<Table> {
     let asked =
         Asked { score: how.score.clone(), baseline: how.baseline.clone(), on: how.on.clone(), plan: Plan::default() };
     let mut table = table::table(&groups, &asked).map_err(|why| coded(REFUSED, why))?;
-    table.tests = gathered.tests.iter().map(ledger::Use::new).collect();
+    let used: BTreeSet<&String> = table.comparisons.iter().flat_map(|c| &c.datasets).collect();
+    let compared = |s: &gather::Scored, test: &&v1::TestSet| {
+        let own = s.evaluation.datasets.iter().filter(|d| used.contains(&d.name));
+        own.into_iter().any(|d| d.digest == test.dataset || d.url == test.url)
+    };
+    let tests = gathered.tests.iter().filter(|test| gathered.runs.iter().any(|s| compared(s, test)));
+    table.tests = tests.map(ledger::Use::new).collect();
     table.notes.extend(gathered.left_out.iter().map(|why| format!("Not in the table: {why}.")));
     Ok(table)
 }

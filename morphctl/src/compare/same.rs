@@ -67,14 +67,19 @@ impl<'a> Pairs<'a> {
             ));
         }
         let mut notes = Vec::new();
-        let digests = |s: &Scored| s.evaluation.datasets.iter().map(|d| d.digest.clone()).collect::<BTreeSet<String>>();
+        let of_these: BTreeSet<&str> = cases.iter().flatten().map(|c| c.dataset.as_str()).collect();
+        let digests = |s: &Scored| {
+            let own = s.evaluation.datasets.iter().filter(|d| of_these.contains(d.name.as_str()));
+            own.map(|d| d.digest.clone()).collect::<BTreeSet<String>>()
+        };
         if let Some(other) = runs.iter().find(|s| digests(s) != digests(first)) {
             notes.push(format!(
                 "Run {} was scored on another preparation of the dataset than run {}: the same cases, but not the same pixels.",
                 other.run.name, first.run.name
             ));
         }
-        let persons = Persons::of(cases.iter().flatten().copied());
+        // Numbered as in the evaluation, so that resamples are the same ones.
+        let persons = Persons::of(first.cases.cases());
         let numbers = |class: usize| persons.numbers(cases[class].iter().copied());
         let patients = numbers(0).zip(numbers(1)).map(<[Vec<u64>; 2]>::from);
         let pair = first.evaluation.design.comparisons.get(name);
@@ -85,6 +90,12 @@ impl<'a> Pairs<'a> {
     /// Numbers of cases.
     pub fn counts(&self) -> [usize; 2] {
         [self.cases[0].len(), self.cases[1].len()]
+    }
+
+    /// Numbers of what is drawn of each class when cases are resampled: persons where all are known, else cases.
+    pub fn drawn(&self) -> [usize; 2] {
+        let persons = |of: &Vec<u64>| of.iter().collect::<BTreeSet<_>>().len();
+        self.patients.as_ref().map_or_else(|| self.counts(), |[healthy, sick]| [persons(healthy), persons(sick)])
     }
 
     /// Names of the datasets that the cases are of.

@@ -1,14 +1,17 @@
 //! The paper's table: methods × comparisons, with intervals and tests, from tables of cases alone.
 
-use std::{collections::BTreeMap, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    thread,
+};
 
 use morph_scores::{
-    Better, Detection, Estimate, Plan, best, bootstrap_mean, bootstrap_repeats,
+    Better, Detection, Estimate, MIN_CASES, Plan, best, bootstrap_mean, bootstrap_repeats,
     cases::Case,
     columns,
     columns::Kind,
     delong_repeats,
-    evaluation::{Input, Leakage},
+    evaluation::{Dataset, Input, Leakage},
     mean_and_deviation,
 };
 use serde::Serialize;
@@ -172,9 +175,9 @@ pub fn table(groups: &[Group<'_>], asked: &Asked) -> Result<Table, String> {
         comparisons.push(comparison(groups, &name, &score, &pairs, asked, &mut notes)?);
         compared.push(pairs);
     }
-    let (mean_against, mean) = mean::mean(groups, &score, &compared, asked)?.unwrap_or_default();
+    let (mean_against, mean) = mean::mean(groups, &score, &compared, asked, &mut notes)?.unwrap_or_default();
     let matrix = mean::matrix(&comparisons, &mean);
-    notes.extend(general(groups));
+    notes.extend(general(groups, &compared.iter().flat_map(Pairs::datasets).collect()));
     let mut kept: Vec<String> = Vec::new();
     for note in notes {
         if !kept.contains(&note) {
@@ -215,10 +218,15 @@ fn score(groups: &[Group<'_>], asked: &Asked) -> Result<String, String> {
             own.clone()
         }
     };
-    match all(groups).find(|s| s.cases.column(&score).is_none()) {
+    let ranks = |name: &str| matches!(columns::kind(name), Some(Kind::Anomaly | Kind::Baseline));
+    match all(groups).find(|s| s.cases.column(&score).is_none() || !ranks(&score)) {
         Some(without) => {
-            let known: Vec<&str> = without.cases.names().iter().map(String::as_str).collect();
-            Err(format!("run {} has no score {score:?}; it has {}", without.run.name, known.join(", ")))
+            let known = without.cases.names().iter().map(String::as_str).filter(|name| ranks(name)).collect::<Vec<_>>();
+            let is = match columns::known(&score).filter(|_| without.cases.column(&score).is_some()) {
+                Some(column) => format!("{score} is no score that is higher for sick images, but: {}", column.meaning),
+                None => format!("run {} has no score {score:?}", without.run.name),
+            };
+            Err(format!("{is}; compare by one of {}", known.join(", ")))
         }
         None => Ok(score),
     }
@@ -306,6 +314,10 @@ fn comparison(
         Err(e) => notes.push(format!("{name}: no p-values: {e}")),
     }
     let [healthy, pathology] = pairs.counts();
+    let few = healthy.min(pathology);
+    if few < MIN_CASES {
+        notes.push(format!("{name}: {few} cases of one class say little; intervals from so few are unreliable."));
+    }
     Ok(Comparison {
         name: name.to_owned(),
         datasets: pairs.datasets(),
@@ -471,15 +483,17 @@ pub(super) fn against(groups: &[Group<'_>], rows: &[Row], asked: &Asked) -> Resu
 }
 
 /// What holds for all comparisons.
-fn general(groups: &[Group<'_>]) -> Vec<String> {
+fn general(groups: &[Group<'_>], datasets: &BTreeSet<String>) -> Vec<String> {
     let mut notes = Vec::new();
-    if all(groups).any(|s| s.evaluation.datasets.iter().any(|d| d.synthetic)) {
+    let used = |d: &&Dataset| datasets.contains(&d.name);
+    if all(groups).any(|s| s.evaluation.datasets.iter().filter(used).any(|d| d.synthetic)) {
         notes.push("These are phantoms: their numbers say nothing about patients.".to_owned());
     }
     for s in all(groups) {
-        let datasets = &s.evaluation.datasets;
-        notes.extend(datasets.iter().filter_map(|d| d.remark(datasets.first()?)));
-        let doubtful = |l: &&Leakage| !l.unchecked.is_empty() || (l.allowed && l.persons + l.images > 0);
+        let of_run = &s.evaluation.datasets;
+        notes.extend(of_run.iter().filter(used).filter_map(|d| d.remark(of_run.first()?)));
+        let doubtful =
+            |l: &&Leakage| !l.unchecked.is_empty() || l.validation > 0 || (l.allowed && l.persons + l.images > 0);
         if let Some(leakage) = s.evaluation.leakage.as_ref().filter(doubtful) {
             notes.push(format!("run {}: {}", s.run.name, leakage.text()));
         }

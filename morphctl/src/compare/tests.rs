@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     formats,
-    gather::Scored,
+    gather::{Scored, is_scored_by},
     groups::groups,
     ledger::Use,
     table::{Asked, Cell, Comparison, Row, Table, table},
@@ -234,7 +234,9 @@ fn all_formats_have_the_same_numbers() {
     let latex = formats::latex(&t);
     assert!(latex.contains(&format!("\\textbf{{{value}}}")) && latex.contains("\\bottomrule"), "{latex}");
     assert!(!latex.contains('±') && latex.contains("95 \\%"), "{latex}");
-    assert!(latex.contains("Sens90") && !latex.contains("FID"), "only what there is: {latex}");
+    assert!(latex.contains("SENS@90") && !latex.contains("FID"), "only what there is: {latex}");
+    let deviation = format!("$\\pm${:.3}", row.auroc.seeds_sd.unwrap());
+    assert!(latex.contains(&deviation) && latex.contains(&formats::cases(&t.comparisons[0])), "{latex}");
     let csv = formats::csv(&t).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 5, "a head and four rows: {csv}");
@@ -393,14 +395,75 @@ fn a_mean_knows_of_images_that_comparisons_share() {
 /// A dataset that was prepared otherwise is remarked on in the table.
 #[test]
 fn other_preparations_are_remarked_on() {
-    let mut runs = three();
+    let mut runs = on_two(three());
     let datasets = &mut runs[0].evaluation.datasets;
     let how = "resize: \"torch-bilinear\" instead of \"pillow-bilinear\"".to_owned();
-    datasets.push(Dataset { name: "padchest".into(), prepared_otherwise: how, ..datasets[0].clone() });
-    let notes = table_of(&runs, &asked()).unwrap().notes;
-    let said =
-        "padchest was prepared otherwise than made-up (resize: \"torch-bilinear\" instead of \"pillow-bilinear\")";
-    assert!(notes.iter().any(|n| n.starts_with(said)), "{notes:?}");
+    datasets.push(Dataset {
+        name: "elsewhere".into(),
+        digest: "cd".repeat(32),
+        prepared_otherwise: how,
+        ..datasets[0].clone()
+    });
+    let notes = |on: &[&str]| {
+        let on = on.iter().map(|name| (*name).to_owned()).collect();
+        table_of(&runs, &Asked { on, ..asked() }).unwrap().notes
+    };
+    let prepared =
+        "elsewhere was prepared otherwise than made-up (resize: \"torch-bilinear\" instead of \"pillow-bilinear\")";
+    let other = "was scored on another preparation of the dataset";
+    for said in [prepared, other] {
+        assert!(notes(&[]).iter().any(|n| n.contains(said)), "{said}: {:?}", notes(&[]));
+        assert!(!notes(&["opacity"]).iter().any(|n| n.contains(said)), "{said}: {:?}", notes(&["opacity"]));
+    }
+}
+
+/// Only what is higher for the sick can rank methods: by a p-value the worst would be the best.
+#[test]
+fn what_is_no_score_ranks_nothing() {
+    for (column, why) in
+        [("p_value", "healthy validation scores"), ("ssim", "structural similarity"), ("l3", "has no score")]
+    {
+        let said = table_of(&three(), &Asked { score: Some(column.into()), ..asked() }).unwrap_err();
+        assert!(said.contains(why) && said.ends_with("compare by one of l1, top5, view_score, intensity"), "{said}");
+    }
+    table_of(&three(), &Asked { score: Some("top5".into()), ..asked() }).unwrap();
+}
+
+/// A class of one would be drawn whole each time, and add nothing to the spread of a mean.
+#[test]
+fn a_class_of_one_tests_no_mean() {
+    let mut runs = on_two(three());
+    for run in &mut runs {
+        let mut cases = Cases::new(run.cases.names().iter().cloned()).unwrap();
+        let kept = run.cases.cases().iter().filter(|c| c.set != "covid" || c.id == "opacity-0");
+        kept.for_each(|c| cases.push(c.clone()).unwrap());
+        run.cases = cases;
+    }
+    let t = table_of(&runs, &asked()).unwrap();
+    assert!(t.mean.iter().all(|row| row.test.is_none()) && !t.mean.is_empty());
+    for said in ["covid: 1 cases of one class say little", "mean: no p-values: covid has a class of less than 2"] {
+        assert!(t.notes.iter().any(|n| n.contains(said)), "{said}: {:?}", t.notes);
+    }
+    assert!(!t.notes.iter().any(|n| n.starts_with("opacity: ")), "{:?}", t.notes);
+}
+
+/// What was left out of a table of cases, or changed in it, since it was scored is noticed.
+#[test]
+fn a_table_that_was_changed_is_not_compared() {
+    let run = scored("a-1", "morphaeus", 1, 0.05, 1);
+    is_scored_by(&run.evaluation, &run.cases).unwrap();
+    let changed = |keep: fn(&Case) -> bool, l1: fn(f64) -> f64| {
+        let mut cases = Cases::new(run.cases.names().iter().cloned()).unwrap();
+        for case in run.cases.cases().iter().filter(|c| keep(c)) {
+            let mut case = case.clone();
+            case.scores[0] = case.scores[0].map(l1);
+            cases.push(case).unwrap();
+        }
+        is_scored_by(&run.evaluation, &cases)
+    };
+    changed(|_| true, |v| 2.0 * v).expect("the same order is the same AUROC");
+    assert!(changed(|c| c.id != "healthy-3", |v| v).unwrap_err().contains("39 healthy and 30 sick"));
+    assert!(changed(|_| true, |_| 0.1).unwrap_err().contains("an AUROC of 0.500000 there"));
 }
 
 #[test]

@@ -349,10 +349,19 @@ pub struct Leakage {
     /// Test images of datasets of other names whose patient's id is that of somebody in training, but too short to be the same
     /// person by that: `12` may be somebody else there. They are none of [`Self::persons`].
     pub namesakes: usize,
-    /// Some of both.
+    /// Healthy validation images whose person was trained on, or that are a training image, or nearly so: thresholds and scales from them
+    /// are too low. They are none of the above.
+    #[serde(skip_serializing_if = "is_none")]
+    pub validation: usize,
+    /// Some test images of both.
     pub examples: Vec<Shared>,
     /// Whether the evaluation went on nevertheless, because it was told to.
     pub allowed: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// A test case and what it shares with training.

@@ -248,6 +248,12 @@ impl super::Leakage {
                 self.namesakes
             ));
         }
+        if self.validation > 0 {
+            found.push_str(&format!(
+                "; {} healthy validation images have a part in training, or their person has: thresholds and scales from them are too low",
+                self.validation
+            ));
+        }
         if self.allowed && self.persons + self.images > 0 {
             format!("{found}; ALLOWED, numbers flatter the network")
         } else {

@@ -151,16 +151,25 @@ impl Dataset {
 
     fn check_split(&self, c: &mut Checks) {
         let split = &self.split;
-        for (share, field) in [(split.val, "split.val"), (split.test, "split.test")] {
-            c.that((0.0..1.0).contains(&share), field, format!("{share} must be 0 or more and below 1"), "");
-        }
         c.that(
-            split.val + split.test < 1.0,
+            (0.0..1.0).contains(&split.val),
+            "split.val",
+            format!("{} must be 0 or more and below 1", split.val),
+            "",
+        );
+        c.that((0.0..=1.0).contains(&split.test), "split.test", format!("{} must be from 0 to 1", split.test), "");
+        c.that(
+            split.val + split.test < 1.0 || split.tests_only(),
             "split.test",
             format!("split.val {} and split.test {} leave nothing to train on", split.val, split.test),
-            "together they must be below 1",
+            "together they must be below 1; 1 for `test` and 0 for `val` make a dataset that is for tests only",
         );
-        c.that(!split.healthy.is_empty(), "split.healthy", "no label is healthy: nothing could be trained on", "");
+        c.that(
+            !split.healthy.is_empty() || split.tests_only(),
+            "split.healthy",
+            "no label is healthy: nothing could be trained on",
+            "a dataset for tests only says `val: 0` and `test: 1`",
+        );
         for (i, label) in split.healthy.iter().enumerate() {
             let gone = self.labels.get(label).filter(|new| *new != label && !self.labels.values().any(|v| v == label));
             if let Some(new) = gone {
@@ -173,7 +182,7 @@ impl Dataset {
         }
         let kept = |label: &String| self.only_labels.contains(label);
         c.that(
-            self.only_labels.is_empty() || split.healthy.iter().any(kept),
+            self.only_labels.is_empty() || split.tests_only() || split.healthy.iter().any(kept),
             "only_labels",
             "no healthy label is among them: nothing could be trained on",
             &format!("add one of split.healthy: {}", split.healthy.join(", ")),

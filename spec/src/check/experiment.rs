@@ -28,6 +28,12 @@ impl Experiment {
         c.not_empty(&self.dataset.url, "dataset.url", "the folder that `morphctl data prepare` has written");
         c.split(&self.dataset.train.split, "dataset.train.split");
         c.split(&self.dataset.validation.split, "dataset.validation.split");
+        c.that(
+            !self.dataset.validation.may_share(&self.dataset.train),
+            "dataset.validation",
+            "samples that are trained on are among these, and by them checkpoints and thresholds are chosen",
+            "validate on `val`",
+        );
         method::check(&mut c, self);
         trainer(&mut c, &self.trainer);
         weights(&mut c, self);
@@ -286,6 +292,9 @@ fn schedule(c: &mut Checks, t: &Trainer) {
     );
 }
 
+/// What to do where a sample would be healthy and sick.
+const APART: &str = "name the pathology's labels, all of them, and none of the healthy set's";
+
 fn evaluation(c: &mut Checks, e: &Experiment) {
     let v = &e.evaluation;
     c.split(&v.healthy.split, "evaluation.healthy.split");
@@ -299,12 +308,7 @@ fn evaluation(c: &mut Checks, e: &Experiment) {
         let field = format!("evaluation.pathology.{name}");
         c.split(&subset.split, &format!("{field}.split"));
         comparison_name(c, name, &field);
-        c.that(
-            *subset != v.healthy,
-            &field,
-            "these are the very samples of evaluation.healthy",
-            "name the pathology's labels",
-        );
+        c.that(!subset.may_share(&v.healthy), &field, "samples of evaluation.healthy are among these", APART);
     }
     for (name, comparison) in &v.comparisons {
         let field = format!("evaluation.comparisons.{name}");
@@ -407,12 +411,13 @@ fn comparison_parts(c: &mut Checks, e: &Experiment, comparison: &Comparison, fie
         "the network is trained on these images: a score on them says nothing",
         "evaluate on `test`",
     );
-    let of = |part: &Part| (part.dataset.clone().or_else(|| comparison.dataset.clone()), part.subset());
+    let lies = |part: &Part| part.dataset.clone().or_else(|| comparison.dataset.clone());
+    let [healthy, sick] = [&comparison.healthy, &comparison.pathology];
     c.that(
-        of(&comparison.healthy) != of(&comparison.pathology),
+        lies(healthy) != lies(sick) || !sick.subset().may_share(&healthy.subset()),
         &format!("{field}.pathology"),
-        "these are the very samples of the healthy set",
-        "name the pathology's labels",
+        "samples of the healthy set are among these",
+        APART,
     );
 }
 
@@ -492,7 +497,22 @@ mod tests {
             (json!({"evaluation.truth": " "}), "evaluation.truth: it is empty"),
             (comparison("a", &json!({"split": "tset"}), &json!({"split": "test"})), "did you mean `test`"),
             (comparison("a", &json!({"split": "train"}), &json!({"split": "test"})), "trained on"),
-            (comparison("a", &json!({"split": "test"}), &json!({"split": "test"})), "the very samples"),
+            (comparison("a", &json!({"split": "test"}), &json!({"split": "test"})), "of the healthy set are among"),
+            (
+                comparison(
+                    "a",
+                    &json!({"split": "val", "labels": ["A", "B"]}),
+                    &json!({"split": "val", "labels": ["B"]}),
+                ),
+                "of the healthy set are among",
+            ),
+            (json!({"evaluation.pathology": {"abnormal": {"split": "test"}}}), "of evaluation.healthy are among"),
+            (
+                json!({"evaluation.pathology": {"abnormal": {"split": "test", "labels": ["Lung Opacity", "Normal"]}}}),
+                "of evaluation.healthy are among",
+            ),
+            (json!({"evaluation.healthy.labels": []}), "of evaluation.healthy are among"),
+            (json!({"dataset.validation.split": "train"}), "dataset.validation: samples that are trained on"),
             (
                 comparison("opacity", &json!({"split": "val"}), &json!({"split": "test"})),
                 "has a comparison of this name",

@@ -221,11 +221,12 @@ fn missing(field: &str, path: &[&str]) -> Option<String> {
 
 fn wrong_type(node: &Node, expected: &str, path: &[&str]) -> Option<String> {
     let help = match &node.value {
-        Value::Text(s) if expected.contains("number") && s.trim().parse::<f64>().is_ok() => {
+        Value::Text(s) if expected.contains("number") && s.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
             "remove the quotes".to_owned()
         }
         Value::Number(n) if expected.contains("whole number") => match n.as_f64() {
-            Some(x) if x.fract() == 0.0 && (0.0..1e15).contains(&x) => format!("write {x:.0}"),
+            // 1e3 and 1000.0 are whole numbers in other words; other numbers are refused for their size.
+            Some(x) if x.fract() == 0.0 && (0.0..1e9).contains(&x) => format!("write {x:.0}"),
             _ => return None,
         },
         Value::Bool(_) | Value::Number(_) if expected.contains("text") => "put it in quotes".to_owned(),

@@ -14,7 +14,7 @@ use morph_spec::{
 };
 
 use crate::{
-    evaluate::{Outcome, Scene, Similarity, described, heatmaps, inception, leakage, score},
+    evaluate::{Outcome, Scene, Similarity, described, heatmaps, inception, inputs, leakage, score},
     rank::{
         self,
         failure::Failure,
@@ -79,6 +79,7 @@ pub fn evaluate(request: &Request, cache: &Path, cache_bytes: u64) -> Result<Out
     rank::set_up(experiment.trainer.threads, place.device)?;
     let ready = runtime.block_on(ready(request, &mut experiment, snapshot.state.dataset, cache, cache_bytes))?;
     leakage::refuse(&ready.leakage)?;
+    inputs::truth_is_there(&experiment)?;
     let net = rank::build(&experiment, place, &runtime)?;
     let lpips = Similarity::load(&experiment, place, &runtime)?;
     let fid = inception(&experiment, place, &runtime)?;
@@ -159,7 +160,14 @@ async fn ready(
         Err(e) => e,
     };
     // Without the data that it was trained on the first of the others must say what healthy images score.
-    let Some(url) = request.on.first() else { return Err(unread) };
+    let Some(url) = request.on.first() else {
+        return Err(match unread {
+            Failure::Infra(why) => {
+                Failure::Infra(format!("{why}; if the dataset lies elsewhere now, say where: --set dataset.url=URL"))
+            }
+            other => other,
+        });
+    };
     let first = Dataset::open(url, None, cache, cache_bytes).await?;
     first.fits(experiment)?;
     let unchecked = format!("the dataset that was trained on cannot be read: {unread}");

@@ -1,8 +1,11 @@
 //! What an evaluation is made of beside datasets, which have manifests: files of weights, and what is known of images beside their
 //! dataset. Their contents go into the record as digests, so that who reproduces it can tell other files from other numbers.
 
+use std::path::Path;
+
+use morph_objects::Objects;
 use morph_scores::evaluation::Input;
-use morph_spec::Digest;
+use morph_spec::{Digest, Experiment};
 
 use crate::rank::{failure::Failure, group::Group};
 
@@ -12,6 +15,22 @@ const WORDS: usize = 16;
 /// One file, for the record: the field of the experiment that names it, and where it lies.
 pub fn file(field: &str, url: &str, blake3: Digest) -> Input {
     Input { field: field.to_owned(), url: url.to_owned(), files: 1, blake3: blake3.to_string() }
+}
+
+/// Whether the folder of evaluation.truth is there: looked at before training, for scoring comes last. In a bucket there are no folders,
+/// and nothing is looked for.
+///
+/// # Errors
+/// When it is a path, and of no folder.
+pub fn truth_is_there(experiment: &Experiment) -> Result<(), Failure> {
+    let Some(truth) = &experiment.evaluation.truth else { return Ok(()) };
+    let url = Objects::open(truth)?.url();
+    match url.strip_prefix("file://") {
+        Some(path) if !Path::new(path).is_dir() => Err(Failure::User(format!(
+            "evaluation.truth: {path} is no folder on this machine: say where masks/, twins/ and lesions/ are, or leave it out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Many files as one digest, in whatever order and by whichever rank they are read: their digests' words are added up, exactly.
@@ -55,6 +74,25 @@ impl Files {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn truth_that_is_not_there_is_missed_before_training() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("file"), "x").unwrap();
+        std::fs::create_dir(home.path().join("a folder")).unwrap();
+        let there = |truth: Option<&str>| {
+            let text = r#"{"kind": "experiment", "name": "x", "dataset": {"url": "x"}, "model": {"method": "ae-s"}}"#;
+            let mut experiment: Experiment = serde_json::from_str(text).unwrap();
+            experiment.evaluation.truth = truth.map(|name| home.path().join(name).to_str().unwrap().to_owned());
+            truth_is_there(&experiment)
+        };
+        there(None).unwrap();
+        there(Some("a folder")).unwrap();
+        for wrong in ["nothing", "file"] {
+            let said = there(Some(wrong)).unwrap_err();
+            assert!(matches!(&said, Failure::User(why) if why.contains(wrong)), "{said}");
+        }
+    }
 
     #[test]
     fn the_order_of_files_does_not_matter_and_each_does() {

@@ -1,6 +1,6 @@
 //! Whether test images had a part in training. Looked at before training, so that nobody trains for days to be refused.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use morph_data::{
     Samples,
@@ -33,6 +33,12 @@ pub fn look(experiment: &Experiment, train: &Samples, validation: &Samples, test
     for (split, known) in [("train", train), ("val", validation)] {
         let images = Known::new(known);
         let persons = own.persons_known.then(|| persons(known));
+        if split == "train" {
+            let alike = images.find(validation).into_iter().map(|d| d.image);
+            let is_trained_on =
+                |i: &usize| persons.as_ref().is_some_and(|p| p.contains_key(&validation.meta(*i).patient));
+            found.validation = (0..validation.len()).filter(is_trained_on).chain(alike).collect::<BTreeSet<_>>().len();
+        }
         // Healthy validation images may well be those that calibrate; images that were trained on may not.
         for set in test.sets.iter().filter(|set| split == "train" || !test.calibrates(set)) {
             let other = &test.datasets[set.dataset];
@@ -101,7 +107,7 @@ fn example(
 /// [`Failure::Refused`], with examples and the ways out.
 pub fn refuse(found: &Leakage) -> Result<(), Failure> {
     if found.persons + found.images == 0 {
-        if found.namesakes > 0 {
+        if found.namesakes + found.validation > 0 {
             tracing::warn!("{}", found.text());
         }
         return Ok(());

@@ -30,7 +30,10 @@ use std::{
 pub use similarity::{Similarity, inception};
 
 use bytes::Bytes;
-use morph_data::Samples;
+use morph_data::{
+    Samples,
+    duplicates::{Known, Same},
+};
 use morph_model::{Method, inception::Inception};
 use morph_objects::Objects;
 use morph_scores::{
@@ -329,6 +332,7 @@ fn notes(scene: &Scene<'_>, cases: &Cases) -> Vec<String> {
     for dataset in scene.test.datasets.iter().filter(|d| d.synthetic) {
         notes.push(format!("{} holds phantoms: these numbers say nothing about patients", dataset.name));
     }
+    notes.extend(scene.test.comparisons.iter().filter_map(|(name, sets)| on_both_sides(scene.test, name, sets)));
     let first = scene.test.datasets.first();
     notes.extend(scene.test.datasets.iter().filter_map(|d| d.remark(first?)));
     if let Some(url) = &scene.experiment.evaluation.truth {
@@ -338,6 +342,20 @@ fn notes(scene: &Scene<'_>, cases: &Cases) -> Vec<String> {
         }
     }
     notes
+}
+
+/// That comparison `name` has images that are healthy and sick, if it has: then its labels, or the dataset's, are wrong.
+pub fn on_both_sides(test: &TestSets, name: &str, [healthy, sick]: &[String; 2]) -> Option<String> {
+    let of = |name: &str| test.sets.iter().find(|set| set.name == name).map(|set| &set.samples);
+    let (healthy, sick) = of(healthy).zip(of(sick))?;
+    let alike = Known::new(healthy).find(sick);
+    let mut same = alike.iter().filter(|d| !matches!(d.same, Same::Nearly(_))).peekable();
+    let first = same.peek()?;
+    let (one, other) = (healthy.meta(first.known).id, sick.meta(first.image).id);
+    Some(format!(
+        "{name}: {} images are in the healthy and in the pathological set, by their pixels ({one} is {other}): one of two labels is wrong",
+        same.count()
+    ))
 }
 
 /// Evenly spaced cases of one set.

@@ -157,7 +157,8 @@ impl Dataset {
             return Ok(());
         }
         Err(Failure::User(format!(
-            "model.image_size is {side}, but images of dataset {:?} are {height}×{width}; set one to the other's size",
+            "model.image_size is {side}, but images of dataset {:?} are {height}×{width}: prepare them with preprocess.size: {side}, or \
+             train with model.image_size: {height}",
             self.manifest.name
         )))
     }

@@ -163,6 +163,7 @@ fn serve(options: &Options, start: &v1::StartRank, orders: &Orders, events: &Arc
     // Every rank looks, and finds the same: nobody trains for days to be refused.
     let leakage = evaluate::leakage::look(&job.experiment, &sets.train, &sets.validation, &sets.test);
     evaluate::leakage::refuse(&leakage)?;
+    evaluate::inputs::truth_is_there(&job.experiment)?;
     let lpips = Similarity::load(&job.experiment, place, &runtime)?;
     let fid = evaluate::inception(&job.experiment, place, &runtime)?;
     let mut net = build(&job.experiment, place, &runtime)?;

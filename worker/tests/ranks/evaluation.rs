@@ -566,10 +566,38 @@ fn persons_are_known_again_under_another_datasets_name_if_their_ids_can_be_nobod
     assert_eq!((found.persons, found.namesakes, found.images), (1, 0, 0), "{found:?}");
     assert!(leakage::refuse(&found).unwrap_err().to_string().contains(uid));
     let found = of(["12", "12"], 2);
-    assert_eq!((found.persons, found.namesakes, found.images), (0, 1, 0), "{found:?}");
+    assert_eq!((found.persons, found.namesakes, found.images, found.validation), (0, 1, 0, 0), "{found:?}");
     leakage::refuse(&found).unwrap();
     assert!(found.text().contains("the same persons if both datasets are of one source"), "{}", found.text());
     let found = of(["12", "13"], 3);
     assert_eq!((found.persons, found.namesakes), (0, 0), "{found:?}");
     assert!(!found.text().contains("one source"));
+}
+
+/// Thresholds are from healthy validation images: those that were trained on score too low. And one image has one label.
+#[test]
+fn images_on_two_sides_are_said() {
+    let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
+    let folder = folder.path();
+    runtime.block_on(write(folder, false));
+    std::fs::remove_dir_all(folder.join("data")).unwrap();
+    let mut rng = Rng::keyed(5, "sides", 0);
+    let (train, mut val) = (split(&mut rng, "train", 4, None), split(&mut rng, "val", 5, None));
+    val[1].1.patient = train[2].1.patient.clone();
+    val[3].0 = train[0].0.clone();
+    let healthy = split(&mut rng, "test", 7, None);
+    let mut sick = split(&mut rng, "sick", 6, Some("Lung Opacity"));
+    sick[3].0 = healthy[2].0.clone();
+    let splits = vec![("train", train), ("val", val), ("test", [healthy, sick].concat())];
+    let open = Objects::open(&folder.join("data").display().to_string()).unwrap();
+    runtime.block_on(store(&open, "rsna", splits, PatientIds::Person));
+    let experiment = experiment(folder);
+    let (sets, _) = sets(&experiment, folder, &runtime);
+    let found = leakage::look(&experiment, &sets.train, &sets.validation, &sets.test);
+    assert_eq!((found.persons, found.images, found.validation), (0, 0, 2), "{found:?}");
+    leakage::refuse(&found).unwrap();
+    assert!(found.text().contains("2 healthy validation images have a part in training"), "{}", found.text());
+    let pair = sets.test.comparisons.iter().find(|(name, _)| name.as_str() == "opacity").unwrap().1;
+    let said = evaluate::on_both_sides(&sets.test, "opacity", pair).unwrap();
+    assert!(said.contains("1 images") && said.contains("(test-2 is sick-3)"), "{said}");
 }
