@@ -124,7 +124,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let outputs = Objects::open(&objects)?.at("runs").url();
 
     let store = match &options.postgres {
-        Some(postgres) => standby::until_ours(postgres, &builder, &listener).await?,
+        Some(postgres) => standby::until_ours(postgres, &builder, &listener, options.connections).await?,
         None => open(&options)?,
     };
     let database = store.database.clone();
@@ -145,7 +145,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let push = (!options.read_only).then(|| tokio::spawn(pages.clone().push(stop.clone())));
     // What the builder is told of sockets counts only for those that it opens itself.
     let incoming = TcpListenerStream::new(listener).map(|peer| peer.inspect(|peer| drop(peer.set_nodelay(true))));
-    let incoming = seats::seated(incoming, options.connections);
+    let incoming = seats::seated(incoming, options.connections, seats::SILENCE);
     let server = serve(&options, builder, incoming, pages, database, tokens.clone(), stop.clone()).await;
     if let Some(lock) = &lock {
         let (address, pid) = (address.to_string(), std::process::id());

@@ -22,6 +22,7 @@ use crate::{
     Error, FAREWELL, Opened,
     http::{Answer, not_ready},
     options::Postgres,
+    seats::{SILENCE, seated},
     store::{
         Database,
         postgres::{Mark, Taken},
@@ -32,8 +33,13 @@ use crate::{
 /// Longest pause between two requests for the lease.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Waits until the lease is ours. Meanwhile whoever connects to `listener` is told who serves.
-pub(crate) async fn until_ours(postgres: &Postgres, builder: &Server, listener: &TcpListener) -> Result<Opened, Error> {
+/// Waits until the lease is ours. Meanwhile whoever connects to `listener` is told who serves, so many at a time.
+pub(crate) async fn until_ours(
+    postgres: &Postgres,
+    builder: &Server,
+    listener: &TcpListener,
+    seats: usize,
+) -> Result<Opened, Error> {
     let mut door: Option<Door> = None;
     let mut seen: Option<(Mark, Instant)> = None;
     loop {
@@ -55,7 +61,7 @@ pub(crate) async fn until_ours(postgres: &Postgres, builder: &Server, listener: 
             }
             (Ok(Taken::Held { holder, .. }), None) => {
                 tracing::info!("standing by: {holder} serves with {}", postgres.server.name());
-                door = Some(Door::open(builder, listener, holder)?);
+                door = Some(Door::open(builder, listener, holder, seats)?);
             }
             (Ok(Taken::Held { holder, .. }), Some(door)) => door.say(holder),
             // Who stands by waits for a server that is away, as who serves does. At a start something else is wrong.
@@ -74,7 +80,7 @@ struct Door {
 }
 
 impl Door {
-    fn open(builder: &Server, listener: &TcpListener, holder: String) -> Result<Self, Error> {
+    fn open(builder: &Server, listener: &TcpListener, holder: String, seats: usize) -> Result<Self, Error> {
         // Both have the same queue of connections: none is lost when this one goes.
         let socket = std::os::fd::AsFd::as_fd(listener).try_clone_to_owned().map(std::net::TcpListener::from);
         let listener = socket.and_then(TcpListener::from_std).map_err(|source| {
@@ -90,7 +96,7 @@ impl Door {
             .fallback(move |_: Request<Body>| async move { closed(&all()) });
         let (shut, shutting) = oneshot::channel::<()>();
         let server = builder.clone().accept_http1(true).add_routes(Routes::from(routes));
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = seated(TcpListenerStream::new(listener), seats, SILENCE);
         let server = tokio::spawn(server.serve_with_incoming_shutdown(incoming, async {
             // Dropped or sent, it means the same.
             shutting.await.ok();

@@ -194,6 +194,28 @@ fn who_never_ends_a_handshake_is_cut_off() {
 }
 
 #[test]
+fn who_says_nothing_after_the_handshake_is_cut_off() {
+    let world = World::new(&["own"]);
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = fs::read(world.path("own/ca.crt")).unwrap();
+    let (_, ca) = x509_parser::pem::parse_x509_pem(&pem).unwrap();
+    roots.add(ca.contents.into()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider().into();
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let name = "127.0.0.1".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+    let mut silent = TcpStream::connect(world.handle.address()).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    while client.is_handshaking() {
+        client.complete_io(&mut silent).unwrap();
+    }
+    let end = rustls::Stream::new(&mut client, &mut silent).read(&mut [0]);
+    let cut = |e: &std::io::Error| matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof);
+    assert!(end.as_ref().is_ok_and(|n| *n == 0) || end.as_ref().is_err_and(cut), "{end:?}");
+}
+
+#[test]
 fn people_believe_only_their_authority_and_show_a_token() {
     let world = World::new(&["own"]);
     let owner = world.handle.owner().expose().to_owned();
