@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
-use morph_spec::{RunId, SweepId, WorkerId};
+use morph_spec::{Experiment, RunId, SweepId, WorkerId};
 
-use crate::{Cluster, Refusal, Target};
+use crate::{Cluster, Refusal, Sweep, Target};
 
 /// Beginnings of ids shorter than this are not looked up.
 const PREFIX: usize = 4;
@@ -13,30 +13,31 @@ const NAMED: usize = 5;
 /// Characters of an id.
 const WHOLE: usize = 26;
 
-/// The run or sweep that `text` means.
+/// The run or sweep that `text` means, of those of project `within` if one is given: of others nothing is told, nor do they make
+/// a text mean several.
 ///
 /// # Errors
 /// [`Refusal::NotFound`], also when several are meant: then it lists them.
-pub fn find(cluster: &Cluster, text: &str) -> Result<Target, Refusal> {
-    let mut meant = runs(cluster, text).map(Target::Run);
-    meant.extend(sweeps(cluster, text).map(Target::Sweep));
-    meant.one("run or sweep", text)
+pub fn find(cluster: &Cluster, text: &str, within: Option<&str>) -> Result<Target, Refusal> {
+    let mut meant = runs(cluster, text, within).map(Target::Run);
+    meant.extend(sweeps(cluster, text, within).map(Target::Sweep));
+    meant.one("run or sweep", text, within)
 }
 
 /// The run that `text` means.
 ///
 /// # Errors
 /// As [`find`].
-pub fn find_run(cluster: &Cluster, text: &str) -> Result<RunId, Refusal> {
-    runs(cluster, text).one("run", text)
+pub fn find_run(cluster: &Cluster, text: &str, within: Option<&str>) -> Result<RunId, Refusal> {
+    runs(cluster, text, within).one("run", text, within)
 }
 
 /// The sweep that `text` means.
 ///
 /// # Errors
 /// As [`find`].
-pub fn find_sweep(cluster: &Cluster, text: &str) -> Result<SweepId, Refusal> {
-    sweeps(cluster, text).one("sweep", text)
+pub fn find_sweep(cluster: &Cluster, text: &str, within: Option<&str>) -> Result<SweepId, Refusal> {
+    sweeps(cluster, text, within).one("sweep", text, within)
 }
 
 /// The worker that `text` means: an id, a unique beginning of one, or a host.
@@ -45,15 +46,25 @@ pub fn find_sweep(cluster: &Cluster, text: &str) -> Result<SweepId, Refusal> {
 /// As [`find`].
 pub fn find_worker(cluster: &Cluster, text: &str) -> Result<WorkerId, Refusal> {
     let named = cluster.workers.values().filter(|w| w.host == text).map(|w| w.id);
-    Meant::new(&cluster.workers, text, named, |w| &w.host).one("worker", text)
+    Meant::new(&cluster.workers, text, named, |w| &w.host, |_| true).one("worker", text, None)
 }
 
-fn runs(cluster: &Cluster, text: &str) -> Meant<RunId> {
-    Meant::new(&cluster.runs, text, cluster.index.run_names.get(text).copied(), |r| &r.name)
+fn runs(cluster: &Cluster, text: &str, within: Option<&str>) -> Meant<RunId> {
+    let named = cluster.index.run_names.get(text).copied();
+    Meant::new(&cluster.runs, text, named, |r| &r.name, |r| is_within(&r.experiment, within))
 }
 
-fn sweeps(cluster: &Cluster, text: &str) -> Meant<SweepId> {
-    Meant::new(&cluster.sweeps, text, cluster.index.sweep_names.get(text).copied(), |s| &s.name)
+fn sweeps(cluster: &Cluster, text: &str, within: Option<&str>) -> Meant<SweepId> {
+    let named = cluster.index.sweep_names.get(text).copied();
+    // A parameter may put a run into another project than its experiment.
+    let runs =
+        |s: &Sweep| s.runs.iter().filter_map(|id| cluster.runs.get(id)).all(|r| is_within(&r.experiment, within));
+    let seen = |s: &Sweep| within.is_none() || s.spec.experiment.iter().all(|e| is_within(e, within)) && runs(s);
+    Meant::new(&cluster.sweeps, text, named, |s| &s.name, seen)
+}
+
+fn is_within(experiment: &Experiment, within: Option<&str>) -> bool {
+    within.is_none_or(|project| experiment.scheduling.project == project)
 }
 
 /// What a text may mean; each with the words by which people know it.
@@ -70,15 +81,20 @@ impl<T: Copy + Ord + Display + FromStr> Meant<T> {
         text: &str,
         named: impl IntoIterator<Item = T>,
         name: impl Fn(&V) -> &String,
+        seen: impl Fn(&V) -> bool,
     ) -> Self {
         let upper = text.to_uppercase();
         let label = |id: T| (id, format!("{} ({id})", all.get(&id).map_or("", |v| name(v))));
-        let mut exact: Vec<T> = named.into_iter().collect();
+        let mut exact: Vec<T> = named.into_iter().filter(|id| all.get(id).is_some_and(&seen)).collect();
         // Ids sort as their texts do: those that begin alike lie side by side.
         let padded = |filler: &str| format!("{upper}{}", filler.repeat(WHOLE.saturating_sub(upper.len()))).parse::<T>();
         let mut begins = Vec::new();
         if let (PREFIX..=WHOLE, Ok(first), Ok(last)) = (upper.len(), padded("0"), padded("Z")) {
-            let alike = all.range(first..=last).map(|(id, _)| *id).filter(|id| id.to_string().starts_with(&upper));
+            let alike = all
+                .range(first..=last)
+                .filter(|(_, v)| seen(v))
+                .map(|(id, _)| *id)
+                .filter(|id| id.to_string().starts_with(&upper));
             begins.extend(alike.take(NAMED + 1));
         }
         if upper.len() == WHOLE {
@@ -101,12 +117,13 @@ impl<T> Meant<T> {
         self.begins.extend(other.begins);
     }
 
-    fn one(self, what: &str, text: &str) -> Result<T, Refusal> {
+    fn one(self, what: &str, text: &str, within: Option<&str>) -> Result<T, Refusal> {
         let mut found = if self.exact.is_empty() { self.begins } else { self.exact };
         match found.len() {
             1 => Ok(found.remove(0).0),
             0 => Err(Refusal::NotFound(format!(
-                "there is no {what} {text:?}; list them with: morphctl get {}",
+                "there is no {what} {text:?}{}; list them with: morphctl get {}",
+                within.map(|project| format!(" in project {project}")).unwrap_or_default(),
                 match what {
                     "worker" => "workers",
                     "run" => "runs",
@@ -127,9 +144,12 @@ impl<T> Meant<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use morph_spec::{Rng, Timestamp};
 
     use super::*;
+    use crate::{Event, Policy, evolve};
 
     /// As [`Meant`], by looking at everything.
     fn slowly(all: &BTreeMap<RunId, String>, text: &str) -> Vec<RunId> {
@@ -157,11 +177,49 @@ mod tests {
         texts.extend(ids.iter().map(|id| format!("{id}0")));
         for text in texts {
             let named = all.iter().filter(|(_, name)| **name == text).map(|(id, _)| *id);
-            let meant = Meant::new(&all, &text, named, |name| name);
+            let meant = Meant::new(&all, &text, named, |name| name, |_| true);
             let found: Vec<RunId> =
                 if meant.exact.is_empty() { &meant.begins } else { &meant.exact }.iter().map(|(id, _)| *id).collect();
             let expected = slowly(&all, &text);
             assert_eq!(found, expected[..expected.len().min(NAMED + 1)], "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_seen_is_neither_named_nor_in_the_way() {
+        let mut cluster = Cluster::new(Policy::default());
+        for line in include_str!("../tests/golden/events.jsonl").lines() {
+            let event = Event::from_json(line).unwrap();
+            if event.kind() != "worker_forgotten" {
+                evolve(&mut cluster, &event);
+            }
+        }
+        let template = cluster.runs.values().next().unwrap().clone();
+        let mut rng = Rng::keyed(4, "find", 0);
+        // In the same millisecond: beginnings of ten characters mean both.
+        for (name, project) in [("own", "brain"), ("secret", "thorax")] {
+            let mut run = template.clone();
+            run.id = RunId::new(Timestamp(1_900_000_000_000_000), &mut rng);
+            run.name = name.into();
+            Arc::make_mut(&mut run.experiment).scheduling.project = project.into();
+            cluster.index.name_run(name, run.id);
+            cluster.runs.insert(run.id, run);
+        }
+        let id = |name: &str| cluster.index.run_names[name];
+        let both = &id("own").to_string()[..10];
+        let said = find(&cluster, both, None).unwrap_err().to_string();
+        assert!(said.contains("ambiguous") && said.contains("own") && said.contains("secret"), "{said}");
+        assert_eq!(find(&cluster, both, Some("brain")), Ok(Target::Run(id("own"))));
+        assert_eq!(find_run(&cluster, both, Some("brain")), Ok(id("own")));
+        for text in ["secret", both, &id("secret").to_string()] {
+            let said = find(&cluster, text, Some("lung")).unwrap_err().to_string();
+            let tells = |word: &str| !text.contains(word) && said.contains(word);
+            assert!(said.contains("in project lung"), "{said}");
+            assert!(!tells("secret") && !tells("thorax") && !tells(&id("secret").to_string()), "{said}");
+        }
+        let sweep = cluster.sweeps.values().next().unwrap();
+        let project = sweep.spec.experiment.first().scheduling.project.clone();
+        assert_eq!(find_sweep(&cluster, &sweep.name, Some(&project)), Ok(sweep.id));
+        assert!(find_sweep(&cluster, &sweep.name, Some("lung")).is_err());
     }
 }

@@ -212,7 +212,7 @@ pub fn submit(data: &[u8]) {
             world.tell(Command::SubmitSweep { key, sweep: Box::new(sweep), datasets });
         }
         _ => {
-            if let Ok(target) = find(&world.cluster, text) {
+            if let Ok(target) = find(&world.cluster, text, None) {
                 world.tell(Command::Cancel(target));
             }
         }

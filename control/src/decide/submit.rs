@@ -152,8 +152,13 @@ fn no_name(name: &str) -> Refusal {
 
 /// What must have succeeded before `experiment` runs.
 fn after(cluster: &Cluster, experiment: &Experiment) -> Result<Vec<Target>, Refusal> {
-    let wanted = &experiment.scheduling.after;
+    let scheduling = &experiment.scheduling;
+    // Of its own project first, as who may see no other means it.
+    let meant = |text: &String| {
+        let own = find(cluster, text, Some(&scheduling.project));
+        own.or_else(|refusal| find(cluster, text, None).map_err(|_| refusal))
+    };
     let found =
-        wanted.iter().map(|text| find(cluster, text).map_err(|e| Refusal::Invalid(format!("scheduling.after: {e}"))));
+        scheduling.after.iter().map(|text| meant(text).map_err(|e| Refusal::Invalid(format!("scheduling.after: {e}"))));
     found.collect()
 }

@@ -18,7 +18,7 @@ use morph_control::{
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
-use morph_spec::{Digest, Experiment, Manifest, Sweep, manifest};
+use morph_spec::{Digest, Experiment, Manifest, RunId, Sweep, manifest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -139,16 +139,22 @@ impl Coordinator {
         Ok(())
     }
 
-    /// The run or sweep that `text` means, if it is one that `who` may touch.
+    /// The run or sweep that `text` means, of those that `who` may touch.
     async fn theirs(&self, who: &Principal, text: String) -> Result<Target, Status> {
-        let (target, projects) = self
-            .find(move |v| {
-                let target = target(v, &text)?;
-                Ok((target, projects(v, target)))
-            })
-            .await?;
-        projects.iter().try_for_each(|project| who.check(project))?;
-        Ok(target)
+        let within = who.project.clone();
+        self.find(move |v| find(v.cluster, &text, within.as_deref())).await
+    }
+
+    /// As [`Self::theirs`], of runs alone.
+    async fn their_run(&self, who: &Principal, text: String) -> Result<RunId, Status> {
+        let within = who.project.clone();
+        self.find(move |v| find_run(v.cluster, &text, within.as_deref())).await
+    }
+
+    /// Refuses `who` sent a key with which another project submitted `id`, and does not tell what that is.
+    async fn made_by(&self, who: &Principal, id: &str) -> Result<(), Status> {
+        let refused = |_| Status::permission_denied("key: another project has used it; choose one that is new");
+        self.theirs(who, id.to_owned()).await.map(drop).map_err(refused)
     }
 
     /// The run or sweep that `text` means, and those of its runs that are `wanted`.
@@ -158,9 +164,8 @@ impl Coordinator {
         text: String,
         wanted: fn(&Run) -> bool,
     ) -> Result<(Target, Vec<String>), Status> {
-        self.theirs(&who, text.clone()).await?;
         self.find(move |v| {
-            let target = target(v, &text)?;
+            let target = find(v.cluster, &text, who.project.as_deref())?;
             let runs = match target {
                 Target::Run(id) => vec![id],
                 Target::Sweep(id) => v.cluster.sweeps.get(&id).map(|s| s.runs.clone()).unwrap_or_default(),
@@ -191,23 +196,6 @@ fn document<T: serde::de::DeserializeOwned>(field: &str, json: &str) -> Result<T
 
 fn not_found(what: &str) -> Refusal {
     Refusal::NotFound(format!("there is no such {what}"))
-}
-
-fn target(view: &View<'_>, id: &str) -> Result<Target, Refusal> {
-    find(view.cluster, id)
-}
-
-/// The projects that a run or sweep belongs to.
-fn projects(view: &View<'_>, target: Target) -> Vec<String> {
-    let of = |id| view.cluster.runs.get(id).map(|r| r.experiment.scheduling.project.clone());
-    match target {
-        Target::Run(id) => of(&id).into_iter().collect(),
-        Target::Sweep(id) => {
-            let sweep = view.cluster.sweeps.get(&id);
-            let own = sweep.into_iter().flat_map(|s| s.spec.experiment.iter().map(|e| e.scheduling.project.clone()));
-            own.chain(sweep.into_iter().flat_map(|s| s.runs.iter().filter_map(of))).collect()
-        }
-    }
 }
 
 /// All of a run or sweep that a watcher is shown, and whether it is over.
@@ -292,7 +280,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a run"))),
             })
             .await?;
-        self.theirs(&who, run.id.clone()).await?;
+        self.made_by(&who, &run.id).await?;
         Ok(Response::new(v1::SubmitRunResponse { run: Some(run), existed }))
     }
 
@@ -334,7 +322,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a sweep"))),
             })
             .await?;
-        self.theirs(&who, sweep.id.clone()).await?;
+        self.made_by(&who, &sweep.id).await?;
         Ok(Response::new(v1::SubmitSweepResponse { sweep: Some(sweep), existed }))
     }
 
@@ -348,10 +336,9 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
         let who = Principal::of(&request)?;
         let text = request.into_inner().run;
-        self.theirs(&who, text.clone()).await?;
         let run = self
             .find(move |v| {
-                let id = find_run(v.cluster, &text)?;
+                let id = find_run(v.cluster, &text, who.project.as_deref())?;
                 v.cluster.runs.get(&id).map(|r| v.run(r, true)).ok_or_else(|| not_found("run"))
             })
             .await?;
@@ -373,10 +360,9 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn get_sweep(&self, request: Request<v1::GetSweepRequest>) -> Answer<v1::GetSweepResponse> {
         let who = Principal::of(&request)?;
         let text = request.into_inner().sweep;
-        self.theirs(&who, text.clone()).await?;
         let (sweep, runs) = self
             .find(move |v| {
-                let id = find_sweep(v.cluster, &text)?;
+                let id = find_sweep(v.cluster, &text, who.project.as_deref())?;
                 let sweep = v.cluster.sweeps.get(&id).ok_or_else(|| not_found("sweep"))?;
                 let runs = sweep.runs.iter().filter_map(|id| v.cluster.runs.get(id)).map(|r| v.run(r, false)).collect();
                 Ok((v.sweep(sweep), runs))
@@ -488,8 +474,7 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
         let who = Principal::of(&request)?;
         let v1::LogsRequest { run: text, follow, rank, attempt, tail, after } = request.into_inner();
-        self.theirs(&who, text.clone()).await?;
-        let run = self.find(move |v| find_run(v.cluster, &text)).await?;
+        let run = self.their_run(&who, text).await?;
         let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
         tokio::spawn(async move {
@@ -505,8 +490,7 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<v1::MetricsResponse> {
         let who = Principal::of(&request)?;
         let v1::MetricsRequest { run, names } = request.into_inner();
-        self.theirs(&who, run.clone()).await?;
-        let run = self.find(move |v| find_run(v.cluster, &run)).await?;
+        let run = self.their_run(&who, run).await?;
         let points = self.read(move |s| s.metrics(run, &names)).await?;
         let point = |p: crate::store::Point| v1::MetricPoint { step: p.step, at: p.at, name: p.name, value: p.value };
         Ok(Response::new(v1::MetricsResponse { points: points.into_iter().map(point).collect() }))

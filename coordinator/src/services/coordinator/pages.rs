@@ -20,7 +20,7 @@ pub(super) fn runs(
     let all = if request.sweep.is_empty() {
         cluster.order.as_slice()
     } else {
-        let id = find_sweep(cluster, &request.sweep)?;
+        let id = find_sweep(cluster, &request.sweep, who.project.as_deref())?;
         cluster.sweeps.get(&id).map(|s| s.runs.as_slice()).unwrap_or_default()
     };
     let first = match request.page_token.as_str() {
