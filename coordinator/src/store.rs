@@ -157,6 +157,8 @@ pub struct Page {
     pub since: u64,
     /// No more than so many; 0: all.
     pub limit: u32,
+    /// No more once there are so many bytes of them, but at least one; 0: all.
+    pub bytes: u32,
 }
 
 /// A row of the history.

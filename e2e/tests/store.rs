@@ -178,6 +178,9 @@ fn a_history_is_read_in_pages() -> Result<()> {
         ensure!(seqs(of_run, Page { limit: 1, ..Page::default() })? == [2]);
         ensure!(seqs(of_run, Page { limit: 2, after: 3, ..Page::default() })? == [4]);
         ensure!(seqs(None, Page { since: 3, limit: 1, ..Page::default() })? == [3]);
+        ensure!(seqs(None, Page { bytes: 1, ..Page::default() })? == [1], "at least one");
+        ensure!(seqs(None, Page { bytes: 1, after: 1, limit: 3, ..Page::default() })? == [2]);
+        ensure!(seqs(None, Page { bytes: 1 << 20, after: 1, limit: 3, ..Page::default() })? == [2, 3, 4]);
         ensure!(seqs(None, Page { since: u64::MAX, ..Page::default() })?.is_empty());
         writer.close();
         Ok(())

@@ -11,6 +11,7 @@ use crate::{
     cli::{Format, Global, Thing},
     compare::{gather::test_sets, ledger::Use},
     connect::{self, Client, Connection, Purpose},
+    events::pages,
     fail::{NOT_FOUND, coded, status},
     get, json, print, text, watch,
 };
@@ -83,8 +84,14 @@ async fn find(client: &mut Client, what: Thing, id: &str) -> Result<(Value, Stri
 }
 
 async fn events(client: &mut Client, id: &str) -> Result<Vec<v1::Event>> {
+    let mut all = Vec::new();
     let request = v1::EventsRequest { id: id.to_owned(), ..v1::EventsRequest::default() };
-    Ok(client.events(request).await.map_err(|s| status(&s))?.into_inner().events)
+    pages(client, request, |mut events| {
+        all.append(&mut events);
+        Ok(())
+    })
+    .await?;
+    Ok(all)
 }
 
 /// Lines of `name: value`.

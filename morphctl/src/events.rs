@@ -58,16 +58,29 @@ async fn tell(global: &Global, client: &mut Client, request: Request) -> Result<
             *client = Connection::again(global).await?;
         }
     }
-    let mut after = 0;
-    loop {
-        let request = v1::EventsRequest { id: id.clone(), after, since, limit: PAGE };
-        let events = client.events(request).await.map_err(|s| status(&s))?.into_inner().events;
+    pages(client, v1::EventsRequest { id, since, limit: PAGE, ..Default::default() }, |events| {
         count += events.len();
-        events.iter().try_for_each(|e| show(global, e))?;
-        match events.last() {
-            Some(last) if events.len() == PAGE as usize => after = last.seq,
-            _ => return Ok(count),
-        }
+        events.iter().try_for_each(|e| show(global, e))
+    })
+    .await?;
+    Ok(count)
+}
+
+/// Hands all events that `request` asks for to `take`, page after page.
+///
+/// # Errors
+/// When a page is refused, nobody answers, or `take` fails.
+pub async fn pages(
+    client: &mut Client,
+    mut request: v1::EventsRequest,
+    mut take: impl FnMut(Vec<v1::Event>) -> Result<()>,
+) -> Result<()> {
+    loop {
+        let events = client.events(request.clone()).await.map_err(|s| status(&s))?.into_inner().events;
+        // A page may have fewer than were asked for, and yet not be the last.
+        let Some(last) = events.last() else { return Ok(()) };
+        request.after = last.seq;
+        take(events)?;
     }
 }
 

@@ -81,15 +81,21 @@ impl Sqlite {
         self.path.display().to_string()
     }
 
-    fn select(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Recorded>, Error> {
+    /// Events, until there are so many `bytes` of them.
+    fn select(&self, sql: &str, values: impl rusqlite::Params, bytes: usize) -> Result<Vec<Recorded>, Error> {
         let fail = self.fail("read");
         let mut query = self.db.prepare_cached(sql).map_err(&fail)?;
         let rows = query.query_map(values, |r| Ok((r.get::<_, u64>(0)?, r.get::<_, String>(1)?))).map_err(&fail)?;
-        rows.map(|row| {
+        let (mut found, mut taken) = (Vec::new(), 0);
+        for row in rows {
             let (seq, json) = row.map_err(&fail)?;
-            super::recorded(|| self.name(), seq, &json)
-        })
-        .collect()
+            found.push(super::recorded(|| self.name(), seq, &json)?);
+            taken += json.len();
+            if taken >= bytes {
+                break;
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -174,9 +180,10 @@ impl Reader for Sqlite {
         };
         let limit = if page.limit == 0 { -1 } else { i64::from(page.limit) };
         let sql = format!("SELECT seq, json FROM events WHERE {which} AND seq > ?2 AND at >= ?3 ORDER BY seq LIMIT ?4");
+        let bytes = if page.bytes == 0 { usize::MAX } else { page.bytes as usize };
         // A time or position beyond SQLite's integers lies in the future.
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        self.select(&sql, params![id, signed(page.after), signed(page.since), limit])
+        self.select(&sql, params![id, signed(page.after), signed(page.since), limit], bytes)
     }
 
     fn metrics(&mut self, run: RunId, names: &[String]) -> Result<Vec<Point>, Error> {

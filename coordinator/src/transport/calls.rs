@@ -80,6 +80,35 @@ fn runs_come_in_pages() {
 }
 
 #[test]
+fn events_come_in_pages_however_many_are_asked_for() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        for name in ["a", "b", "c"] {
+            let mut large = order(&path, name, 10);
+            let mut experiment: serde_json::Value = serde_json::from_str(&large.experiment_json).unwrap();
+            experiment["description"] = "x".repeat(3 << 20).into();
+            large.experiment_json = experiment.to_string();
+            people().submit_run(large).await?;
+        }
+        let (mut after, mut submitted, mut pages) = (0, 0, 0);
+        loop {
+            let mut people = people().max_decoding_message_size(16 << 20);
+            let events = people.events(v1::EventsRequest { after, ..Default::default() }).await?.into_inner().events;
+            let Some(last) = events.last() else { break };
+            after = last.seq;
+            submitted += events.iter().filter(|e| e.kind == "run_submitted").count();
+            assert!(events.iter().map(|e| e.json.len()).sum::<usize>() < 8 << 20);
+            pages += 1;
+        }
+        assert_eq!((submitted, pages), (3, 2));
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn a_request_that_never_came_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let mut sim = network(1, home.path(), SOON);

@@ -18,6 +18,10 @@ use crate::{
 
 /// Events sent at a time to who follows.
 const SOME: u32 = 1000;
+/// Events of a page, at most.
+const MOST: u32 = 10_000;
+/// Bytes that the events of a page have, about: an event is no larger than what was submitted.
+const LARGEST: u32 = 4 << 20;
 
 /// Names of what events are about.
 #[derive(Default)]
@@ -32,7 +36,8 @@ impl Coordinator {
         let who = Principal::of(&request)?;
         let v1::EventsRequest { id, after, since, limit } = request.into_inner();
         let of = self.whose(&who, id).await?;
-        let events = self.page(of, Page { after, since, limit }).await?;
+        let limit = if limit == 0 { MOST } else { limit.min(MOST) };
+        let events = self.page(of, Page { after, since, limit, bytes: LARGEST }).await?;
         Ok(Response::new(v1::EventsResponse { events }))
     }
 
@@ -47,7 +52,7 @@ impl Coordinator {
         let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
         tokio::spawn(async move {
-            if let Err(status) = this.tell(of, Page { after, since, limit: SOME }, &sender).await {
+            if let Err(status) = this.tell(of, Page { after, since, limit: SOME, bytes: LARGEST }, &sender).await {
                 // Whoever followed may have gone away.
                 sender.send(Err(status)).await.ok();
             }

@@ -102,8 +102,14 @@ impl Reader for Reading {
             ),
         };
         let limit = (page.limit > 0).then_some(i64::from(page.limit));
-        let sql = format!("SELECT seq, json FROM events WHERE {which} AND seq > $2 AND at >= $3 ORDER BY seq LIMIT $4");
-        let rows = self.rows(&sql, &[&id, &signed(page.after), &signed(page.since), &limit])?;
+        let bytes = (page.bytes > 0).then_some(i64::from(page.bytes));
+        let sql = format!(
+            "SELECT seq, json FROM (
+                 SELECT seq, json, sum(octet_length(json)) OVER (ORDER BY seq) - octet_length(json) AS before
+                 FROM events WHERE {which} AND seq > $2 AND at >= $3 ORDER BY seq LIMIT $4
+             ) AS page WHERE $5::bigint IS NULL OR before < $5 ORDER BY seq"
+        );
+        let rows = self.rows(&sql, &[&id, &signed(page.after), &signed(page.since), &limit, &bytes])?;
         let one = |row: &Row| recorded(|| self.server.name().to_owned(), unsigned(row.get(0)), row.get(1));
         rows.iter().map(one).collect()
     }
