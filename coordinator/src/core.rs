@@ -498,6 +498,8 @@ impl Loop {
         }
         self.batch = Batch::default();
         self.lease();
+        // Before the answers: who has one, and watches then, is not shown what was before.
+        self.tell_change();
         let then = std::mem::take(&mut self.then);
         if then.iter().any(|t| matches!(t, Then::Ask(_))) {
             let view = View {
@@ -521,10 +523,14 @@ impl Loop {
         } else {
             then.into_iter().for_each(|t| self.carry_out(t));
         }
+        self.tell_change();
+        Ok(())
+    }
+
+    fn tell_change(&mut self) {
         if std::mem::take(&mut self.is_changed) {
             self.changed.send_modify(|n| *n += 1);
         }
-        Ok(())
     }
 
     fn carry_out(&mut self, then: Then) {

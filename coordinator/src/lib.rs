@@ -302,7 +302,13 @@ where
         read_only: options.read_only,
         stop: stop.clone(),
     };
-    let people = services::coordinator::Coordinator { core, database, urls: options.urls(), stop: stop.clone() };
+    let people = services::coordinator::Coordinator {
+        core,
+        database,
+        urls: options.urls(),
+        stop: stop.clone(),
+        gallery: Arc::default(),
+    };
     let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST_OF_AGENTS);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
     let access = AccessServer::new(services::access::Access { tokens: tokens.clone() });

@@ -5,16 +5,17 @@ mod lines;
 mod pages;
 mod pins;
 mod prepare;
+mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use morph_control::{
-    Cause, Command, Refusal, Run, RunState, Target, WorkerState, find, find_run, find_sweep, find_worker, search,
-    test_use,
+    Cause, Command, Refusal, Run, RunState, Target, find, find_run, find_sweep, find_worker, search, test_use,
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
@@ -24,6 +25,8 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+pub use self::watching::Gallery;
+use self::watching::{Source, snapshot};
 use crate::{
     auth::Principal,
     core::{Core, status},
@@ -37,8 +40,6 @@ const LARGEST_DOCUMENT: usize = 4 << 20;
 const LARGEST_SWEEP: usize = 256 << 20;
 /// Shortest time between two snapshots of a watch.
 const PACE: Duration = Duration::from_millis(200);
-/// A watch takes one part in so many of the loop's time, at most.
-const SHARE: u32 = 50;
 
 type Answer<T> = Result<Response<T>, Status>;
 type Feed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -54,6 +55,8 @@ pub struct Coordinator {
     pub urls: UrlPolicy,
     /// Ends all streams.
     pub stop: CancellationToken,
+    /// What is watched.
+    pub gallery: Arc<Gallery>,
 }
 
 impl Coordinator {
@@ -196,31 +199,6 @@ fn document<T: serde::de::DeserializeOwned>(field: &str, json: &str) -> Result<T
 
 fn not_found(what: &str) -> Refusal {
     Refusal::NotFound(format!("there is no such {what}"))
-}
-
-/// All of a run or sweep that a watcher is shown, and whether it is over.
-fn snapshot(view: &View<'_>, target: Target) -> Result<(v1::WatchResponse, bool), Refusal> {
-    let cluster = view.cluster;
-    let (sweep, runs) = match target {
-        Target::Run(id) => (None, vec![id]),
-        Target::Sweep(id) => {
-            let sweep = cluster.sweeps.get(&id).ok_or_else(|| not_found("sweep"))?;
-            (Some(sweep), sweep.runs.clone())
-        }
-    };
-    let runs: Vec<_> = runs.iter().filter_map(|id| cluster.runs.get(id)).collect();
-    let over = sweep.map_or_else(|| runs.iter().all(|r| r.is_over()), |s| s.end.is_some());
-    let ready = || cluster.workers.values().filter(|w| w.state == WorkerState::Ready);
-    let total: u32 = ready().map(|w| w.slots).sum();
-    let idle: u32 = ready().map(|w| cluster.idle(w.id)).sum();
-    let response = v1::WatchResponse {
-        sweep: sweep.map(|s| view.sweep(s)),
-        runs: runs.into_iter().map(|r| view.run(r, false)).collect(),
-        workers_ready: ready().count() as u32,
-        slots_free: idle,
-        slots_total: total,
-    };
-    Ok((response, over))
 }
 
 #[tonic::async_trait]
@@ -434,39 +412,17 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         let who = Principal::of(&request)?;
         let target = self.theirs(&who, request.into_inner().id).await?;
-        let (sender, stream) = mpsc::channel(4);
         let this = self.clone();
-        tokio::spawn(async move {
-            let mut changes = this.core.changes();
-            loop {
-                changes.mark_unchanged();
-                let timed = move |v: &View<'_>| {
-                    let since = Instant::now();
-                    snapshot(v, target).map(|(response, over)| (response, over, since.elapsed()))
-                };
-                let (message, over, took) = match this.find(timed).await {
-                    Ok((response, over, took)) => (Ok(response), over, took),
-                    Err(status) => (Err(status), true, Duration::ZERO),
-                };
-                if sender.send(message).await.is_err() || over {
-                    return;
-                }
-                tokio::select! {
-                    // The loop has ended: the next question says so.
-                    _ = changes.changed() => {}
-                    // Why a run waits may change by time alone.
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                    () = sender.closed() => return,
-                    () = this.stop.cancelled() => {
-                        sender.send(Err(stopping())).await.ok();
-                        return;
-                    }
-                }
-                // A sweep of thousands must not keep the loop from its work.
-                tokio::time::sleep(PACE.max(took * SHARE)).await;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        let paint = move || {
+            let this = this.clone();
+            let timed = move |v: &View<'_>| {
+                let since = Instant::now();
+                snapshot(v, target).map(|(response, over)| (response, over, since.elapsed()))
+            };
+            async move { this.find(timed).await }
+        };
+        let source = Source { paint, changes: self.core.changes(), stop: self.stop.clone() };
+        Ok(Response::new(Box::pin(self.gallery.watch(target, source))))
     }
 
     type LogsStream = Feed<v1::LogsResponse>;
