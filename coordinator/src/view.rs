@@ -167,8 +167,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// A sweep.
-    pub fn sweep(&self, sweep: &Sweep) -> v1::Sweep {
+    /// A sweep; `whole`: with its document, which lists and watches leave out.
+    pub fn sweep(&self, sweep: &Sweep, whole: bool) -> v1::Sweep {
         let runs = sweep.runs.iter().filter_map(|id| self.cluster.runs.get(id));
         let count = |which: fn(&RunState) -> bool| runs.clone().filter(|r| which(&r.state)).count() as u32;
         let best = sweep.best(self.cluster);
@@ -186,7 +186,7 @@ impl<'a> View<'a> {
                 Some(SweepEnd::Cancelled) => v1::SweepState::Cancelled,
             }
             .into(),
-            sweep_json: json(&*sweep.spec),
+            sweep_json: if whole { json(&*sweep.spec) } else { String::new() },
             metric: sweep.spec.metric.name.clone(),
             time: time(&goodput),
             goal: match sweep.spec.metric.goal {

@@ -295,7 +295,7 @@ impl coordinator_server::Coordinator for Coordinator {
         let sweep = self
             .find(move |v| match v.cluster.keys.get(&key) {
                 Some(morph_control::Submission::Sweep(id)) => {
-                    v.cluster.sweeps.get(id).map(|s| v.sweep(s)).ok_or_else(|| not_found("sweep"))
+                    v.cluster.sweeps.get(id).map(|s| v.sweep(s, true)).ok_or_else(|| not_found("sweep"))
                 }
                 _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a sweep"))),
             })
@@ -329,7 +329,7 @@ impl coordinator_server::Coordinator for Coordinator {
             let may =
                 |s: &&morph_control::Sweep| s.spec.experiment.iter().all(|e| who.may_touch(&e.scheduling.project));
             let own = v.cluster.sweeps.values().filter(may);
-            own.map(|s| v.sweep(s)).collect()
+            own.map(|s| v.sweep(s, false)).collect()
         };
         let sweeps = self.core.ask(all).await?;
         Ok(Response::new(v1::ListSweepsResponse { sweeps }))
@@ -343,7 +343,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 let id = find_sweep(v.cluster, &text, who.project.as_deref())?;
                 let sweep = v.cluster.sweeps.get(&id).ok_or_else(|| not_found("sweep"))?;
                 let runs = sweep.runs.iter().filter_map(|id| v.cluster.runs.get(id)).map(|r| v.run(r, false)).collect();
-                Ok((v.sweep(sweep), runs))
+                Ok((v.sweep(sweep, true), runs))
             })
             .await?;
         Ok(Response::new(v1::GetSweepResponse { sweep: Some(sweep), runs }))

@@ -109,6 +109,26 @@ fn events_come_in_pages_however_many_are_asked_for() {
 }
 
 #[test]
+fn lists_and_watches_of_sweeps_carry_no_documents() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        let order = sweep(&path, "s", "trainer.seed", &[1.into(), 2.into()]);
+        let made = people().submit_sweep(order).await?.into_inner().sweep.unwrap();
+        assert!(made.sweep_json.contains("trainer.seed"));
+        let listed = people().list_sweeps(v1::ListSweepsRequest {}).await?.into_inner().sweeps;
+        assert_eq!((listed.len(), listed[0].total, listed[0].sweep_json.as_str()), (1, 2, ""));
+        let mut watched = people().watch(v1::WatchRequest { id: "s".into() }).await?.into_inner();
+        assert_eq!(watched.message().await?.unwrap().sweep.unwrap().sweep_json, "");
+        let whole = people().get_sweep(v1::GetSweepRequest { sweep: "s".into() }).await?.into_inner().sweep.unwrap();
+        assert_eq!(whole.sweep_json, made.sweep_json);
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn a_request_that_never_came_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let mut sim = network(1, home.path(), SOON);

@@ -156,6 +156,16 @@ fn order(home: &Path, key: &str, steps: u32) -> v1::SubmitRunRequest {
     }
 }
 
+/// An order for a sweep: the run that [`order`] makes with each of `values` in `field`.
+fn sweep(home: &Path, key: &str, field: &str, values: &[serde_json::Value]) -> v1::SubmitSweepRequest {
+    let experiment: serde_json::Value = serde_json::from_str(&order(home, key, 10).experiment_json).unwrap();
+    let sweep = json!({
+        "kind": "sweep", "name": key, "experiment": experiment, "method": "grid",
+        "metric": {"name": "val/score", "goal": "maximize"}, "parameters": {field: {"values": values}},
+    });
+    v1::SubmitSweepRequest { key: key.into(), sweep_json: sweep.to_string() }
+}
+
 /// People's end, from the machine that asks; it connects when it is used, and again when that has broken.
 fn people() -> CoordinatorClient<Channel> {
     CoordinatorClient::new(net::lazily(URL))

@@ -230,7 +230,7 @@ pub(super) fn snapshot(view: &View<'_>, target: Target) -> Result<(v1::WatchResp
     let total: u32 = ready().map(|w| w.slots).sum();
     let idle: u32 = ready().map(|w| cluster.idle(w.id)).sum();
     let response = v1::WatchResponse {
-        sweep: sweep.map(|s| view.sweep(s)),
+        sweep: sweep.map(|s| view.sweep(s, false)),
         runs: runs.into_iter().map(|r| view.run(r, false)).collect(),
         workers_ready: ready().count() as u32,
         slots_free: idle,
