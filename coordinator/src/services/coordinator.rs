@@ -197,6 +197,24 @@ fn document<T: serde::de::DeserializeOwned>(field: &str, json: &str) -> Result<T
     serde_json::from_str(json).map_err(|e| Status::invalid_argument(format!("{field}: {e}")))
 }
 
+/// Bytes of `document`, which is recorded as JSON.
+fn length(document: &impl serde::Serialize) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, document).expect("invariant: documents are JSON");
+    count.0
+}
+
 fn not_found(what: &str) -> Refusal {
     Refusal::NotFound(format!("there is no such {what}"))
 }
@@ -269,15 +287,19 @@ impl coordinator_server::Coordinator for Coordinator {
         if !existed {
             let mut sweep: Sweep = document("sweep", &sweep_json)?;
             let invalid = |e: search::Error| Status::invalid_argument(e.to_string());
-            let runs = search::total(&sweep).map_err(invalid)?;
-            if sweep_json.len().saturating_mul(runs as usize) > LARGEST_SWEEP {
-                let why = format!("sweep: {runs} runs of {} bytes are too many: set run_cap", sweep_json.len());
-                return Err(Status::invalid_argument(why));
-            }
+            let mut bytes = 0usize;
             let (mut datasets, mut places, mut pins) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
             let mut theirs = BTreeSet::new();
             for point in search::ask(&sweep, 0, u32::MAX).map_err(invalid)? {
                 let mut experiment = search::with(&sweep, &point).map_err(invalid)?;
+                bytes = bytes.saturating_add(length(&experiment));
+                if bytes > LARGEST_SWEEP {
+                    let most = LARGEST_SWEEP >> 20;
+                    let why = format!(
+                        "sweep: the experiments of its runs have more than {most} MiB together: set run_cap, or make them smaller"
+                    );
+                    return Err(Status::invalid_argument(why));
+                }
                 who.check(&experiment.scheduling.project)?;
                 self.check_after(&who, &experiment, &mut theirs).await?;
                 self.check_places(&mut experiment, &mut places).await?;

@@ -129,6 +129,28 @@ fn lists_and_watches_of_sweeps_carry_no_documents() {
 }
 
 #[test]
+fn a_sweep_is_as_large_as_the_experiments_of_its_runs() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        // All values in all runs would be 400 MB; each run has one.
+        let values: Vec<_> = (0..400).map(|n| format!("{n:02500}").into()).collect();
+        let made = people().submit_sweep(sweep(&path, "long", "description", &values)).await?.into_inner();
+        assert_eq!(made.sweep.unwrap().total, 400);
+        let seeds: Vec<_> = (0..100).map(serde_json::Value::from).collect();
+        let mut large = sweep(&path, "large", "trainer.seed", &seeds);
+        let mut document: serde_json::Value = serde_json::from_str(&large.sweep_json).unwrap();
+        document["experiment"]["description"] = "x".repeat(3 << 20).into();
+        large.sweep_json = document.to_string();
+        let refused = people().submit_sweep(large).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains("256 MiB"), "{refused}");
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn a_request_that_never_came_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let mut sim = network(1, home.path(), SOON);
