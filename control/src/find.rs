@@ -10,8 +10,19 @@ use crate::{Cluster, Refusal, Sweep, Target};
 const PREFIX: usize = 4;
 /// As many are named when several are meant.
 const NAMED: usize = 5;
+/// Bytes of what was said that are said again.
+const QUOTED: usize = 200;
 /// Characters of an id.
 const WHOLE: usize = 26;
+
+/// What somebody said, in quotes; of what is long only the beginning.
+pub fn quoted(text: &str) -> String {
+    if text.len() <= QUOTED {
+        format!("{text:?}")
+    } else {
+        format!("{:?}…", &text[..text.floor_char_boundary(QUOTED)])
+    }
+}
 
 /// The run or sweep that `text` means, of those of project `within` if one is given: of others nothing is told, nor do they make
 /// a text mean several.
@@ -122,7 +133,8 @@ impl<T> Meant<T> {
         match found.len() {
             1 => Ok(found.remove(0).0),
             0 => Err(Refusal::NotFound(format!(
-                "there is no {what} {text:?}{}; list them with: morphctl get {}",
+                "there is no {what} {}{}; list them with: morphctl get {}",
+                quoted(text),
                 within.map(|project| format!(" in project {project}")).unwrap_or_default(),
                 match what {
                     "worker" => "workers",
@@ -136,7 +148,7 @@ impl<T> Meant<T> {
                 if n > some.len() {
                     some.push("…".into());
                 }
-                Err(Refusal::NotFound(format!("{what} {text:?} is ambiguous: {}", some.join(", "))))
+                Err(Refusal::NotFound(format!("{what} {} is ambiguous: {}", quoted(text), some.join(", "))))
             }
         }
     }
@@ -221,5 +233,13 @@ mod tests {
         let project = sweep.spec.experiment.first().scheduling.project.clone();
         assert_eq!(find_sweep(&cluster, &sweep.name, Some(&project)), Ok(sweep.id));
         assert!(find_sweep(&cluster, &sweep.name, Some("lung")).is_err());
+    }
+
+    #[test]
+    fn no_more_is_said_again_than_tells_what_was_said() {
+        assert_eq!(quoted("a\n"), r#""a\n""#);
+        let cluster = Cluster::new(Policy::default());
+        let said = find(&cluster, &"ä".repeat(10_000), None).unwrap_err().to_string();
+        assert!(said.len() < 400 && said.contains("ää\"…; list them"), "{said}");
     }
 }

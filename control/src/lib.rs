@@ -42,7 +42,7 @@ pub use decide::{apply, decide, next_deadline};
 pub use effect::{Effect, orders, react};
 pub use event::{Event, Next, What};
 pub use evolve::evolve;
-pub use find::{find, find_run, find_sweep, find_worker};
+pub use find::{find, find_run, find_sweep, find_worker, quoted};
 pub use fit::fits;
 pub use policy::{Policy, Project};
 pub use run::{Attempt, Cause, Checkpoint, Crash, Exit, Outcome, Past, Rank, RankState, Run, RunState, Stop, WHOLE};

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use morph_spec::{Digest, Experiment, Manifest, Rng, RunId, SweepId, Timestamp, manifest};
 
-use crate::{Cluster, Dataset, Refusal, Submission, Target, What, find, fits, search};
+use crate::{Cluster, Dataset, Refusal, Submission, Target, What, find, fits, quoted, search};
 
 /// Retries of a run that belongs to no sweep.
 const RETRIES: u32 = 3;
@@ -40,7 +40,7 @@ pub(super) fn taken(key: &str, by: Submission) -> Refusal {
         Submission::Sweep(id) => format!("sweep {id}"),
         Submission::Evaluation => "an evaluation".into(),
     };
-    Refusal::Exists(format!("the key {key:?} belongs to {what}"))
+    Refusal::Exists(format!("the key {} belongs to {what}", quoted(key)))
 }
 
 /// One run.

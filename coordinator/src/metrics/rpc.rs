@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::Frame;
 use morph_telemetry::{TRACE, continues};
 use prometheus_client::{
@@ -22,6 +22,11 @@ use tracing::Instrument;
 
 use super::{Label, Metrics, short};
 use crate::auth::table;
+
+/// Bytes of a status' message, as it is sent.
+const LONGEST: usize = 6 << 10;
+/// `…`, as it is sent.
+const ELLIPSIS: &[u8] = b"%E2%80%A6";
 
 /// Families of what is counted.
 pub(super) struct Calls {
@@ -80,6 +85,33 @@ impl Drop for Call {
 
 fn status(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// Cuts a message that clients would not take: headers of more than some 16 KiB end a connection for them, and what a request says may
+/// stand in its refusal.
+fn cut(headers: &mut HeaderMap) {
+    let Some(message) = headers.get("grpc-message").map(HeaderValue::as_bytes).filter(|m| m.len() > LONGEST) else {
+        return;
+    };
+    // It is percent-encoded: no byte is cut in two, and no character.
+    let mut end = LONGEST;
+    while let Some(at) = message[end - 2..end].iter().position(|b| *b == b'%') {
+        end = end - 2 + at;
+    }
+    let byte = |end: usize| {
+        let hex = message[..end].last_chunk::<3>().filter(|encoded| encoded[0] == b'%')?;
+        u8::from_str_radix(std::str::from_utf8(&hex[1..]).ok()?, 16).ok()
+    };
+    while byte(end).is_some_and(|b| b & 0xc0 == 0x80) {
+        end -= 3;
+    }
+    if byte(end).is_some_and(|b| b >= 0xc0) {
+        end -= 3;
+    }
+    let kept = [&message[..end], ELLIPSIS].concat();
+    if let Ok(kept) = HeaderValue::from_bytes(&kept) {
+        headers.insert("grpc-message", kept);
+    }
 }
 
 /// The name of `code` in gRPC's specification.
@@ -157,7 +189,8 @@ where
         continues(&span, parent.unwrap_or_default());
         let response = self.inner.call(request).instrument(span);
         Box::pin(async move {
-            let response = response.await?;
+            let mut response = response.await?;
+            cut(response.headers_mut());
             if let Some(code) = status(response.headers()) {
                 call.end(code);
                 return Ok(response);
@@ -178,10 +211,11 @@ impl http_body::Body for Watched {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(trailers) = frame.trailers_ref()
+        let mut frame = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
         {
+            cut(trailers);
             self.call.end(status(trailers).unwrap_or(Code::Unknown));
         }
         frame
@@ -189,5 +223,27 @@ impl http_body::Body for Watched {
 
     fn is_end_stream(&self) -> bool {
         self.inner.is_end_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        for (said, shift) in [("x", 0), ("ä", 0), ("ä", 1), ("…", 1), ("…", 2), ("𝄞", 3), ("%", 1)] {
+            let long = format!("{}{}", "x".repeat(shift), said.repeat(20_000));
+            let mut headers = Status::not_found(&long).into_http::<()>().headers().clone();
+            cut(&mut headers);
+            let bytes = headers["grpc-message"].len();
+            assert!((LONGEST - 12..=LONGEST + ELLIPSIS.len()).contains(&bytes), "{bytes}");
+            let status = Status::from_header_map(&headers).unwrap();
+            let kept = status.message().strip_suffix('…').unwrap();
+            assert!(status.code() == Code::NotFound && long.starts_with(kept), "{said}: {kept:?}");
+        }
+        let mut short = Status::not_found("short").into_http::<()>().headers().clone();
+        cut(&mut short);
+        assert_eq!(short["grpc-message"], "short");
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use morph_control::{
-    Cause, Command, Refusal, Run, RunState, Target, find, find_run, find_sweep, find_worker, search, test_use,
+    Cause, Command, Refusal, Run, RunState, Target, find, find_run, find_sweep, find_worker, quoted, search, test_use,
 };
 use morph_objects::Policy as UrlPolicy;
 use morph_proto::v1::{self, coordinator_server};
@@ -273,7 +273,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 Some(morph_control::Submission::Run(id)) => {
                     v.cluster.runs.get(id).map(|r| v.run(r, true)).ok_or_else(|| not_found("run"))
                 }
-                _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a run"))),
+                _ => Err(Refusal::Exists(format!("the key {} does not belong to a run", quoted(&key)))),
             })
             .await?;
         self.made_by(&who, &run.id).await?;
@@ -319,7 +319,7 @@ impl coordinator_server::Coordinator for Coordinator {
                 Some(morph_control::Submission::Sweep(id)) => {
                     v.cluster.sweeps.get(id).map(|s| v.sweep(s, true)).ok_or_else(|| not_found("sweep"))
                 }
-                _ => Err(Refusal::Exists(format!("the key {key:?} does not belong to a sweep"))),
+                _ => Err(Refusal::Exists(format!("the key {} does not belong to a sweep", quoted(&key)))),
             })
             .await?;
         self.made_by(&who, &sweep.id).await?;

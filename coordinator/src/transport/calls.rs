@@ -151,6 +151,24 @@ fn a_sweep_is_as_large_as_the_experiments_of_its_runs() {
 }
 
 #[test]
+fn what_is_said_again_of_a_long_request_is_short() {
+    let home = tempfile::tempdir().unwrap();
+    let mut sim = network(1, home.path(), SOON);
+    let path = home.path().to_owned();
+    sim.client(DESK, async move {
+        let long = "x".repeat(100_000);
+        let refused = people().get_run(v1::GetRunRequest { run: long.clone() }).await.unwrap_err();
+        assert!(refused.code() == Code::NotFound && refused.message().len() < 500, "{refused}");
+        let mut unknown = order(&path, "x", 10);
+        unknown.experiment_json = json!({ long: 1 }).to_string();
+        let refused = people().submit_run(unknown).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().len() < 10_000, "{refused}");
+        Ok(())
+    });
+    sim.run().unwrap();
+}
+
+#[test]
 fn a_request_that_never_came_is_made_again() {
     let home = tempfile::tempdir().unwrap();
     let mut sim = network(1, home.path(), SOON);

@@ -1,6 +1,6 @@
 //! Runs, a page at a time: there may be a hundred thousand, and while one question is answered nothing else is decided.
 
-use morph_control::{Refusal, find_sweep};
+use morph_control::{Refusal, find_sweep, quoted};
 use morph_proto::v1;
 
 use crate::{auth::Principal, view::View};
@@ -25,7 +25,9 @@ pub(super) fn runs(
     };
     let first = match request.page_token.as_str() {
         "" => 0,
-        token => token.parse().map_err(|_| Refusal::Invalid(format!("page_token: {token:?} is none of ours")))?,
+        token => {
+            token.parse().map_err(|_| Refusal::Invalid(format!("page_token: {} is none of ours", quoted(token))))?
+        }
     };
     let most = match request.page_size as usize {
         0 => MOST,
