@@ -311,7 +311,7 @@ where
     };
     let agents = AgentsServer::new(agents).max_decoding_message_size(LARGEST_OF_AGENTS);
     let people = CoordinatorServer::new(people).max_decoding_message_size(LARGEST);
-    let access = AccessServer::new(services::access::Access { tokens: tokens.clone() });
+    let access = AccessServer::new(services::access::Access { tokens: tokens.clone(), core: pages.core.clone() });
     let proof = match (&options.tls, options.insecure) {
         (_, true) => Proof::None,
         (Some(_), false) => Proof::Tls,

@@ -254,6 +254,27 @@ fn a_project_neither_sees_nor_touches_anothers_runs() {
 }
 
 #[test]
+fn a_token_is_for_a_project_that_there_is() {
+    let world = World::new();
+    let create = |home: &Path, project: &str| {
+        run(world.command(home, None, &["token", "create", "--name", "x", "--scope", "read", "--project", project]))
+    };
+    for project in ["../x", "a b", "-", "ä", &"x".repeat(64)] {
+        let (code, _, err) = create(world.home.path(), project);
+        assert!(code == 2 && err.contains("is no name"), "{project}: {code} {err}");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let cluster =
+        serde_json::from_str(r#"{"kind": "cluster", "name": "c", "projects": {"thorax": {}, "brain": {}}}"#).unwrap();
+    let options = Options { home: home.path().to_owned(), cluster: Some(cluster), ..Options::default() };
+    let handle = world.runtime.block_on(morph_coordinator::start(options)).unwrap();
+    let (code, _, err) = create(home.path(), "thorrax");
+    assert!(code == 2 && err.contains("no project \"thorrax\"") && err.contains("brain, thorax"), "{code} {err}");
+    assert_eq!(create(home.path(), "thorax").0, 0);
+    world.runtime.block_on(handle.stop());
+}
+
+#[test]
 fn a_submitter_cannot_send_the_coordinator_where_only_it_can_go() {
     let world = World::new();
     let ci = world.token("ci", "submit", &[]);

@@ -22,14 +22,7 @@ fn check(cluster: &Cluster, experiment: &Experiment, digest: Digest) -> Result<(
     let unknown =
         || Refusal::Invalid(format!("dataset {digest} is not registered: register {} first", experiment.dataset.url));
     let dataset = cluster.datasets.get(&digest).ok_or_else(unknown)?;
-    let project = &experiment.scheduling.project;
-    if cluster.project(project).is_none() {
-        let known: Vec<&str> = cluster.policy.projects.keys().map(String::as_str).collect();
-        let known = known.join(", ");
-        return Err(Refusal::Invalid(format!(
-            "scheduling.project: there is no project {project:?}, there is: {known}"
-        )));
-    }
+    cluster.admits(&experiment.scheduling.project, "scheduling.project")?;
     fits(experiment, dataset).map_err(Refusal::Invalid)
 }
 
@@ -135,6 +128,25 @@ pub(super) fn sweep(
 fn numbered(cluster: &Cluster, base: &str, ahead: u64) -> String {
     let highest = cluster.index.numbers.get(base).copied().unwrap_or(0);
     format!("{base}-{}", highest + 1 + ahead)
+}
+
+impl Cluster {
+    /// Refuses a `project` that no run can be of; it stands in `field`.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] says which there are.
+    pub fn admits(&self, project: &str, field: &str) -> Result<(), Refusal> {
+        if !is_name(project) || project.len() > 63 {
+            let why = "is no name: 1 to 63 letters, digits, `.`, `_` or `-`, a letter or digit first";
+            return Err(Refusal::Invalid(format!("{field}: {} {why}", quoted(project))));
+        }
+        if self.project(project).is_none() {
+            let known: Vec<&str> = self.policy.projects.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            return Err(Refusal::Invalid(format!("{field}: there is no project {project:?}, there is: {known}")));
+        }
+        Ok(())
+    }
 }
 
 /// Names become parts of other names, of folders and of arguments.

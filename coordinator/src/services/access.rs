@@ -5,13 +5,18 @@ use std::{sync::Arc, time::Duration};
 use morph_proto::v1::{self, access_server};
 use tonic::{Request, Response, Status};
 
-use crate::auth::tokens::{Error, Info, Tokens};
+use crate::{
+    auth::tokens::{Error, Info, Tokens},
+    core::{self, Core},
+};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// All tokens.
     pub tokens: Arc<Tokens>,
+    /// The loop, which knows the projects.
+    pub core: Core,
 }
 
 fn status(error: Error) -> Status {
@@ -56,6 +61,10 @@ impl access_server::Access for Access {
         let v1::CreateTokenRequest { name, scope, project, lifetime } = request.into_inner();
         let scope = scope.parse().map_err(Status::invalid_argument)?;
         let project = Some(project).filter(|p| !p.is_empty());
+        if let Some(project) = project.clone() {
+            let known = self.core.ask(move |v| v.cluster.admits(&project, "project")).await?;
+            known.map_err(core::status)?;
+        }
         let lifetime = (lifetime > 0).then(|| Duration::from_micros(lifetime));
         let (info, secret) = self.change(move |t| t.create(&name, scope, project, lifetime)).await?;
         tracing::info!(token = %info.id, name = %info.name, scope = %info.scope, "token created");
