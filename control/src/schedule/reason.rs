@@ -111,9 +111,18 @@ pub(super) fn too_wide(cluster: &Cluster, run: &Run, rooms: &Rooms<'_>, slots: u
         return format!("no worker has {}: {known}", labels.join(", "));
     }
     let memory = run.experiment.scheduling.memory;
-    let memory = if memory.0 > 0 { format!(" with {memory} each") } else { String::new() };
+    // Slots alone may be enough, and no node of them large enough.
+    let (memory, remedy) = match (memory.0 > 0, run.experiment.trainer.world_size > 1) {
+        (false, false) => (String::new(), "start more workers"),
+        (false, true) => (String::new(), "start more workers or lower trainer.world_size"),
+        (true, false) => (format!(" with {memory} each"), "start larger workers or lower scheduling.memory"),
+        (true, true) => (
+            format!(" with {memory} each"),
+            "start more or larger workers, or lower trainer.world_size or scheduling.memory",
+        ),
+    };
     format!(
-        "needs {}{memory}, more than the whole cluster has ({slots} on {}): start more workers or lower trainer.world_size",
+        "needs {}{memory}, more than the whole cluster has ({slots} on {}): {remedy}",
         wanted(run),
         count(rooms.len() as u32, "worker"),
     )

@@ -236,7 +236,9 @@ fn a_gang_may_start_narrower_when_it_says_so() {
     let run = w.scheduled("elastic", 8, json!({"min_world_size": 2}));
     assert_eq!(w.cluster.runs[&run].attempt().unwrap().ranks.len(), 3);
     let rigid = w.scheduled("rigid", 8, json!({}));
-    assert!(w.reason(rigid).contains("more than the whole cluster"), "{}", w.reason(rigid));
+    assert!(w.reason(rigid).ends_with("start more workers or lower trainer.world_size"), "{}", w.reason(rigid));
+    let large = w.scheduled("large", 1, json!({"memory": "900GiB"}));
+    assert!(w.reason(large).ends_with("start larger workers or lower scheduling.memory"), "{}", w.reason(large));
 }
 
 #[test]

@@ -126,7 +126,7 @@ pub(super) fn backup(from: &Path, to: &Path) -> Result<(), Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(from, flags).map_err(fail("open", from))?;
     db.busy_timeout(Duration::from_secs(5)).map_err(fail("open", from))?;
-    db.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(fail("back up", from))?;
+    db.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(fail("copy", from))?;
     let copy = Connection::open_with_flags(to, flags).map_err(fail("open", to))?;
     copy.query_row("PRAGMA quick_check(1)", [], |row| match row.get_ref(0)?.as_str()? {
         "ok" => Ok(()),

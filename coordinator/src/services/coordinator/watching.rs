@@ -127,7 +127,12 @@ impl Gallery {
         let mut first = true;
         loop {
             let changes = *source.changes.borrow_and_update();
-            let (shows, last) = match self.painted(&source.paint, first).await {
+            let painted = tokio::select! {
+                biased;
+                () = source.stop.cancelled() => Err(stopping()),
+                painted = self.painted(&source.paint, first) => painted,
+            };
+            let (shows, last) = match painted {
                 Ok((response, over, _)) => (Ok(response), over),
                 Err(status) => (Err(status), true),
             };
@@ -152,11 +157,7 @@ impl Gallery {
             tokio::select! {
                 () = due => {}
                 () = wall.newest.closed() => if self.close(target, &wall, false) { return },
-                () = source.stop.cancelled() => {
-                    self.close(target, &wall, true);
-                    wall.newest.send_replace(Some(Arc::new(Picture { shows: Err(stopping()), last: true, changes })));
-                    return;
-                }
+                () = source.stop.cancelled() => {}
             }
         }
     }
@@ -320,6 +321,20 @@ mod tests {
         let most = since.elapsed().as_millis() / (took * SHARE).as_millis() + 1;
         let more = made.load(Ordering::Relaxed) - 40;
         assert!((2..=most as usize).contains(&more), "{more} of {most}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_it_though_the_next_picture_is_not_due_for_long() {
+        let gallery = Arc::new(Gallery::default());
+        let (source, change, _) = studio(Duration::from_secs(100));
+        let mut visitor = Box::pin(gallery.watch(target(1), source.clone()));
+        assert!(visitor.next().await.unwrap().is_ok());
+        change.send_modify(|n| *n += 1);
+        sleep(Duration::from_secs(5)).await;
+        let since = Instant::now();
+        source.stop.cancel();
+        assert!(visitor.next().await.unwrap().is_err() && since.elapsed() < Duration::from_millis(10));
+        assert!(visitor.next().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]
