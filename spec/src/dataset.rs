@@ -524,6 +524,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_what_is_for_tests_leaves_nothing_to_train_on() {
+        let split = |val: f64, test: f64, healthy: &[&str]| {
+            let spec: Dataset = serde_json::from_value(serde_json::json!({
+                "kind": "dataset", "name": "x", "output": "o", "source": {"layout": "rsna", "root": "r"},
+                "split": {"val": val, "test": test, "healthy": healthy},
+            }))
+            .unwrap();
+            spec.validate().map_err(|problems| format!("{problems:?}"))
+        };
+        split(0.0, 1.0, &["Normal"]).unwrap();
+        split(0.0, 1.0, &[]).unwrap();
+        for (val, test, healthy, why) in [
+            (0.5, 0.5, &["Normal"][..], "leave nothing to train on"),
+            (0.1, 1.0, &["Normal"], "leave nothing to train on"),
+            (0.0, 0.5, &[], "no label is healthy"),
+            (0.0, 1.5, &["Normal"], "split.test"),
+        ] {
+            let said = split(val, test, healthy).unwrap_err();
+            assert!(said.contains(why), "{val} {test}: {said}");
+        }
+    }
+
+    #[test]
     fn every_place_is_named_where_it_is() {
         let mut spec: Dataset = serde_json::from_value(serde_json::json!({
             "kind": "dataset", "name": "x", "output": "s3://bucket/out",

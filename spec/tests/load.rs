@@ -99,7 +99,7 @@ fn how_something_is_scored_may_be_said_anew_and_nothing_else() {
 
 #[test]
 fn comparisons_are_of_their_own_datasets() {
-    let comparison = "{a: {healthy: {split: test}, pathology: {split: test, labels: [Sick]}}}";
+    let comparison = "{a: {healthy: {split: val}, pathology: {split: test, labels: [Sick]}}}";
     let trained = experiment(&more(&format!("evaluation: {{comparisons: {comparison}}}\n")), &[]);
     let scored = |elsewhere| load::for_scoring(&trained, elsewhere, &set(&[])).unwrap().evaluation.comparisons.len();
     assert_eq!((scored(false), scored(true)), (1, 0));

@@ -361,7 +361,7 @@ fn a_checkpoint_is_scored_alone_and_on_other_data() {
         ("trainer.seed=3", "only how a network is scored"),
         ("evaluation.pathology={}", "has none"),
         (
-            "evaluation.comparisons.x={healthy: {split: test}, pathology: {split: test, labels: [COVID]}}",
+            "evaluation.comparisons.x={healthy: {split: val}, pathology: {split: test, labels: [COVID]}}",
             "leave one of both out",
         ),
         ("evaluation.pathologies={}", "pathology"),
@@ -574,7 +574,6 @@ fn persons_are_known_again_under_another_datasets_name_if_their_ids_can_be_nobod
     assert!(!found.text().contains("one source"));
 }
 
-/// Thresholds are from healthy validation images: those that were trained on score too low. And one image has one label.
 #[test]
 fn images_on_two_sides_are_said() {
     let (folder, runtime) = (tempfile::tempdir().unwrap(), rank::runtime().unwrap());
@@ -585,8 +584,7 @@ fn images_on_two_sides_are_said() {
     let (train, mut val) = (split(&mut rng, "train", 4, None), split(&mut rng, "val", 5, None));
     val[1].1.patient = train[2].1.patient.clone();
     val[3].0 = train[0].0.clone();
-    let healthy = split(&mut rng, "test", 7, None);
-    let mut sick = split(&mut rng, "sick", 6, Some("Lung Opacity"));
+    let (healthy, mut sick) = (split(&mut rng, "test", 7, None), split(&mut rng, "sick", 6, Some("Lung Opacity")));
     sick[3].0 = healthy[2].0.clone();
     let splits = vec![("train", train), ("val", val), ("test", [healthy, sick].concat())];
     let open = Objects::open(&folder.join("data").display().to_string()).unwrap();
@@ -595,7 +593,6 @@ fn images_on_two_sides_are_said() {
     let (sets, _) = sets(&experiment, folder, &runtime);
     let found = leakage::look(&experiment, &sets.train, &sets.validation, &sets.test);
     assert_eq!((found.persons, found.images, found.validation), (0, 0, 2), "{found:?}");
-    leakage::refuse(&found).unwrap();
     assert!(found.text().contains("2 healthy validation images have a part in training"), "{}", found.text());
     let pair = sets.test.comparisons.iter().find(|(name, _)| name.as_str() == "opacity").unwrap().1;
     let said = evaluate::on_both_sides(&sets.test, "opacity", pair).unwrap();
