@@ -67,11 +67,17 @@ fn runs(cluster: &Cluster, text: &str, within: Option<&str>) -> Meant<RunId> {
 
 fn sweeps(cluster: &Cluster, text: &str, within: Option<&str>) -> Meant<SweepId> {
     let named = cluster.index.sweep_names.get(text).copied();
-    // A parameter may put a run into another project than its experiment.
-    let runs =
-        |s: &Sweep| s.runs.iter().filter_map(|id| cluster.runs.get(id)).all(|r| is_within(&r.experiment, within));
-    let seen = |s: &Sweep| within.is_none() || s.spec.experiment.iter().all(|e| is_within(e, within)) && runs(s);
-    Meant::new(&cluster.sweeps, text, named, |s| &s.name, seen)
+    Meant::new(&cluster.sweeps, text, named, |s| &s.name, |s| cluster.has_within(s, within))
+}
+
+impl Cluster {
+    /// Whether all of `sweep` is of project `within`, if one is given: a parameter may put a run into another project than its experiment.
+    pub fn has_within(&self, sweep: &Sweep, within: Option<&str>) -> bool {
+        let mut runs = sweep.runs.iter().filter_map(|id| self.runs.get(id));
+        within.is_none()
+            || sweep.spec.experiment.iter().all(|e| is_within(e, within))
+                && runs.all(|r| is_within(&r.experiment, within))
+    }
 }
 
 fn is_within(experiment: &Experiment, within: Option<&str>) -> bool {

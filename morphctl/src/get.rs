@@ -171,27 +171,22 @@ pub fn workers(workers: &[v1::Worker]) -> Listing {
     }
 }
 
+/// How often the test sets of one dataset were scored, scored by hand, and chose: of each the most.
+fn most<'a>(tests: impl Iterator<Item = &'a v1::TestSet>) -> [String; 3] {
+    let uses = |t: &v1::TestSet| [t.scored as usize, t.rescored as usize, t.choices.len()];
+    let all = tests.map(uses).fold([0; 3], |most, of| std::array::from_fn(|i| most[i].max(of[i])));
+    all.map(|n| n.to_string())
+}
+
 /// Datasets as a list; `tests` is how often they were scored, and chose.
 pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
     let now = text::now();
     let row = |d: &v1::Dataset| {
         let digest = d.digest.chars().take(12).collect();
         let age = text::ago(d.registered_at, now);
-        let own = tests.iter().filter(|t| t.dataset == d.digest);
-        let scored = own.clone().map(|t| t.scored).max().unwrap_or(0);
-        let by_hand = own.clone().map(|t| t.rescored).max().unwrap_or(0);
-        let chose = own.map(|t| t.choices.len()).max().unwrap_or(0);
-        vec![
-            d.name.clone(),
-            d.samples.to_string(),
-            text::bytes(d.bytes),
-            scored.to_string(),
-            by_hand.to_string(),
-            chose.to_string(),
-            digest,
-            age,
-            d.url.clone(),
-        ]
+        let [scored, by_hand, chose] = most(tests.iter().filter(|t| t.dataset == d.digest));
+        let name = d.name.clone();
+        vec![name, d.samples.to_string(), text::bytes(d.bytes), scored, by_hand, chose, digest, age, d.url.clone()]
     };
     let json = |d: &v1::Dataset| {
         let mut value = json::dataset(d);
@@ -204,19 +199,9 @@ pub fn datasets(datasets: &[v1::Dataset], tests: &[v1::TestSet]) -> Listing {
         elsewhere.entry(&t.url).or_default().push(t);
     }
     let scored_only = elsewhere.iter().map(|(url, tests)| {
-        let most = |of: fn(&v1::TestSet) -> u32| tests.iter().map(|t| of(t)).max().unwrap_or(0).to_string();
+        let [scored, by_hand, chose] = most(tests.iter().copied());
         let nothing = || "-".to_owned();
-        vec![
-            nothing(),
-            nothing(),
-            nothing(),
-            most(|t| t.scored),
-            most(|t| t.rescored),
-            most(|t| t.choices.len() as u32),
-            nothing(),
-            nothing(),
-            (*url).to_owned(),
-        ]
+        vec![nothing(), nothing(), nothing(), scored, by_hand, chose, nothing(), nothing(), (*url).to_owned()]
     });
     let used = elsewhere.iter().map(|(url, tests)| {
         let tests = tests.iter().map(|t| json::test_set(t)).collect::<Vec<_>>();

@@ -348,9 +348,7 @@ impl coordinator_server::Coordinator for Coordinator {
     async fn list_sweeps(&self, request: Request<v1::ListSweepsRequest>) -> Answer<v1::ListSweepsResponse> {
         let who = Principal::of(&request)?;
         let all = move |v: &View<'_>| {
-            let may =
-                |s: &&morph_control::Sweep| s.spec.experiment.iter().all(|e| who.may_touch(&e.scheduling.project));
-            let own = v.cluster.sweeps.values().filter(may);
+            let own = v.cluster.sweeps.values().filter(|s| v.cluster.has_within(s, who.project.as_deref()));
             own.map(|s| v.sweep(s, false)).collect()
         };
         let sweeps = self.core.ask(all).await?;

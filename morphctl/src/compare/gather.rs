@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use morph_objects::{Objects, split_url};
 use morph_proto::v1::{self, RunState};
-use morph_scores::{Detection, Ranked, cases::Cases, evaluation::Evaluation};
+use morph_scores::{auroc, cases::Cases, evaluation::Evaluation};
 use morph_spec::{Experiment, Manifest};
 
 use crate::{
@@ -145,7 +145,7 @@ pub(super) fn is_scored_by(evaluation: &Evaluation, cases: &Cases) -> Result<(),
                 c.pathology_cases
             ));
         }
-        let auroc = Detection::of(&Ranked::new(&healthy, &sick).map_err(|e| e.to_string())?).auroc;
+        let auroc = auroc(&healthy, &sick).map_err(|e| e.to_string())?;
         let recorded = c.scores.get(score).map(|s| s.detection.auroc.value);
         if recorded.is_some_and(|recorded| (recorded - auroc).abs() > 1e-9) {
             return Err(format!(
